@@ -1,0 +1,40 @@
+//! Values and decisions of Statehold: everything that can be computed without touching the world.
+//!
+//! This crate does no I/O, waits for nothing and reads no clock. It is the part to read first:
+//!
+//! 1. [`path`], [`digest`], [`id`], [`time`]: the small values everything else is made of.
+//! 2. [`entry`], [`tree`]: what a directory looks like when it is recorded.
+//! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
+//! 4. [`state`]: `state = fold(log)`, the heart of the program.
+//! 5. [`rebase`]: which records may land although others came first.
+//! 6. [`plan`]: base, local and remote tree in, list of actions out.
+//! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
+//! 8. [`chunking`]: where files are cut, and which tails are merged.
+//! 9. [`manifest`], [`event`]: the two files people and scripts read.
+//! 10. [`limits`]: every bound in the product, with its unit and reason.
+//! 11. [`environment`]: the two traits through which time and randomness enter.
+//!
+//! # Invariants
+//!
+//! - No function here panics on any input; decoders return errors.
+//! - A [`path::RepoPath`] that exists is safe to join to a folder: it cannot leave it.
+//! - Folding the same records in the same order gives the same state on every machine.
+
+pub mod bands;
+pub mod chunking;
+pub mod digest;
+pub mod entry;
+pub mod environment;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod manifest;
+pub mod path;
+pub mod plan;
+pub mod rebase;
+pub mod record;
+pub mod rules;
+pub mod scope;
+pub mod state;
+pub mod time;
+pub mod tree;

@@ -1,0 +1,101 @@
+//! Every bound in the product, with its unit and the reason for it.
+//!
+//! Edges of user-visible sizes are decimal (the sources speak of KB and MB), internal ones binary.
+
+/// Longest path inside a workspace, in bytes of UTF-8. Linux refuses longer ones in one call.
+pub const PATH_BYTES_MAX: usize = 4_096;
+/// Longest single name in a path, in bytes. The limit of every common file system.
+pub const PATH_NAME_BYTES_MAX: usize = 255;
+/// Deepest nesting of a path, in names. Bounds recursion and open directory handles.
+pub const PATH_DEPTH_MAX: usize = 128;
+/// Longest target of a symbolic link, in bytes.
+pub const SYMLINK_TARGET_BYTES_MAX: usize = 4_096;
+
+/// Below this many bytes a file travels raw in profile `classic`.
+pub const RAW_BYTES_BELOW: u64 = 100_000;
+/// The largest ordinary file, in bytes, inclusive, measured before compression.
+pub const FILE_BYTES_MAX: u64 = 10_000_000;
+/// The largest file under `sources/` or of an append-only log named by the rules, in bytes.
+pub const LARGE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
+/// New content up to this many stored bytes rides inside the record, so that a push is one write.
+pub const INLINE_BYTES_MAX: usize = 256 * 1024;
+/// A pack is closed when it reaches this many stored bytes.
+pub const PACK_BYTES_TARGET: usize = 16 * 1024 * 1024;
+/// A larger pack is refused, in stored bytes. One chunk above the target fits.
+pub const PACK_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Files up to this many bytes are one chunk.
+pub const CHUNK_WHOLE_FILE_BYTES_MAX: u64 = 512 * 1024;
+/// Smallest chunk of a file cut by content, in bytes.
+pub const CHUNK_BYTES_MIN: usize = 256 * 1024;
+/// Average chunk of a file cut by content, in bytes.
+pub const CHUNK_BYTES_AVERAGE: usize = 1024 * 1024;
+/// Largest chunk, in bytes before compression; also the bound on what one frame may expand to.
+pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most chunks in one file.
+pub const FILE_CHUNKS_MAX: usize = 1 << 20;
+
+/// Largest record body, in bytes before compression: about a million and a half files in one push.
+pub const BODY_RAW_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Largest record object, in stored bytes.
+pub const RECORD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Largest envelope, in bytes before compression: 100,000 pack ids and some room.
+pub const ENVELOPE_RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest checkpoint, in bytes before compression.
+pub const CHECKPOINT_RAW_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Largest listing page of a tree, in bytes before compression.
+pub const PAGE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest table of a container object (pack, tree, segment), in bytes before compression.
+pub const TABLE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Records per segment; segments are aligned to this.
+pub const SEGMENT_RECORDS: u64 = 16;
+/// A checkpoint is due after this many records at the latest.
+pub const CHECKPOINT_RECORDS_MAX: u64 = 64;
+/// A checkpoint is never due before this many records: it keeps segments and checkpoints together
+/// within one extra write per eight pushes (1/16 for segments, 2/32 for tree and checkpoint).
+pub const CHECKPOINT_RECORDS_MIN: u64 = 32;
+/// A tree's pages lie in at most this many objects; past it, the tree is written anew.
+pub const TREE_OBJECTS_MAX: usize = 4;
+/// Entries per listing page on average; page borders depend on paths alone, so pages are shared.
+pub const PAGE_ENTRIES_AVERAGE: u16 = 1_024;
+/// Most entries in one listing page.
+pub const PAGE_ENTRIES_MAX: usize = 4_096;
+
+/// Records fetched side by side while looking for the head.
+pub const HEAD_WINDOW_MAX: u64 = 16;
+/// Stored bytes that one answer of the log may hold before the reader asks again.
+pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Most ranges in one batched read.
+pub const READ_RANGES_MAX: usize = 65_536;
+/// Ranges closer than this many bytes are fetched as one.
+pub const RANGE_GAP_BYTES_MAX: u64 = 256 * 1024;
+
+/// A client whose clock is ahead of the gateway's by more than this is refused, in milliseconds.
+pub const CLOCK_AHEAD_MS_MAX: i64 = 5 * 60 * 1000;
+
+/// How often a lost race is rebased before the appender gives up and says so.
+pub const APPEND_RACES_MAX: u32 = 64;
+/// How often an ambiguous store answer is tried again, with backoff, before it is reported.
+pub const STORE_ATTEMPTS_MAX: u32 = 8;
+/// First wait between store attempts, in milliseconds; doubled each time.
+pub const STORE_BACKOFF_MS_MIN: u64 = 50;
+/// Longest wait between store attempts, in milliseconds.
+pub const STORE_BACKOFF_MS_MAX: u64 = 5_000;
+
+/// A debounced call within this many seconds of the last one ends silently.
+pub const DEBOUNCE_SECONDS: u64 = 60;
+/// A debounce lock older than this many seconds is stale.
+pub const DEBOUNCE_STALE_SECONDS: u64 = 120;
+/// The event log is rotated at this many bytes.
+pub const EVENT_LOG_BYTES_MAX: u64 = 10_000_000;
+/// Rotated event logs that are kept.
+pub const EVENT_LOGS_KEPT: usize = 5;
+
+// Relations that the code relies on, checked where the numbers stand.
+const _: () =
+    assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_AVERAGE && CHUNK_BYTES_AVERAGE < CHUNK_BYTES_MAX);
+const _: () = assert!(PACK_BYTES_TARGET + CHUNK_BYTES_MAX + (1 << 20) < PACK_BYTES_MAX);
+const _: () = assert!(CHECKPOINT_RECORDS_MIN <= CHECKPOINT_RECORDS_MAX);
+const _: () = assert!(INLINE_BYTES_MAX < RECORD_BYTES_MAX);

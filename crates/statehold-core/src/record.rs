@@ -1,0 +1,404 @@
+//! One step of a repository's history, and the draft that a writer hands in.
+//!
+//! A record has two parts. The *envelope* says where it stands in the chain and is always
+//! readable; the *body* says what changed. The record's id is the digest of its envelope line,
+//! which holds the digest of the body, so an envelope alone keeps the chain provable.
+//!
+//! A writer makes a [`Draft`]: everything but number, parent and time, which belong to whoever
+//! appends it. The nonce in it is drawn before the first attempt and lets any appender recognise a
+//! draft that has landed already.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::entry::{Entry, EntryKind, EntryLine};
+use crate::id::{KeyId, MachineId, Nonce, PackId};
+use crate::path::RepoPath;
+use crate::time::Timestamp;
+use crate::tree::write_line;
+
+/// A record, named by number and id. Number 0 stands for the empty repository, with the digest of
+/// `repository.json` as its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecordRef {
+    /// Its place in the log.
+    pub number: u64,
+    /// The digest of its envelope line.
+    pub id: Digest,
+}
+
+/// What a record does. A reader that doesn't know a kind refuses it if it is critical and skips it
+/// otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Entries put in and taken away.
+    Push,
+    /// A remark that the chain vouches for, without effect on the state.
+    Note,
+    /// A change to a gateway's registry of tenants and keys; found in control logs only.
+    Registry,
+    /// A kind that this program doesn't know.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Note => "note",
+            Self::Registry => "registry",
+            Self::Other(name) => name,
+        })
+    }
+}
+
+/// The part of a record that is always in the clear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Place in the log, from 1.
+    pub number: u64,
+    /// Id of the record before; for number 1 the digest of `repository.json`.
+    pub parent: Digest,
+    /// When it was appended, by the appender's clock; never before its parent's time.
+    pub time: Timestamp,
+    /// The writer's part.
+    #[serde(flatten)]
+    pub draft: DraftHead,
+    /// The key it was appended with; absent where a machine writes to its own store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+}
+
+/// What the writer decides about a record, apart from its body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftHead {
+    /// What it does.
+    pub kind: Kind,
+    /// Whether a reader that doesn't know the kind must refuse the log.
+    pub critical: bool,
+    /// The machine that wrote it.
+    pub machine: MachineId,
+    /// Drawn by the writer before its first attempt.
+    pub nonce: Nonce,
+    /// Digest of the stored body frame.
+    pub body: Digest,
+    /// Stored length of the body frame.
+    pub body_bytes: u32,
+    /// Stored length of the content frames after the body.
+    pub content_bytes: u32,
+    /// Packs that the record names for the first time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<PackId>,
+}
+
+/// A text that is no envelope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an envelope: {message}")]
+pub struct InvalidEnvelope {
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Envelope {
+    /// The line that stands in the store, without a newline.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = Vec::new();
+        write_line(&mut line, self);
+        line.pop();
+        line
+    }
+
+    /// Reads an envelope line and computes its id.
+    pub fn from_line(line: &[u8]) -> Result<(Self, Digest), InvalidEnvelope> {
+        let envelope = serde_json::from_slice(line).map_err(|error| InvalidEnvelope {
+            message: error.to_string(),
+        })?;
+        Ok((envelope, Digest::of(line)))
+    }
+}
+
+/// An entry put at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upsert {
+    /// The path.
+    pub path: RepoPath,
+    /// What is there from now on. With `keep`, its chunks are those after the kept ones.
+    pub entry: Entry,
+    /// How many chunks of the path's earlier entry stand before the chunks listed here. An
+    /// append-only log that grew keeps all of them and lists one.
+    pub keep: u32,
+}
+
+/// The body of a push: what changed against the base it was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// Entries put in.
+    pub upserts: Vec<Upsert>,
+    /// Paths taken away.
+    pub deletes: Vec<RepoPath>,
+}
+
+/// The body of a note.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// The remark.
+    pub text: String,
+}
+
+/// The body of a registry record: what it says is the gateway's affair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// Changes, in order.
+    pub changes: Vec<serde_json::Value>,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Entries put in and taken away.
+    Push(PushBody),
+    /// A remark.
+    Note(NoteBody),
+    /// Changes to a gateway's registry.
+    Registry(RegistryBody),
+    /// The body of a kind that this program doesn't know, unread.
+    Unknown,
+}
+
+/// A body that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the record's body is damaged: {message}")]
+pub struct InvalidBody {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// First line of a push body.
+#[derive(Debug, Serialize, Deserialize)]
+struct PushLine {
+    base: RecordRef,
+    /// How content is encoded. Known: `zstd`.
+    codec: String,
+    /// How content is named. Known: `blake3`.
+    ids: String,
+    upserts: usize,
+    deletes: usize,
+}
+
+const CODEC: &str = "zstd";
+const IDS: &str = "blake3";
+
+impl Body {
+    /// The record kind that carries such a body.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Push(_) => Some(Kind::Push),
+            Self::Note(_) => Some(Kind::Note),
+            Self::Registry(_) => Some(Kind::Registry),
+            Self::Unknown => None,
+        }
+    }
+
+    /// The newest record that the writer had seen.
+    pub const fn base(&self) -> Option<RecordRef> {
+        match self {
+            Self::Push(push) => Some(push.base),
+            Self::Note(note) => Some(note.base),
+            Self::Registry(registry) => Some(registry.base),
+            Self::Unknown => None,
+        }
+    }
+
+    /// The body as JSON lines.
+    pub fn to_lines(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        match self {
+            Self::Push(push) => {
+                let head = PushLine {
+                    base: push.base,
+                    codec: CODEC.into(),
+                    ids: IDS.into(),
+                    upserts: push.upserts.len(),
+                    deletes: push.deletes.len(),
+                };
+                write_line(&mut lines, &head);
+                for upsert in &push.upserts {
+                    let line = EntryLine::new(&upsert.path, &upsert.entry, upsert.keep);
+                    write_line(&mut lines, &line);
+                }
+                for path in &push.deletes {
+                    write_line(&mut lines, &EntryLine::delete(path));
+                }
+            }
+            Self::Note(note) => write_line(&mut lines, note),
+            Self::Registry(registry) => write_line(&mut lines, registry),
+            Self::Unknown => {}
+        }
+        lines
+    }
+
+    /// Reads the body of a record of this kind.
+    pub fn from_lines(kind: &Kind, lines: &[u8]) -> Result<Self, InvalidBody> {
+        let single = |error: serde_json::Error| InvalidBody {
+            line: 1,
+            message: error.to_string(),
+        };
+        match kind {
+            Kind::Push => PushBody::from_lines(lines).map(Self::Push),
+            Kind::Note => serde_json::from_slice(lines)
+                .map(Self::Note)
+                .map_err(single),
+            Kind::Registry => serde_json::from_slice(lines)
+                .map(Self::Registry)
+                .map_err(single),
+            Kind::Other(_) => Ok(Self::Unknown),
+        }
+    }
+}
+
+impl PushBody {
+    fn from_lines(lines: &[u8]) -> Result<Self, InvalidBody> {
+        let mut lines = lines
+            .split(|byte| *byte == b'\n')
+            .enumerate()
+            .map(|(index, line)| (index + 1, line))
+            .filter(|(_, line)| !line.is_empty());
+        let invalid = |line, message: String| InvalidBody { line, message };
+        let (_, first) = lines
+            .next()
+            .ok_or_else(|| invalid(1, "it is empty".into()))?;
+        let head: PushLine =
+            serde_json::from_slice(first).map_err(|error| invalid(1, error.to_string()))?;
+        if head.codec != CODEC || head.ids != IDS {
+            let message = format!(
+                "codec {:?} with ids {:?} is not known",
+                head.codec, head.ids
+            );
+            return Err(invalid(1, message));
+        }
+        let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
+        for (number, line) in lines {
+            let line: EntryLine =
+                serde_json::from_slice(line).map_err(|error| invalid(number, error.to_string()))?;
+            let (keep, kind) = (line.keep, line.kind);
+            let (path, entry) = line
+                .into_entry()
+                .map_err(|error| invalid(number, error.to_string()))?;
+            match entry {
+                Some(entry) if kind != EntryKind::Delete => {
+                    upserts.push(Upsert { path, entry, keep });
+                }
+                _ => deletes.push(path),
+            }
+        }
+        if (upserts.len(), deletes.len()) != (head.upserts, head.deletes) {
+            return Err(invalid(
+                1,
+                "it announces other counts than it has lines".into(),
+            ));
+        }
+        Ok(Self {
+            base: head.base,
+            upserts,
+            deletes,
+        })
+    }
+
+    /// Every path the push touches.
+    pub fn paths(&self) -> impl Iterator<Item = &RepoPath> {
+        self.upserts
+            .iter()
+            .map(|upsert| &upsert.path)
+            .chain(&self.deletes)
+    }
+}
+
+/// A record, read and checked: what the fold takes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands in the chain.
+    pub envelope: Envelope,
+    /// The digest of its envelope line.
+    pub id: Digest,
+    /// What it says.
+    pub body: Body,
+    /// Where its content section begins in the record object, in bytes.
+    pub content_start: u64,
+}
+
+impl Record {
+    /// The record's name.
+    pub const fn reference(&self) -> RecordRef {
+        RecordRef {
+            number: self.envelope.number,
+            id: self.id,
+        }
+    }
+
+    /// Stored length of envelope and body, in bytes: what a reader has to load to fold it.
+    pub fn listing_bytes(&self) -> u64 {
+        self.content_start
+    }
+}
+
+/// A draft: what a writer hands to whoever appends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// The writer's part of the envelope.
+    pub head: DraftHead,
+    /// What it says.
+    pub body: Body,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_kind_is_kept_by_name() {
+        let kind: Kind = serde_json::from_str("\"teleport\"").unwrap();
+        assert_eq!(kind, Kind::Other("teleport".into()));
+        assert_eq!(serde_json::to_string(&kind).unwrap(), "\"teleport\"");
+        assert_eq!(
+            serde_json::from_str::<Kind>("\"push\"").unwrap(),
+            Kind::Push
+        );
+    }
+
+    #[test]
+    fn a_body_with_missing_lines_is_refused() {
+        let base = RecordRef {
+            number: 0,
+            id: Digest::of(b""),
+        };
+        let upserts = vec![Upsert {
+            path: RepoPath::parse("a").unwrap(),
+            entry: Entry::Directory,
+            keep: 0,
+        }];
+        let deletes = vec![RepoPath::parse("b").unwrap()];
+        let body = Body::Push(PushBody {
+            base,
+            upserts,
+            deletes,
+        });
+        let lines = body.to_lines();
+        assert_eq!(Body::from_lines(&Kind::Push, &lines), Ok(body));
+        let cut = lines[..lines.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap();
+        assert!(Body::from_lines(&Kind::Push, &lines[..=cut]).is_err());
+        assert!(Body::from_lines(&Kind::Push, b"").is_err());
+    }
+}

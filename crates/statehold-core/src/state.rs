@@ -1,0 +1,385 @@
+//! `state = fold(log)`: the heart of the program.
+//!
+//! Applying a record is a pure function. A record that breaks a rule is *void*: it keeps its
+//! number, it changes nothing, and it does so for every reader alike. Only two things stop a fold:
+//! a record that doesn't continue the chain, and a critical kind that this program doesn't know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::entry::{Chunk, ContentObject, Entry};
+use crate::id::PackId;
+use crate::limits::{CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN};
+use crate::path::RepoPath;
+use crate::record::{Body, Envelope, Kind, PushBody, Record, RecordRef, Upsert};
+use crate::time::Timestamp;
+use crate::tree::Tree;
+
+/// Everything a repository says at one record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The record it is the state at.
+    pub head: RecordRef,
+    /// That record's time.
+    pub time: Timestamp,
+    /// The shared directory.
+    pub tree: Tree,
+    /// Packs that records have named.
+    pub packs: BTreeMap<PackId, PackState>,
+    /// How far the log has grown since a checkpoint was last due.
+    pub growth: Growth,
+}
+
+/// What the log says about a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackState {
+    /// The record that named it first.
+    pub since: u64,
+}
+
+/// Counts towards the next checkpoint. It is part of the fold, so everyone agrees on which
+/// numbers have one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// The number at which a checkpoint was last due; 0 before the first.
+    pub checkpoint: u64,
+    /// Length of the listing at that number, roughly, in bytes.
+    pub listing_bytes: u64,
+    /// Stored bytes of envelopes and bodies since.
+    pub log_bytes: u64,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// The state moved on.
+    Changed,
+    /// It breaks a rule and changed nothing but the head.
+    Void(Violation),
+    /// A kind this program doesn't know, and needn't.
+    Skipped(String),
+}
+
+/// The rule that a void record breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// It was made from a record that doesn't precede it.
+    #[error("its base {base} does not precede it")]
+    Base {
+        /// Number of the base.
+        base: u64,
+    },
+    /// It names a pack that no record has introduced.
+    #[error("{path} lies in a pack that is not known: {pack}")]
+    UnknownPack {
+        /// The path.
+        path: RepoPath,
+        /// The pack.
+        pack: PackId,
+    },
+    /// It names a record that doesn't precede it, or bytes past its own content.
+    #[error("{path} lies outside of {object}")]
+    Outside {
+        /// The path.
+        path: RepoPath,
+        /// The object.
+        object: String,
+    },
+    /// It introduces a pack that is known already.
+    #[error("the pack {pack} was introduced before")]
+    PackAgain {
+        /// The pack.
+        pack: PackId,
+    },
+    /// It keeps chunks that the path doesn't have.
+    #[error("{path} keeps {keep} chunks and has {has}")]
+    Keep {
+        /// The path.
+        path: RepoPath,
+        /// Chunks to keep.
+        keep: u32,
+        /// Chunks there are.
+        has: usize,
+    },
+    /// It touches one path twice.
+    #[error("{path} is changed twice")]
+    Twice {
+        /// The path.
+        path: RepoPath,
+    },
+    /// It takes away a path that isn't there.
+    #[error("{path} is taken away and was not there")]
+    Absent {
+        /// The path.
+        path: RepoPath,
+    },
+    /// One of its entries can't be.
+    #[error(transparent)]
+    Entry(#[from] crate::entry::InvalidEntry),
+    /// It puts something beneath a file.
+    #[error(transparent)]
+    FileInTheWay(#[from] crate::tree::FileInTheWay),
+}
+
+/// Why a fold cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// The record doesn't continue the chain.
+    #[error(
+        "record {number} does not continue the log: it follows {parent}, the head is {head_number} {head}"
+    )]
+    Chain {
+        /// The record's number.
+        number: u64,
+        /// The parent it names.
+        parent: Digest,
+        /// Number of the head.
+        head_number: u64,
+        /// Id of the head.
+        head: Digest,
+    },
+    /// The record is of a critical kind that this program doesn't know.
+    #[error("record {number} is of kind {kind:?}, which this version does not know")]
+    UnknownKind {
+        /// The record's number.
+        number: u64,
+        /// Its kind.
+        kind: String,
+    },
+}
+
+impl State {
+    /// The state of a repository without records.
+    pub fn empty(genesis: Digest) -> Self {
+        Self {
+            head: RecordRef {
+                number: 0,
+                id: genesis,
+            },
+            time: Timestamp::default(),
+            tree: Tree::default(),
+            packs: BTreeMap::new(),
+            growth: Growth::default(),
+        }
+    }
+
+    /// Takes in the next record.
+    pub fn apply(&mut self, record: &Record) -> Result<Applied, FoldError> {
+        let envelope = &record.envelope;
+        let follows = self.head.number.checked_add(1) == Some(envelope.number)
+            && envelope.parent == self.head.id;
+        if !follows {
+            return Err(FoldError::Chain {
+                number: envelope.number,
+                parent: envelope.parent,
+                head_number: self.head.number,
+                head: self.head.id,
+            });
+        }
+        let applied = match (&envelope.draft.kind, &record.body) {
+            (Kind::Other(kind), _) if envelope.draft.critical => {
+                let (number, kind) = (envelope.number, kind.clone());
+                return Err(FoldError::UnknownKind { number, kind });
+            }
+            (Kind::Other(kind), _) => Applied::Skipped(kind.clone()),
+            (_, Body::Push(push)) => match self.check_push(envelope, push) {
+                Ok(changes) => {
+                    self.apply_push(record, changes);
+                    Applied::Changed
+                }
+                Err(violation) => Applied::Void(violation),
+            },
+            (_, Body::Note(_) | Body::Registry(_) | Body::Unknown) => Applied::Changed,
+        };
+        self.head = record.reference();
+        self.time = self.time.max(envelope.time);
+        self.grow(record.listing_bytes());
+        Ok(applied)
+    }
+
+    /// Says whether a push that stands on this state keeps the rules, without taking it in.
+    pub fn check(&self, envelope: &Envelope, body: &Body) -> Result<(), Violation> {
+        match body {
+            Body::Push(push) => self.check_push(envelope, push).map(drop),
+            Body::Note(_) | Body::Registry(_) | Body::Unknown => Ok(()),
+        }
+    }
+
+    /// Whether a checkpoint is due at the head.
+    pub const fn checkpoint_due(&self) -> bool {
+        self.growth.checkpoint == self.head.number && self.head.number > 0
+    }
+
+    fn grow(&mut self, listing_bytes: u64) {
+        self.growth.log_bytes += listing_bytes;
+        let records = self.head.number - self.growth.checkpoint;
+        let grown = self.growth.log_bytes.saturating_mul(4) >= self.growth.listing_bytes;
+        if records >= CHECKPOINT_RECORDS_MAX || (records >= CHECKPOINT_RECORDS_MIN && grown) {
+            // About what a listing line costs once compressed; the two digests don't shrink.
+            let listing_bytes = self.tree.len() as u64 * 128;
+            self.growth = Growth {
+                checkpoint: self.head.number,
+                listing_bytes,
+                log_bytes: 0,
+            };
+        }
+    }
+
+    /// Checks a push against this state and gives the entries it results in.
+    fn check_push(
+        &self,
+        envelope: &Envelope,
+        push: &PushBody,
+    ) -> Result<BTreeMap<RepoPath, Option<Entry>>, Violation> {
+        if push.base.number >= envelope.number {
+            return Err(Violation::Base {
+                base: push.base.number,
+            });
+        }
+        if let Some(pack) = envelope
+            .draft
+            .packs
+            .iter()
+            .find(|id| self.packs.contains_key(id))
+        {
+            return Err(Violation::PackAgain { pack: *pack });
+        }
+        let mut changes = BTreeMap::new();
+        for upsert in &push.upserts {
+            let entry = self.whole_entry(envelope, upsert)?;
+            entry.check(&upsert.path)?;
+            if changes.insert(upsert.path.clone(), Some(entry)).is_some() {
+                return Err(Violation::Twice {
+                    path: upsert.path.clone(),
+                });
+            }
+        }
+        for path in &push.deletes {
+            if self.tree.get(path.as_str()).is_none() {
+                return Err(Violation::Absent { path: path.clone() });
+            }
+            if changes.insert(path.clone(), None).is_some() {
+                return Err(Violation::Twice { path: path.clone() });
+            }
+        }
+        self.check_places(&changes)?;
+        Ok(changes)
+    }
+
+    /// The entry with kept chunks put in front and every location checked. Content in the record
+    /// itself is left as `None`; its absolute place is filled in when the record is applied.
+    fn whole_entry(&self, envelope: &Envelope, upsert: &Upsert) -> Result<Entry, Violation> {
+        let Entry::File(file) = &upsert.entry else {
+            return Ok(upsert.entry.clone());
+        };
+        let path = || upsert.path.clone();
+        for chunk in &file.chunks {
+            let end = chunk.at.offset.saturating_add(u64::from(chunk.at.stored));
+            match chunk.at.object {
+                None if end <= u64::from(envelope.draft.content_bytes) => {}
+                None => {
+                    let object = "its own record".into();
+                    return Err(Violation::Outside {
+                        path: path(),
+                        object,
+                    });
+                }
+                Some(ContentObject::Record(number)) if number < envelope.number => {}
+                Some(object @ ContentObject::Record(_)) => {
+                    let object = object.to_string();
+                    return Err(Violation::Outside {
+                        path: path(),
+                        object,
+                    });
+                }
+                Some(ContentObject::Pack(pack)) => {
+                    if !self.packs.contains_key(&pack) && !envelope.draft.packs.contains(&pack) {
+                        return Err(Violation::UnknownPack { path: path(), pack });
+                    }
+                }
+            }
+        }
+        if upsert.keep == 0 {
+            return Ok(upsert.entry.clone());
+        }
+        let earlier: &[Chunk] = match self.tree.get(upsert.path.as_str()) {
+            Some(Entry::File(earlier)) => &earlier.chunks,
+            _ => &[],
+        };
+        let keep = upsert.keep;
+        let kept = earlier
+            .get(..keep as usize)
+            .ok_or_else(|| Violation::Keep {
+                path: path(),
+                keep,
+                has: earlier.len(),
+            })?;
+        let mut whole = file.clone();
+        whole.chunks = kept.iter().chain(&file.chunks).copied().collect();
+        Ok(Entry::File(whole))
+    }
+
+    /// Checks that after these changes nothing lies beneath a file or link.
+    fn check_places(
+        &self,
+        changes: &BTreeMap<RepoPath, Option<Entry>>,
+    ) -> Result<(), crate::tree::FileInTheWay> {
+        let after = |path: &str| match changes.get(path) {
+            Some(changed) => changed.as_ref(),
+            None => self.tree.get(path),
+        };
+        let in_the_way = |entry: &Entry| !matches!(entry, Entry::Directory);
+        for (path, change) in changes {
+            let Some(entry) = change else { continue };
+            for ancestor in path.ancestors() {
+                if after(ancestor).is_some_and(in_the_way) {
+                    let outer = RepoPath::parse(ancestor).unwrap_or_else(|_| path.clone());
+                    return Err(crate::tree::FileInTheWay {
+                        outer,
+                        inner: path.clone(),
+                    });
+                }
+            }
+            if !in_the_way(entry) {
+                continue;
+            }
+            let mut old = self.tree.beneath(path.as_str()).map(|(inner, _)| inner);
+            if let Some(inner) = old.find(|inner| *inner != path && after(inner.as_str()).is_some())
+            {
+                let (outer, inner) = (path.clone(), inner.clone());
+                return Err(crate::tree::FileInTheWay { outer, inner });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_push(&mut self, record: &Record, changes: BTreeMap<RepoPath, Option<Entry>>) {
+        let number = record.envelope.number;
+        for (path, change) in changes {
+            match change {
+                None => {
+                    self.tree.remove(path.as_str());
+                }
+                Some(mut entry) => {
+                    if let Entry::File(file) = &mut entry {
+                        for chunk in &mut file.chunks {
+                            if chunk.at.object.is_none() {
+                                chunk.at.object = Some(ContentObject::Record(number));
+                                chunk.at.offset += record.content_start;
+                            }
+                        }
+                    }
+                    self.tree.insert(path, entry);
+                }
+            }
+        }
+        for pack in &record.envelope.draft.packs {
+            self.packs.insert(*pack, PackState { since: number });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
