@@ -164,7 +164,7 @@ impl RuleSet {
                 glob: self.denied_globs[*index].clone(),
             };
         }
-        let strict = self.rules.strict_prefixes.iter();
+        let mut strict = self.rules.strict_prefixes.iter();
         match strict.rfind(|prefix| path.as_str().starts_with(prefix.as_str())) {
             Some(prefix) if !self.allow.is_match(path.as_str()) => Verdict::Uncovered {
                 prefix: prefix.clone(),
