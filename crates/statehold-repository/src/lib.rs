@@ -1,1 +1,35 @@
-//! placeholder
+//! What is in the store: an append-only log of numbered records, immutable packs of content and
+//! immutable trees. Nothing is overwritten; the only act of concurrency control is *create this
+//! object if it does not exist yet*.
+//!
+//! Reading order:
+//!
+//! 1. [`layout`]: every object key, built and parsed here only.
+//! 2. [`format`]: the bytes of each object kind.
+//! 3. [`store`]: the few operations that a repository needs from an object store, with retries that
+//!    know which answers are ambiguous; [`meter`] counts them.
+//! 4. [`content`]: new content on its way in: inline, or in packs.
+//! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
+//! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
+//!    implements directly and a gateway's client over HTTP.
+//! 7. [`error`]: what can go wrong, and what to do about it.
+//!
+//! # Invariants
+//!
+//! - Objects are written once. No function in this crate overwrites or deletes one.
+//! - Content is durable before the record that names it is created.
+//! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
+//!   it exists, and the writer's nonce says whose record stands there.
+
+pub mod content;
+pub mod error;
+pub mod format;
+pub mod layout;
+pub mod meter;
+pub mod remote;
+pub mod repository;
+pub mod store;
+
+pub use error::{Error, Result};
+pub use remote::Remote;
+pub use repository::Repository;

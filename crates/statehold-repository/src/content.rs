@@ -1,0 +1,232 @@
+//! New content on its way into a repository: inline in the record while it is little, in packs
+//! when it is more.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use statehold_core::bands::Band;
+use statehold_core::digest::Digest;
+use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
+use statehold_core::environment::Entropy;
+use statehold_core::id::PackId;
+use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_TARGET};
+use statehold_core::tree::Tree;
+
+use crate::error::{Error, Result};
+use crate::format::container::{Container, ContainerWriter};
+use crate::format::frame::{FrameWriter, expand_exact, store};
+use crate::format::header::{HEADER_BYTES, ObjectKind};
+use crate::layout;
+
+/// A line of a pack's frame table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameLine {
+    /// Digest of the content.
+    pub blake3: Digest,
+    /// Where the frame begins.
+    pub offset: u64,
+    /// Length of the frame.
+    pub stored: u32,
+    /// Length of the content.
+    pub raw: u32,
+    /// First half of the BLAKE3 digest of the stored frame, for checks without expanding.
+    pub check: String,
+}
+
+/// A pack that is ready to be written.
+#[derive(Debug, Clone)]
+pub struct Pack {
+    /// Its name.
+    pub id: PackId,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// Takes in the chunks of a push and decides where each lies. Equal chunks are stored once.
+#[derive(Debug)]
+pub struct ContentWriter {
+    known: HashMap<Digest, Chunk>,
+    frames: FrameWriter,
+    open: OpenPack,
+    introduced: Vec<PackId>,
+}
+
+#[derive(Debug)]
+struct OpenPack {
+    id: PackId,
+    container: ContainerWriter,
+    table: Vec<FrameLine>,
+}
+
+impl OpenPack {
+    fn new(entropy: &dyn Entropy) -> Self {
+        let container = ContainerWriter::new(ObjectKind::Pack);
+        Self {
+            id: PackId::random(entropy),
+            container,
+            table: Vec::new(),
+        }
+    }
+
+    fn finish(self) -> Pack {
+        Pack {
+            id: self.id,
+            bytes: self.container.finish(&self.table),
+        }
+    }
+}
+
+/// The end of a [`ContentWriter`]: what is left to write, and where everything lies.
+#[derive(Debug)]
+pub struct Finished {
+    /// The last pack, unless its content rides in the record.
+    pub pack: Option<Pack>,
+    /// The content that rides in the record.
+    pub inline: Vec<u8>,
+    /// The packs that the record has to introduce.
+    pub introduced: Vec<PackId>,
+    /// The pack that never was, because its content is inline.
+    inline_id: PackId,
+}
+
+impl ContentWriter {
+    /// A writer that reuses the content of a tree.
+    pub fn new(known: &Tree, entropy: &dyn Entropy) -> Self {
+        let known = known
+            .iter()
+            .filter_map(|(_, entry)| match entry {
+                Entry::File(file) => Some(&file.chunks),
+                Entry::Symlink { .. } | Entry::Directory => None,
+            })
+            .flatten()
+            .map(|chunk| (chunk.digest, *chunk))
+            .collect();
+        let open = OpenPack::new(entropy);
+        Self {
+            known,
+            frames: FrameWriter::default(),
+            open,
+            introduced: Vec::new(),
+        }
+    }
+
+    /// Takes in a chunk. `band` says whether it may be compressed.
+    pub fn add(&mut self, digest: Digest, raw: &[u8], band: Band) -> Result<Chunk> {
+        if let Some(known) = self.known.get(&digest) {
+            return Ok(*known);
+        }
+        let frame = match band {
+            Band::Raw => store(raw),
+            Band::Compressed => self.frames.compress(raw),
+            Band::Refused { limit } => {
+                return Err(Error::refused(format!(
+                    "the file is over the limit of {limit} bytes"
+                )));
+            }
+        };
+        let length =
+            |len: usize| u32::try_from(len).map_err(|_| Error::refused("a chunk is too large"));
+        let (stored, raw) = (length(frame.len())?, length(raw.len())?);
+        let offset = self.open.container.push(&frame);
+        let mut check = Digest::of(&frame).to_string();
+        check.truncate(32);
+        self.open.table.push(FrameLine {
+            blake3: digest,
+            offset,
+            stored,
+            raw,
+            check,
+        });
+        let object = Some(ContentObject::Pack(self.open.id));
+        let chunk = Chunk {
+            digest,
+            raw,
+            at: Location {
+                object,
+                offset,
+                stored,
+            },
+        };
+        self.known.insert(digest, chunk);
+        Ok(chunk)
+    }
+
+    /// A pack that is full and can be written while more content comes in.
+    pub fn take_full_pack(&mut self, entropy: &dyn Entropy) -> Option<Pack> {
+        if self.open.container.len() < PACK_BYTES_TARGET {
+            return None;
+        }
+        let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
+        self.introduced.push(full.id);
+        Some(full.finish())
+    }
+
+    /// Ends the content of a push. What is left goes into the record if it is little.
+    pub fn finish(mut self) -> Finished {
+        let inline_id = self.open.id;
+        let (mut pack, mut inline) = (None, Vec::new());
+        if self.open.container.len() - HEADER_BYTES <= INLINE_BYTES_MAX {
+            inline = self.open.container.into_frames();
+        } else {
+            self.introduced.push(self.open.id);
+            pack = Some(self.open.finish());
+        }
+        Finished {
+            pack,
+            inline,
+            introduced: self.introduced,
+            inline_id,
+        }
+    }
+}
+
+impl Finished {
+    /// Makes an entry built from the writer's chunks say where they lie in the end.
+    pub fn settle(&self, entry: &mut Entry) {
+        let Entry::File(file) = entry else { return };
+        let inline = Some(ContentObject::Pack(self.inline_id));
+        if self.pack.is_some() {
+            return;
+        }
+        for chunk in file
+            .chunks
+            .iter_mut()
+            .filter(|chunk| chunk.at.object == inline)
+        {
+            chunk.at.object = None;
+            chunk.at.offset -= HEADER_BYTES as u64;
+        }
+    }
+}
+
+/// Expands the stored frame of a chunk and checks its digest.
+pub fn open_chunk(chunk: &Chunk, frame: &[u8]) -> Result<Vec<u8>> {
+    let object = chunk
+        .at
+        .object
+        .map(|object| object.to_string())
+        .unwrap_or_default();
+    let raw = expand_exact(&object, frame, chunk.raw as usize)?;
+    if Digest::of(&raw) != chunk.digest {
+        return Err(Error::damaged(
+            object,
+            format!("it does not hold the chunk {}", chunk.digest),
+        ));
+    }
+    Ok(raw)
+}
+
+/// Reads a pack's frame table.
+pub fn read_pack(id: PackId, bytes: Bytes) -> Result<Vec<FrameLine>> {
+    let object = layout::pack(id);
+    let container = Container::<FrameLine>::read(&object, bytes, ObjectKind::Pack)?;
+    for line in &container.table {
+        let frame = container.frames(line.offset, u64::from(line.stored))?;
+        if !Digest::of(&frame).to_string().starts_with(&line.check) || line.check.len() != 32 {
+            let reason = format!("the frame of {} does not have its checksum", line.blake3);
+            return Err(Error::damaged(&object, reason));
+        }
+    }
+    Ok(container.table)
+}

@@ -1,0 +1,186 @@
+//! Checkpoints: the state at a record, so that a reader need not begin at the first one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use statehold_core::id::PackId;
+use statehold_core::limits::CHECKPOINT_RAW_BYTES_MAX;
+use statehold_core::record::RecordRef;
+use statehold_core::state::{Growth, PackState, State};
+use statehold_core::time::Timestamp;
+use statehold_core::tree::Tree;
+
+use super::frame::{FrameWriter, expand};
+use super::header::{ObjectKind, read as read_header, write as write_header};
+use super::tree::TreeRef;
+use crate::error::{Error, Result};
+
+/// Everything about a state but its entries, which are in the tree it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The record it stands at.
+    pub at: RecordRef,
+    /// That record's time.
+    pub time: Timestamp,
+    /// The listing.
+    pub tree: TreeRef,
+    /// Counts towards the next checkpoint.
+    pub growth: Growth,
+    /// Packs that records have named.
+    pub packs: BTreeMap<PackId, PackState>,
+    /// Checkpoints before this one.
+    pub earlier: Vec<EarlierCheckpoint>,
+}
+
+/// A checkpoint before another: enough to find the tree at any moment without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierCheckpoint {
+    /// Where it stands.
+    pub number: u64,
+    /// Its record's time.
+    pub time: Timestamp,
+    /// Its listing.
+    pub tree: TreeRef,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    at: RecordRef,
+    time: Timestamp,
+    tree: TreeRef,
+    growth: Growth,
+}
+
+/// A line after the first.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Pack {
+        id: PackId,
+        #[serde(flatten)]
+        state: PackState,
+    },
+    Earlier(EarlierCheckpoint),
+}
+
+impl Checkpoint {
+    /// The checkpoint of a state whose tree has been written.
+    pub fn of(state: &State, tree: TreeRef, earlier: Vec<EarlierCheckpoint>) -> Self {
+        let State {
+            head,
+            time,
+            packs,
+            growth,
+            ..
+        } = state;
+        Self {
+            at: *head,
+            time: *time,
+            tree,
+            growth: *growth,
+            packs: packs.clone(),
+            earlier,
+        }
+    }
+
+    /// The state it stands for, with the tree it names.
+    pub fn into_state(self, tree: Tree) -> State {
+        let Self {
+            at,
+            time,
+            packs,
+            growth,
+            ..
+        } = self;
+        State {
+            head: at,
+            time,
+            tree,
+            packs,
+            growth,
+        }
+    }
+
+    /// The stored object.
+    pub fn write(&self) -> Bytes {
+        let mut lines = Vec::new();
+        let mut line = |value: &dyn erased::Json| {
+            value.write(&mut lines);
+            lines.push(b'\n');
+        };
+        let Self {
+            at,
+            time,
+            tree,
+            growth,
+            ..
+        } = self;
+        line(&Head {
+            at: *at,
+            time: *time,
+            tree: tree.clone(),
+            growth: *growth,
+        });
+        for (id, state) in &self.packs {
+            line(&Line::Pack {
+                id: *id,
+                state: *state,
+            });
+        }
+        for earlier in &self.earlier {
+            line(&Line::Earlier(earlier.clone()));
+        }
+        let mut bytes = write_header(ObjectKind::Checkpoint).to_vec();
+        bytes.extend_from_slice(&FrameWriter::default().compress(&lines));
+        bytes.into()
+    }
+
+    /// Reads a stored object.
+    pub fn read(object: &str, bytes: &[u8]) -> Result<Self> {
+        let frame = read_header(object, bytes, ObjectKind::Checkpoint)?;
+        let lines = expand(object, frame, CHECKPOINT_RAW_BYTES_MAX)?;
+        let damaged = |error: serde_json::Error| Error::damaged(object, error);
+        let mut lines = lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        let first = lines
+            .next()
+            .ok_or_else(|| Error::damaged(object, "it is empty"))?;
+        let Head {
+            at,
+            time,
+            tree,
+            growth,
+        } = serde_json::from_slice(first).map_err(damaged)?;
+        let (packs, earlier) = (BTreeMap::new(), Vec::new());
+        let mut checkpoint = Self {
+            at,
+            time,
+            tree,
+            growth,
+            packs,
+            earlier,
+        };
+        for line in lines {
+            match serde_json::from_slice(line).map_err(damaged)? {
+                Line::Pack { id, state } => drop(checkpoint.packs.insert(id, state)),
+                Line::Earlier(earlier) => checkpoint.earlier.push(earlier),
+            }
+        }
+        Ok(checkpoint)
+    }
+}
+
+/// Lets lines of two types go through one writer.
+mod erased {
+    pub(super) trait Json {
+        fn write(&self, lines: &mut Vec<u8>);
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn write(&self, lines: &mut Vec<u8>) {
+            serde_json::to_writer(lines, self).expect("checkpoint lines have a JSON form");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Record objects and drafts: header, envelope frame, body frame, content frames.
+
+use bytes::Bytes;
+use statehold_core::digest::Digest;
+use statehold_core::id::KeyId;
+use statehold_core::limits::{BODY_RAW_BYTES_MAX, ENVELOPE_RAW_BYTES_MAX, RECORD_BYTES_MAX};
+use statehold_core::record::{Body, Draft, DraftHead, Envelope, Record, RecordRef};
+use statehold_core::time::Timestamp;
+
+use super::frame::{FrameWriter, expand, frame_len};
+use super::header::{HEADER_BYTES, ObjectKind, read, write};
+use crate::error::{Error, Result};
+use crate::layout;
+
+/// A record with its stored bytes.
+#[derive(Debug, Clone)]
+pub struct StoredRecord {
+    /// What it says.
+    pub record: Record,
+    /// The object; content frames may be missing when it came out of a segment.
+    pub bytes: Bytes,
+}
+
+/// A draft with its stored bytes: what a client journals, sends, and sends again.
+#[derive(Debug, Clone)]
+pub struct StoredDraft {
+    /// What it says.
+    pub draft: Draft,
+    /// Envelope-less object: header, head frame, body frame, content frames.
+    pub bytes: Bytes,
+    /// Where the body frame begins.
+    rest: usize,
+}
+
+impl StoredDraft {
+    /// Makes a draft of a body and the content frames it refers to as "this record". The fields of
+    /// `head` that follow from the body are filled in.
+    pub fn new(mut head: DraftHead, body: Body, content: &[u8]) -> Result<Self> {
+        let lines = body.to_lines();
+        if lines.len() > BODY_RAW_BYTES_MAX {
+            let (found, limit) = (lines.len(), BODY_RAW_BYTES_MAX);
+            return Err(Error::refused(format!(
+                "the push lists {found} bytes of changes, {limit} is the limit; push in parts"
+            )));
+        }
+        let mut writer = FrameWriter::default();
+        let frame = writer.compress(&lines);
+        head.body = Digest::of(&frame);
+        head.body_bytes = length(frame.len())?;
+        head.content_bytes = length(content.len())?;
+        let mut bytes = write(ObjectKind::Draft).to_vec();
+        bytes.extend_from_slice(&writer.compress(&json_line(&head)));
+        let rest = bytes.len();
+        bytes.extend_from_slice(&frame);
+        bytes.extend_from_slice(content);
+        Ok(Self {
+            draft: Draft { head, body },
+            bytes: bytes.into(),
+            rest,
+        })
+    }
+
+    /// Reads a draft from outside and checks everything that can be checked without the log.
+    pub fn read(bytes: Bytes) -> Result<Self> {
+        let parts = Parts::read("the draft", &bytes, ObjectKind::Draft)?;
+        let head: DraftHead = serde_json::from_slice(&parts.line)
+            .map_err(|error| Error::damaged("the draft", error))?;
+        let body = read_body("the draft", &head, &bytes[parts.rest..])?;
+        let rest = parts.rest;
+        let end = rest + head.body_bytes as usize + head.content_bytes as usize;
+        if bytes.len() != end {
+            return Err(Error::damaged(
+                "the draft",
+                "it is cut short or goes on after its end",
+            ));
+        }
+        Ok(Self {
+            draft: Draft { head, body },
+            bytes,
+            rest,
+        })
+    }
+
+    /// The record object that this draft becomes at a place in the log.
+    pub fn at(&self, parent: RecordRef, time: Timestamp, key: Option<KeyId>) -> StoredRecord {
+        let envelope = Envelope {
+            number: parent.number + 1,
+            parent: parent.id,
+            time,
+            draft: self.draft.head.clone(),
+            key,
+        };
+        let line = envelope.to_line();
+        let id = Digest::of(&line);
+        let mut bytes = write(ObjectKind::Record).to_vec();
+        bytes.extend_from_slice(&FrameWriter::default().compress(&with_newline(line)));
+        let content_start = bytes.len() as u64 + u64::from(envelope.draft.body_bytes);
+        bytes.extend_from_slice(&self.bytes[self.rest..]);
+        let record = Record {
+            envelope,
+            id,
+            body: self.draft.body.clone(),
+            content_start,
+        };
+        StoredRecord {
+            record,
+            bytes: bytes.into(),
+        }
+    }
+}
+
+impl StoredRecord {
+    /// Reads the record object of this number.
+    pub fn read(number: u64, bytes: Bytes) -> Result<Self> {
+        let object = layout::record(number);
+        let parts = Parts::read(&object, &bytes, ObjectKind::Record)?;
+        let (envelope, id) =
+            Envelope::from_line(&parts.line).map_err(|error| Error::damaged(&object, error))?;
+        if envelope.number != number {
+            let found = envelope.number;
+            return Err(Error::damaged(
+                &object,
+                format!("it says that it is record {found}"),
+            ));
+        }
+        let body = read_body(&object, &envelope.draft, &bytes[parts.rest..])?;
+        let content_start = (parts.rest + envelope.draft.body_bytes as usize) as u64;
+        let end = content_start + u64::from(envelope.draft.content_bytes);
+        if bytes.len() as u64 > end {
+            return Err(Error::damaged(&object, "it goes on after its end"));
+        }
+        Ok(Self {
+            record: Record {
+                envelope,
+                id,
+                body,
+                content_start,
+            },
+            bytes,
+        })
+    }
+
+    /// Envelope and body, without content: what a segment keeps.
+    pub fn without_content(&self) -> Bytes {
+        let end = usize::try_from(self.record.content_start).unwrap_or(usize::MAX);
+        self.bytes.slice(..end.min(self.bytes.len()))
+    }
+
+    /// Whether the content frames are here.
+    pub fn has_content(&self) -> bool {
+        let content = u64::from(self.record.envelope.draft.content_bytes);
+        self.bytes.len() as u64 == self.record.content_start + content
+    }
+}
+
+/// Header and first frame of a record or draft.
+struct Parts {
+    /// The JSON line of the first frame, without its newline.
+    line: Vec<u8>,
+    /// Where the body frame begins.
+    rest: usize,
+}
+
+impl Parts {
+    fn read(object: &str, bytes: &[u8], kind: ObjectKind) -> Result<Self> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(Error::damaged(object, "it is larger than records are"));
+        }
+        let frames = read(object, bytes, kind)?;
+        let len = frame_len(object, frames)?;
+        let mut line = expand(object, &frames[..len], ENVELOPE_RAW_BYTES_MAX)?;
+        if line.pop() != Some(b'\n') {
+            return Err(Error::damaged(object, "its first line does not end"));
+        }
+        Ok(Self {
+            line,
+            rest: HEADER_BYTES + len,
+        })
+    }
+}
+
+fn read_body(object: &str, head: &DraftHead, rest: &[u8]) -> Result<Body> {
+    let frame = rest
+        .get(..head.body_bytes as usize)
+        .ok_or_else(|| Error::damaged(object, "its body is cut short"))?;
+    if Digest::of(frame) != head.body {
+        return Err(Error::damaged(
+            object,
+            "its body does not have the digest it should have",
+        ));
+    }
+    let lines = expand(object, frame, BODY_RAW_BYTES_MAX)?;
+    Body::from_lines(&head.kind, &lines).map_err(|error| Error::damaged(object, error))
+}
+
+fn json_line(value: &impl serde::Serialize) -> Vec<u8> {
+    with_newline(serde_json::to_vec(value).expect("a draft head has a JSON form"))
+}
+
+fn with_newline(mut line: Vec<u8>) -> Vec<u8> {
+    line.push(b'\n');
+    line
+}
+
+fn length(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes as usize <= RECORD_BYTES_MAX)
+        .ok_or_else(|| Error::refused(format!("{bytes} bytes do not fit in a record")))
+}

@@ -1,0 +1,99 @@
+//! Every object key of a repository, relative to its prefix. Keys are made of fixed words, numbers
+//! and random ids only, so nothing that a user types reaches the store.
+
+use statehold_core::entry::parse_number;
+use statehold_core::id::{PackId, TreeId};
+
+/// The object that makes a prefix a repository.
+pub const REPOSITORY: &str = "repository.json";
+/// The folder of records.
+pub const LOG: &str = "log";
+/// The folder of checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Key of a record.
+pub fn record(number: u64) -> String {
+    format!("{LOG}/{number:020}")
+}
+
+/// The number in a record's key.
+pub fn parse_record(key: &str) -> Option<u64> {
+    parse_number(key.strip_prefix(LOG)?.strip_prefix('/')?)
+}
+
+/// Key of a pack.
+pub fn pack(id: PackId) -> String {
+    format!("packs/{id}")
+}
+
+/// Key of a tree object.
+pub fn tree(id: TreeId) -> String {
+    format!("trees/{id}")
+}
+
+/// Key of the segment that holds records `from..=to`.
+pub fn segment(from: u64, to: u64) -> String {
+    format!("segments/{from:020}-{to:020}")
+}
+
+/// 10^20 - 1 doesn't fit in 64 bits; this many nines and a complement of digits does the same.
+fn complement(number: u64) -> String {
+    format!("{number:020}")
+        .bytes()
+        .map(|digit| char::from(b'0' + (b'9' - digit)))
+        .collect()
+}
+
+/// Key of the checkpoint at a record. Newer ones sort first. `copy` is 0 unless an earlier object at
+/// this number turned out not to match the chain.
+pub fn checkpoint(number: u64, copy: u32) -> String {
+    match copy {
+        0 => format!("{CHECKPOINTS}/{}", complement(number)),
+        copy => format!("{CHECKPOINTS}/{}-{copy:04}", complement(number)),
+    }
+}
+
+/// The number and copy in a checkpoint's key.
+pub fn parse_checkpoint(key: &str) -> Option<(u64, u32)> {
+    let name = key.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?;
+    let (digits, copy) = match name.split_once('-') {
+        Some((digits, copy)) => (digits, copy.parse().ok().filter(|copy| *copy > 0)?),
+        None => (name, 0),
+    };
+    if digits.len() != 20 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number: String = digits
+        .bytes()
+        .map(|digit| char::from(b'0' + (b'9' - digit)))
+        .collect();
+    Some((number.parse().ok()?, copy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_back_and_newer_checkpoints_sort_first() {
+        for number in [0, 1, 17, u64::MAX] {
+            assert_eq!(parse_record(&record(number)), Some(number));
+            for copy in [0, 1, 12] {
+                assert_eq!(
+                    parse_checkpoint(&checkpoint(number, copy)),
+                    Some((number, copy))
+                );
+            }
+        }
+        assert!(checkpoint(100, 0) < checkpoint(99, 0));
+        assert_eq!(checkpoint(1, 0), "checkpoints/99999999999999999998");
+        for bad in [
+            "log/1",
+            "log/x",
+            "trees/00000000000000000001",
+            "checkpoints/1",
+        ] {
+            assert_eq!((parse_record(bad), parse_checkpoint(bad)), (None, None));
+        }
+    }
+}

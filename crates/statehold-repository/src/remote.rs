@@ -1,0 +1,194 @@
+//! The seam between a client's engine and a repository: over a bucket or over a gateway, the same
+//! seven operations.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use statehold_core::digest::Digest;
+use statehold_core::entry::{ContentObject, Location};
+use statehold_core::id::{PackId, TreeId};
+use statehold_core::state::{Applied, FoldError, State};
+
+use crate::error::{Error, Result};
+use crate::format::checkpoint::Checkpoint;
+use crate::format::description::Description;
+use crate::format::record::{StoredDraft, StoredRecord};
+use crate::format::tree;
+
+/// A repository, near or far.
+#[async_trait]
+pub trait Remote: Send + Sync + std::fmt::Debug {
+    /// What every reader has to know, and the id of record 0.
+    fn description(&self) -> (&Description, Digest);
+
+    /// Everything a reader without a state needs: the newest checkpoint at or before a record, and
+    /// the records from that checkpoint's own on.
+    async fn open(&self, at_most: Option<u64>) -> Result<Opening>;
+
+    /// The records after this number, in order; one read when there is none.
+    async fn records(&self, after: u64) -> Result<Batch>;
+
+    /// The stored frames at these places, in the same order. The caller bounds their total.
+    async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>>;
+
+    /// Writes a pack durably. Writing the same pack twice is no error.
+    async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()>;
+
+    /// Appends a draft: after `known`, or further on if it may follow what came first. Appending
+    /// the same draft again gives the record it became. When this returns, the record is durable.
+    async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord>;
+
+    /// Writes the segment and the checkpoint that are due at a state, if any. They are caches, so
+    /// failing at this loses nothing.
+    async fn tend(&self, state: &Arc<State>) -> Result<()>;
+}
+
+/// Consecutive records.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The records, in order.
+    pub records: Vec<StoredRecord>,
+    /// Whether there may be more after them.
+    pub more: bool,
+}
+
+/// What a reader without a state begins with.
+#[derive(Debug)]
+pub struct Opening {
+    /// The checkpoint and the tree objects it names; `None` in a young repository.
+    pub checkpoint: Option<(Checkpoint, HashMap<TreeId, Bytes>)>,
+    /// The checkpoint's own record and those after it.
+    pub batch: Batch,
+}
+
+/// A state that was read from a repository.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The state at the head.
+    pub state: Arc<State>,
+    /// The state at a number that should have a checkpoint and has none.
+    pub overdue: Option<Arc<State>>,
+}
+
+/// Reads the state at the head of a repository.
+pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
+    let mut at_most = None;
+    loop {
+        let opening = remote.open(at_most).await?;
+        let after = opening
+            .checkpoint
+            .as_ref()
+            .map(|(checkpoint, _)| checkpoint.at.number);
+        match fold_opening(remote.description().1, opening) {
+            Ok((state, more)) => {
+                let mut loaded = Loaded {
+                    state,
+                    overdue: None,
+                };
+                if more {
+                    loaded.state = advance(remote, &loaded.state).await?;
+                }
+                let due = loaded.state.growth.checkpoint;
+                if due > after.unwrap_or(0) && due == loaded.state.head.number {
+                    loaded.overdue = Some(Arc::clone(&loaded.state));
+                }
+                return Ok(loaded);
+            }
+            // A checkpoint is a cache: one that can't be used is passed over.
+            Err(Error::Damaged { object, reason }) if after.is_some_and(|after| after > 0) => {
+                tracing::warn!(
+                    object,
+                    reason,
+                    "a checkpoint cannot be used; taking an older one"
+                );
+                at_most = after.map(|after| after - 1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Arc<State>, bool)> {
+    let mut records = opening.batch.records.into_iter().peekable();
+    let mut state = match opening.checkpoint {
+        None => State::empty(genesis),
+        Some((checkpoint, trees)) => {
+            let at = checkpoint.at;
+            let own = records.next_if(|stored| stored.record.envelope.number == at.number);
+            if own.is_none_or(|stored| stored.record.id != at.id) {
+                let reason = format!("it is not the state at record {}", at.number);
+                return Err(Error::damaged("the checkpoint", reason));
+            }
+            let tree = tree::read(&checkpoint.tree, &trees)?;
+            checkpoint.into_state(tree)
+        }
+    };
+    for stored in records {
+        fold(&mut state, &stored)?;
+    }
+    Ok((Arc::new(state), opening.batch.more))
+}
+
+/// Brings a state up to the head of a repository. The same state comes back when nothing is new.
+pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<State>> {
+    let mut state = Arc::clone(state);
+    loop {
+        let batch = remote.records(state.head.number).await?;
+        if !batch.records.is_empty() {
+            let state = Arc::make_mut(&mut state);
+            for stored in &batch.records {
+                fold(state, stored)?;
+            }
+        }
+        if !batch.more {
+            return Ok(state);
+        }
+    }
+}
+
+/// Takes a record into a state, and says in the log what became of it.
+pub fn fold(state: &mut State, stored: &StoredRecord) -> Result<()> {
+    match state.apply(&stored.record) {
+        Ok(Applied::Changed) => Ok(()),
+        Ok(Applied::Void(violation)) => {
+            tracing::warn!(number = state.head.number, %violation, "a record is void");
+            Ok(())
+        }
+        Ok(Applied::Skipped(kind)) => {
+            tracing::info!(
+                number = state.head.number,
+                kind,
+                "a record of an unknown kind is skipped"
+            );
+            Ok(())
+        }
+        Err(FoldError::Chain {
+            number,
+            parent,
+            head_number,
+            head,
+        }) => {
+            if number == head_number + 1 {
+                return Err(Error::Diverged {
+                    number: head_number,
+                    expected: head,
+                    found: parent,
+                });
+            }
+            let reason = format!("it follows record {head_number} and says that it is {number}");
+            Err(Error::damaged("the log", reason))
+        }
+        Err(FoldError::UnknownKind { number, kind }) => Err(Error::TooNew {
+            what: format!("record {number} of kind {kind:?}"),
+        }),
+    }
+}
+
+/// The object a location lies in. Locations in a state always name one.
+pub fn object_of(location: &Location) -> Result<ContentObject> {
+    location
+        .object
+        .ok_or_else(|| Error::damaged("the listing", "a chunk lies nowhere"))
+}

@@ -1,0 +1,627 @@
+//! A repository in a store: reading, appending, and the caches beside the log.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use statehold_core::digest::Digest;
+use statehold_core::entry::{ContentObject, Location};
+use statehold_core::environment::{Clock, Entropy};
+use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
+use statehold_core::limits::{
+    APPEND_RACES_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, RANGE_GAP_BYTES_MAX,
+    SEGMENT_RECORDS,
+};
+use statehold_core::rebase::may_follow;
+use statehold_core::record::RecordRef;
+use statehold_core::state::State;
+
+use crate::content::read_pack;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::{Checkpoint, EarlierCheckpoint};
+use crate::format::description::Description;
+use crate::format::record::{StoredDraft, StoredRecord};
+use crate::format::{segment, tree};
+use crate::layout;
+use crate::remote::{Batch, Opening, Remote, fold, object_of};
+use crate::store::{Creation, Store};
+
+/// Requests under way at once for one caller.
+const PARALLEL: usize = 16;
+/// Stored bytes of records kept in memory.
+const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A repository in a store.
+#[derive(Debug)]
+pub struct Repository {
+    store: Store,
+    description: Description,
+    genesis: Digest,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    recent: Mutex<Recent>,
+}
+
+/// The newest records, by number. Records never change, so nothing in here goes stale.
+#[derive(Debug, Default)]
+struct Recent {
+    records: VecDeque<StoredRecord>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn get(&self, number: u64) -> Option<&StoredRecord> {
+        let first = self.records.front()?.record.envelope.number;
+        self.records
+            .get(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    fn push(&mut self, stored: &StoredRecord) {
+        let number = stored.record.envelope.number;
+        match self.records.back() {
+            Some(last) if last.record.envelope.number + 1 != number => {
+                if last.record.envelope.number >= number {
+                    return;
+                }
+                *self = Self::default();
+            }
+            _ => {}
+        }
+        self.bytes += stored.bytes.len();
+        self.records.push_back(stored.clone());
+        while self.bytes > RECENT_BYTES_MAX {
+            match self.records.pop_front() {
+                Some(old) => self.bytes -= old.bytes.len(),
+                None => return,
+            }
+        }
+    }
+}
+
+impl Repository {
+    /// Opens the repository in a store; `None` when there is none.
+    pub async fn open_existing(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Option<Self>> {
+        let Some(bytes) = store.read(layout::REPOSITORY).await? else {
+            return Ok(None);
+        };
+        let (description, genesis) = Description::from_bytes(&bytes)?;
+        let recent = Mutex::default();
+        Ok(Some(Self {
+            store,
+            description,
+            genesis,
+            clock,
+            entropy,
+            recent,
+        }))
+    }
+
+    /// Opens the repository in a store, and makes it first if there is none.
+    pub async fn open_or_create(
+        store: Store,
+        id: RepositoryId,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
+        let (clock_, entropy_) = (Arc::clone(&clock), Arc::clone(&entropy));
+        if let Some(found) = Self::open_existing(store.clone(), clock_, entropy_).await? {
+            return Ok(found);
+        }
+        let description = Description::new(id, clock.now());
+        store
+            .create(layout::REPOSITORY, description.to_bytes().into())
+            .await?;
+        // Whoever won the race: what stands there now is the repository.
+        let found = Self::open_existing(store, clock, entropy).await?;
+        found.ok_or_else(|| Error::NotFound {
+            object: layout::REPOSITORY.into(),
+        })
+    }
+
+    /// The state of the repository before its first record.
+    pub fn empty_state(&self) -> State {
+        State::empty(self.genesis)
+    }
+
+    /// Appends a draft in the name of a key, and gives the state after it as well.
+    pub async fn append_as(
+        &self,
+        draft: &StoredDraft,
+        known: &Arc<State>,
+        key: Option<KeyId>,
+    ) -> Result<(StoredRecord, Arc<State>)> {
+        let mut state = Arc::clone(known);
+        let head = &draft.draft.head;
+        let base = draft
+            .draft
+            .body
+            .base()
+            .ok_or_else(|| Error::refused("a draft without a base"))?;
+        if draft.draft.body.kind().as_ref() != Some(&head.kind) {
+            return Err(Error::refused("the draft's kind is not that of its body"));
+        }
+        if base.number > state.head.number {
+            state = self.catch_up(&state).await?.0;
+        }
+        // Everything since the base may be our own earlier attempt, or in our way.
+        for stored in self.since(base, state.head).await? {
+            if stored.record.envelope.draft.nonce == head.nonce {
+                return Ok((stored, state));
+            }
+            check_order(draft, &stored)?;
+        }
+        for _ in 0..APPEND_RACES_MAX {
+            let time = state.time.max(self.clock.now());
+            let stored = draft.at(state.head, time, key);
+            let number = stored.record.envelope.number;
+            state
+                .check(&stored.record.envelope, &stored.record.body)
+                .map_err(Error::refused)?;
+            let key_name = layout::record(number);
+            match self.store.create(&key_name, stored.bytes.clone()).await {
+                Ok(Creation::New) => {
+                    fold(Arc::make_mut(&mut state), &stored)?;
+                    self.remember(&stored);
+                    return Ok((stored, state));
+                }
+                Ok(Creation::Exists) => {}
+                Err(Error::Unavailable { .. }) => return Err(Error::Unknown { number }),
+                Err(error) => return Err(error),
+            }
+            // Somebody was first, or we were and the answer was lost.
+            let (next, came_first) = self.catch_up(&state).await?;
+            if came_first.is_empty() {
+                return Err(Error::damaged(key_name, "it exists and cannot be read"));
+            }
+            for stored in came_first {
+                if stored.record.envelope.draft.nonce == head.nonce {
+                    return Ok((stored, next));
+                }
+                check_order(draft, &stored)?;
+            }
+            state = next;
+        }
+        let what = format!("a place in the log after {APPEND_RACES_MAX} lost races");
+        Err(Error::Unavailable {
+            what,
+            source: "others write faster; try again".into(),
+        })
+    }
+
+    /// The state with every further record taken in, and those records.
+    pub async fn catch_up(&self, state: &Arc<State>) -> Result<(Arc<State>, Vec<StoredRecord>)> {
+        let mut state = Arc::clone(state);
+        let mut came = Vec::new();
+        loop {
+            let batch = self.records(state.head.number).await?;
+            for stored in &batch.records {
+                fold(Arc::make_mut(&mut state), stored)?;
+            }
+            came.extend(batch.records);
+            if !batch.more {
+                return Ok((state, came));
+            }
+        }
+    }
+
+    /// The records after `base` up to `head`, checked to descend from the base.
+    async fn since(&self, base: RecordRef, head: RecordRef) -> Result<Vec<StoredRecord>> {
+        let diverged = |found| Error::Diverged {
+            number: base.number,
+            expected: base.id,
+            found,
+        };
+        if base.number > head.number {
+            return Err(Error::refused(format!(
+                "the base is record {} and the log ends at {}",
+                base.number, head.number
+            )));
+        }
+        if base.number == head.number {
+            return if base.id == head.id {
+                Ok(Vec::new())
+            } else {
+                Err(diverged(head.id))
+            };
+        }
+        let records = self.range(base.number + 1, head.number).await?;
+        match records.first().map(|stored| stored.record.envelope.parent) {
+            Some(parent) if parent != base.id => Err(diverged(parent)),
+            _ => Ok(records),
+        }
+    }
+
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        // A panic elsewhere leaves at worst fewer records in here than there could be.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, stored: &StoredRecord) {
+        self.recent().push(stored);
+    }
+
+    /// A record, from memory or the store.
+    pub async fn record(&self, number: u64) -> Result<Option<StoredRecord>> {
+        if let Some(found) = self.recent().get(number) {
+            return Ok(Some(found.clone()));
+        }
+        let bytes = self.store.read(&layout::record(number)).await?;
+        bytes
+            .map(|bytes| StoredRecord::read(number, bytes))
+            .transpose()
+    }
+
+    /// The records of a range that is known to exist. Aligned runs come out of segments.
+    async fn range(&self, from: u64, to: u64) -> Result<Vec<StoredRecord>> {
+        let mut parts = Vec::new();
+        let mut next = from;
+        while next <= to {
+            let end = next.saturating_add(SEGMENT_RECORDS - 1);
+            let aligned = next % SEGMENT_RECORDS == 1;
+            let last = if aligned && end <= to { end } else { next };
+            parts.push((next, last));
+            next = last + 1;
+        }
+        let read = |(from, to): (u64, u64)| async move {
+            if from < to
+                && self.recent().get(from).is_none()
+                && let Some(records) = self.segment(from, to).await?
+            {
+                return Ok(records);
+            }
+            let one = |number| async move {
+                let missing = || Error::NotFound {
+                    object: layout::record(number),
+                };
+                self.record(number).await?.ok_or_else(missing)
+            };
+            stream::iter(from..=to)
+                .map(one)
+                .buffered(PARALLEL)
+                .try_collect()
+                .await
+        };
+        let parts: Vec<Vec<StoredRecord>> = stream::iter(parts)
+            .map(read)
+            .buffered(PARALLEL)
+            .try_collect()
+            .await?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// A segment; `None` when it is missing or of no use, since the records themselves remain.
+    async fn segment(&self, from: u64, to: u64) -> Result<Option<Vec<StoredRecord>>> {
+        let key = layout::segment(from, to);
+        let Some(bytes) = self.store.read(&key).await? else {
+            return Ok(None);
+        };
+        match segment::read(&key, bytes, from, to) {
+            Ok(records) => Ok(Some(records)),
+            Err(error) => {
+                tracing::warn!(%error, "a segment cannot be used; reading its records");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The newest usable checkpoint at or before a record.
+    async fn checkpoint(&self, at_most: Option<u64>) -> Result<Option<Checkpoint>> {
+        // Sorts after every copy of the next newer checkpoint, and before the one asked for.
+        let after = match at_most.and_then(|number| number.checked_add(1)) {
+            Some(newer) => format!("{}z", layout::checkpoint(newer, 0)),
+            None => layout::CHECKPOINTS.to_owned(),
+        };
+        for key in self.store.list_first(layout::CHECKPOINTS, &after).await? {
+            let Some((number, _)) = layout::parse_checkpoint(&key) else {
+                continue;
+            };
+            let Some(bytes) = self.store.read(&key).await? else {
+                continue;
+            };
+            match Checkpoint::read(&key, &bytes) {
+                Ok(checkpoint) if checkpoint.at.number == number => return Ok(Some(checkpoint)),
+                Ok(_) => tracing::warn!(key, "a checkpoint stands under another's name"),
+                Err(error) => tracing::warn!(%error, "a checkpoint cannot be read"),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn tree_objects(&self, reference: &tree::TreeRef) -> Result<HashMap<TreeId, Bytes>> {
+        let mut ids = vec![reference.id];
+        ids.extend(&reference.others);
+        let read = |id| async move {
+            let key = layout::tree(id);
+            let bytes = self.store.read(&key).await?;
+            Ok((id, bytes.ok_or(Error::NotFound { object: key })?))
+        };
+        stream::iter(ids)
+            .map(read)
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// The numbers of the records after one, by listing.
+    async fn numbers_after(&self, after: u64) -> Result<Vec<u64>> {
+        let keys = self.store.list(layout::LOG, &layout::record(after)).await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| layout::parse_record(key))
+            .collect())
+    }
+
+    /// Records from `from` on, as far as the listing says and a batch holds.
+    async fn listed(&self, from: u64, numbers: &[u64]) -> Result<Batch> {
+        let known = numbers
+            .iter()
+            .zip(from..)
+            .take_while(|(found, expected)| **found == *expected);
+        let count = known.count() as u64;
+        if count == 0 {
+            return Ok(Batch::default());
+        }
+        let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
+        while next < from + count && bytes < LOG_BATCH_BYTES {
+            let last = (next + 4 * SEGMENT_RECORDS - 1).min(from + count - 1);
+            for stored in self.range(next, last).await? {
+                bytes += stored.bytes.len();
+                records.push(stored);
+            }
+            next = last + 1;
+        }
+        let more = next < from + count;
+        Ok(Batch { records, more })
+    }
+
+    async fn write_segment(&self, to: u64) -> Result<()> {
+        let from = to - (SEGMENT_RECORDS - 1);
+        let records: Vec<StoredRecord> = {
+            let one = |number| async move {
+                let missing = || Error::NotFound {
+                    object: layout::record(number),
+                };
+                self.record(number).await?.ok_or_else(missing)
+            };
+            stream::iter(from..=to)
+                .map(one)
+                .buffered(PARALLEL)
+                .try_collect()
+                .await?
+        };
+        self.store
+            .create(&layout::segment(from, to), segment::write(&records))
+            .await
+            .map(drop)
+    }
+
+    async fn write_checkpoint(&self, state: &State) -> Result<()> {
+        let number = state.head.number;
+        let before = match number.checked_sub(1) {
+            Some(before) => self.checkpoint(Some(before)).await?,
+            None => None,
+        };
+        let (mut earlier, mut pages) = (Vec::new(), Vec::new());
+        if let Some(before) = before {
+            earlier = before.earlier;
+            let Checkpoint { at, time, tree, .. } = before;
+            if let Some(bytes) = self.store.read(&layout::tree(tree.id)).await? {
+                pages = tree::page_table(tree.id, bytes)?;
+            }
+            earlier.push(EarlierCheckpoint {
+                number: at.number,
+                time,
+                tree,
+            });
+        }
+        let id = TreeId::random(&*self.entropy);
+        let (reference, bytes) = tree::write(id, &state.tree, &pages);
+        self.store.create(&layout::tree(id), bytes).await?;
+        let checkpoint = Checkpoint::of(state, reference, earlier);
+        let bytes = checkpoint.write();
+        for copy in 0.. {
+            let key = layout::checkpoint(number, copy);
+            if self.store.create(&key, bytes.clone()).await? == Creation::New {
+                break;
+            }
+            // Another's is as good as ours, unless it stands for something else.
+            let found = self.store.read(&key).await?.unwrap_or_default();
+            match Checkpoint::read(&key, &found) {
+                Ok(found) if found.at == state.head => break,
+                _ => tracing::warn!(key, "a checkpoint that cannot be used is replaced"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_order(draft: &StoredDraft, before: &StoredRecord) -> Result<()> {
+    let number = before.record.envelope.number;
+    may_follow(&draft.draft.body, &before.record.body)
+        .map_err(|overlap| Error::Conflict { number, overlap })
+}
+
+#[async_trait]
+impl Remote for Repository {
+    fn description(&self) -> (&Description, Digest) {
+        (&self.description, self.genesis)
+    }
+
+    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
+        let Some(checkpoint) = self.checkpoint(at_most).await? else {
+            let numbers = self.numbers_after(0).await?;
+            return Ok(Opening {
+                checkpoint: None,
+                batch: self.listed(1, &numbers).await?,
+            });
+        };
+        let own = checkpoint.at.number;
+        let records = async {
+            let numbers = self.numbers_after(own.saturating_sub(1)).await?;
+            self.listed(own, &numbers).await
+        };
+        let (trees, batch) = futures::join!(self.tree_objects(&checkpoint.tree), records);
+        let (trees, batch) = match (trees, batch) {
+            (Ok(trees), batch) => (trees, batch?),
+            // Without its tree the checkpoint is of no use; the reader takes an older one.
+            (Err(Error::NotFound { .. }), batch) => (HashMap::new(), batch?),
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Opening {
+            checkpoint: Some((checkpoint, trees)),
+            batch,
+        })
+    }
+
+    async fn records(&self, after: u64) -> Result<Batch> {
+        let Some(first) = self.record(after + 1).await? else {
+            return Ok(Batch::default());
+        };
+        self.remember(&first);
+        let mut records = vec![first];
+        let mut window = 1;
+        loop {
+            let from = after + 1 + records.len() as u64;
+            let found: Vec<Option<StoredRecord>> = stream::iter(from..from + window)
+                .map(|number| self.record(number))
+                .buffered(PARALLEL)
+                .try_collect()
+                .await?;
+            let complete = found.iter().all(Option::is_some);
+            for stored in found.into_iter().map_while(|found| found) {
+                self.remember(&stored);
+                records.push(stored);
+            }
+            if !complete {
+                return Ok(Batch {
+                    records,
+                    more: false,
+                });
+            }
+            if window >= HEAD_WINDOW_MAX {
+                break;
+            }
+            window *= 2;
+        }
+        // Far behind: the listing says how far, and segments make it few reads.
+        let last = after + records.len() as u64;
+        let numbers = self.numbers_after(last).await?;
+        let rest = self.listed(last + 1, &numbers).await?;
+        records.extend(rest.records);
+        Ok(Batch {
+            records,
+            more: rest.more,
+        })
+    }
+
+    async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
+        let mut found: Vec<Option<Bytes>> = vec![None; places.len()];
+        let mut wanted: BTreeMap<ContentObject, Vec<usize>> = BTreeMap::new();
+        for (index, place) in places.iter().enumerate() {
+            let object = object_of(place)?;
+            if let ContentObject::Record(number) = object
+                && let Some(bytes) = self
+                    .recent()
+                    .get(number)
+                    .and_then(|record| cut(record, place))
+            {
+                found[index] = Some(bytes);
+                continue;
+            }
+            wanted.entry(object).or_default().push(index);
+        }
+        let mut runs = Vec::new();
+        for (object, mut indexes) in wanted {
+            indexes.sort_by_key(|index| places[*index].offset);
+            let mut run: Option<(u64, u64, Vec<usize>)> = None;
+            for index in indexes {
+                let start = places[index].offset;
+                let end = start.saturating_add(u64::from(places[index].stored));
+                match &mut run {
+                    Some((_, run_end, members)) if start <= *run_end + RANGE_GAP_BYTES_MAX => {
+                        *run_end = end.max(*run_end);
+                        members.push(index);
+                    }
+                    _ => {
+                        let done = run.replace((start, end, vec![index]));
+                        runs.extend(done.map(|run| (object, run)));
+                    }
+                }
+            }
+            runs.extend(run.map(|run| (object, run)));
+        }
+        let read = |(object, (start, end, members)): (ContentObject, (u64, u64, Vec<usize>))| async move {
+            let bytes = self
+                .store
+                .read_range(&object.to_string(), start..end)
+                .await?;
+            let part = |index: usize| {
+                let place = &places[index];
+                let from = usize::try_from(place.offset - start).unwrap_or(usize::MAX);
+                (index, bytes.slice(from..from + place.stored as usize))
+            };
+            Ok::<_, Error>(members.into_iter().map(part).collect::<Vec<_>>())
+        };
+        let parts: Vec<Vec<(usize, Bytes)>> = stream::iter(runs)
+            .map(read)
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        for (index, bytes) in parts.into_iter().flatten() {
+            found[index] = Some(bytes);
+        }
+        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        if bytes.len() > PACK_BYTES_MAX {
+            let found = bytes.len();
+            return Err(Error::refused(format!(
+                "the pack has {found} bytes, {PACK_BYTES_MAX} is the limit"
+            )));
+        }
+        read_pack(id, bytes.clone())?;
+        let key = layout::pack(id);
+        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
+            // Names are never drawn twice, so this is the same pack sent again.
+            let there = self.store.read(&key).await?;
+            if there.as_ref() != Some(&bytes) {
+                return Err(Error::refused(format!("{key} exists with other content")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
+        self.append_as(draft, known, None)
+            .await
+            .map(|(stored, _)| stored)
+    }
+
+    async fn tend(&self, state: &Arc<State>) -> Result<()> {
+        let number = state.head.number;
+        if number > 0 && number.is_multiple_of(SEGMENT_RECORDS) {
+            self.write_segment(number).await?;
+        }
+        if state.checkpoint_due() {
+            self.write_checkpoint(state).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A content frame of a record that is in memory.
+fn cut(stored: &StoredRecord, place: &Location) -> Option<Bytes> {
+    if !stored.has_content() {
+        return None;
+    }
+    let start = usize::try_from(place.offset).ok()?;
+    let end = start.checked_add(place.stored as usize)?;
+    (end <= stored.bytes.len()).then(|| stored.bytes.slice(start..end))
+}
