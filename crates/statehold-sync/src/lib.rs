@@ -1,1 +1,23 @@
-//! placeholder
+//! Workspaces: keeping a folder of this machine and a repository the same.
+//!
+//! The local half, in reading order:
+//!
+//! 1. [`folder`]: the user's folder; the only file that reads or changes what lies in it.
+//! 2. [`ignore_file`], [`scan`]: what the folder holds, without reading what hasn't changed.
+//! 3. [`index`]: what is remembered between runs: the stat cache and the base of comparisons.
+//! 4. [`home`], [`workspace`], [`preset`]: where settings, keys, rules and logs lie.
+//! 5. [`locks`]: who may work at the same time, and how often.
+//! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
+
+//!
+//! # Invariants
+//!
+//! - No symbolic link inside a workspace is ever followed.
+//! - Nothing in a user's folder is replaced or removed unless it is what a scan saw there.
+//! - What a scan could not look at never counts as deleted.
+//! - Nothing here reads the environment or prints; places are handed in.
+
+pub mod folder;
+pub mod ignore_file;
+pub mod scan;
+pub mod stat_cache;
