@@ -1,1 +1,32 @@
-//! placeholder
+//! Workspaces: keeping a folder of this machine and a repository the same.
+//!
+//! The local half, in reading order:
+//!
+//! 1. [`folder`]: the user's folder; the only file that reads or changes what lies in it.
+//! 2. [`ignore_file`], [`scan`]: what the folder holds, without reading what hasn't changed.
+//! 3. [`stat_cache`], [`index`]: what is remembered between runs: digests by stamps, and the base
+//!    of comparisons.
+//! 4. [`preset`], [`workspace`], [`home`]: where settings, keys, rules and logs lie.
+//! 5. [`locks`]: who may work at the same time, and how often.
+//! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
+//! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
+//!
+//! # Invariants
+//!
+//! - No symbolic link inside a workspace is ever followed.
+//! - Nothing in a user's folder is replaced or removed unless it is what a scan saw there.
+//! - What a scan could not look at never counts as deleted.
+//! - Nothing here reads the environment or prints; places are handed in.
+
+pub mod atomic;
+pub mod events;
+pub mod folder;
+pub mod home;
+pub mod ignore_file;
+pub mod index;
+pub mod locks;
+pub mod manifest_file;
+pub mod preset;
+pub mod scan;
+pub mod stat_cache;
+pub mod workspace;
