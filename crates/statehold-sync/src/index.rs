@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use statehold_core::digest::Digest;
@@ -78,14 +79,14 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkout {
     /// The repository at the last record seen.
-    pub state: State,
+    pub state: Arc<State>,
     /// The base where it differs from the state's tree; `None` where it has nothing.
     pub pending: BTreeMap<RepoPath, Option<Signature>>,
 }
 
 impl Checkout {
     /// A workspace that has taken over nothing of this state yet: its base is empty.
-    pub fn joining(state: State) -> Self {
+    pub fn joining(state: Arc<State>) -> Self {
         let pending = state
             .tree
             .iter()
@@ -95,7 +96,7 @@ impl Checkout {
     }
 
     /// A workspace that agrees with this state on every path.
-    pub const fn settled(state: State) -> Self {
+    pub const fn settled(state: Arc<State>) -> Self {
         Self {
             state,
             pending: BTreeMap::new(),
@@ -127,7 +128,7 @@ impl Checkout {
 
     /// Moves on to a later state of the repository without agreeing to any of it: the base of
     /// every path stays what it was.
-    pub fn move_to(&mut self, state: State) {
+    pub fn move_to(&mut self, state: Arc<State>) {
         let mut pending = BTreeMap::new();
         for (path, entry) in state.tree.iter() {
             let base = self.base_of(path);

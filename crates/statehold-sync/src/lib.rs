@@ -11,6 +11,11 @@
 //! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
 //! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
 //!
+//! And the half that reaches out:
+//!
+//! 8. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
+//!    watching person sees.
+//!
 //! # Invariants
 //!
 //! - No symbolic link inside a workspace is ever followed.
@@ -19,14 +24,17 @@
 //! - Nothing here reads the environment or prints; places are handed in.
 
 pub mod atomic;
+pub mod engine;
 pub mod events;
 pub mod folder;
 pub mod home;
 pub mod ignore_file;
 pub mod index;
+pub mod journal;
 pub mod locks;
 pub mod manifest_file;
 pub mod preset;
+pub mod progress;
 pub mod scan;
 pub mod stat_cache;
 pub mod workspace;

@@ -31,12 +31,12 @@ fn file(content: &str) -> Entry {
 }
 
 /// A state with these paths, each with this content.
-fn state(files: &[(&str, &str)]) -> State {
+fn state(files: &[(&str, &str)]) -> Arc<State> {
     let mut state = State::empty(Digest::of(b"genesis"));
     for (name, content) in files {
         state.tree.insert(path(name), file(content));
     }
-    state
+    Arc::new(state)
 }
 
 fn base(files: &[(&str, &str)]) -> BTreeMap<RepoPath, Signature> {

@@ -1,0 +1,104 @@
+//! Exit codes, in one table, and the one function that finds the code of an error.
+
+use std::process::ExitCode;
+
+use statehold_core::event::Outcome;
+use statehold_repository::Error as RepositoryError;
+use statehold_sync::engine::EngineError;
+
+/// How a command ends. `docs/operations.md` shows the same table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// Turned down by a rule; with `--exit-code`, differences were found.
+    Refused = 1,
+    /// The command line was wrong.
+    Usage = 2,
+    /// Both sides changed the same path.
+    Conflict = 3,
+    /// Done but for some paths, which are named.
+    Partial = 4,
+    /// The key is missing, wrong, expired or doesn't reach this far.
+    Authentication = 5,
+    /// The store or the gateway can't be reached.
+    Unavailable = 6,
+    /// Data is damaged.
+    Damaged = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// The code for what a run came to.
+    pub(crate) const fn of_outcome(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done | Outcome::Nothing | Outcome::Dry | Outcome::Deferred => Self::Done,
+            Outcome::Refused => Self::Refused,
+            Outcome::Conflict => Self::Conflict,
+            Outcome::Partial => Self::Partial,
+            Outcome::Failed => Self::Unavailable,
+        }
+    }
+
+    /// The code for an error, by the first cause in the chain that has one.
+    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if let Some(error) = cause.downcast_ref::<RepositoryError>() {
+                return Self::of_repository(error);
+            }
+            if let Some(EngineError::Remote(error)) = cause.downcast_ref::<EngineError>() {
+                return Self::of_repository(error);
+            }
+        }
+        Self::Refused
+    }
+
+    const fn of_repository(error: &RepositoryError) -> Self {
+        match error {
+            RepositoryError::Denied { .. } => Self::Authentication,
+            RepositoryError::Unavailable { .. } | RepositoryError::Unknown { .. } => {
+                Self::Unavailable
+            }
+            RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => Self::Damaged,
+            RepositoryError::Conflict { .. } => Self::Conflict,
+            RepositoryError::Refused { .. }
+            | RepositoryError::Diverged { .. }
+            | RepositoryError::TooNew { .. } => Self::Refused,
+        }
+    }
+}
+
+/// What a person can do about an error, where there is something.
+pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let error = match cause.downcast_ref::<EngineError>() {
+            Some(EngineError::Remote(error)) => Some(error),
+            _ => cause.downcast_ref::<RepositoryError>(),
+        };
+        Some(match error? {
+            RepositoryError::Conflict { .. } => "run `statehold pull`, then push again",
+            RepositoryError::Denied { .. } => {
+                "check the key: `statehold link URL --key-file FILE` stores a new one"
+            }
+            RepositoryError::Unavailable { .. } => {
+                "nothing is lost; run the same command again once it can be reached"
+            }
+            RepositoryError::Unknown { .. } => "run the same command again; it settles what happened",
+            RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {
+                "your folder is untouched; ask whoever runs the gateway to look at the object named"
+            }
+            RepositoryError::TooNew { .. } => "install a newer statehold and run the command again",
+            RepositoryError::Diverged { .. } => {
+                "this workspace knows another history than the repository has; \
+                 ask whoever runs the gateway before you go on"
+            }
+            RepositoryError::Refused { .. } => return None,
+        })
+    })
+}

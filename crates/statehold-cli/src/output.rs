@@ -1,0 +1,87 @@
+//! The only place that prints.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+/// How a command speaks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Output {
+    /// One JSON value on standard output instead of text.
+    pub(crate) json: bool,
+    /// Errors only.
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    /// A line for people.
+    pub(crate) fn line(self, text: impl AsRef<str>) {
+        if !self.json && !self.quiet {
+            print(text.as_ref());
+        }
+    }
+
+    /// The result for scripts.
+    pub(crate) fn value(self, value: &impl Serialize) {
+        if self.json {
+            print(&serde_json::to_string(value).unwrap_or_else(|error| error.to_string()));
+        }
+    }
+}
+
+/// A line on standard output. A reader that has gone away is no error.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _gone = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Bytes on standard output.
+pub(crate) fn print_bytes(bytes: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// A line on standard error.
+pub(crate) fn complain(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _gone = writeln!(out, "{text}");
+}
+
+/// Whether a person is looking at standard error.
+pub(crate) fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A size for people: decimal, as the limits are.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut value = bytes;
+    let mut rest = 0;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1_000 {
+            return if unit == "B" || value >= 100 {
+                format!("{value} {unit}")
+            } else {
+                format!("{value}.{} {unit}", rest / 100)
+            };
+        }
+        rest = value % 1_000;
+        value /= 1_000;
+    }
+    format!("{value}.{} TB", rest / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_read_well() {
+        for (bytes, text) in [
+            (0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (1_550, "1.5 kB"),
+            (123_456, "123 kB"), (10_000_000, "10.0 MB"), (2_500_000_000_000, "2.5 TB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,743 @@
+//! The engine: scan, plan, carry out. The same over a bucket and over a gateway.
+//!
+//! A push that has a base makes one request: it appends, and learns from the answer whether others
+//! came first. A pull makes one read when nothing is new. A run that was killed is settled by the
+//! next one: a journaled push is handed in again, and what a pull had staged is used.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use statehold_core::bands::{Band, band};
+use statehold_core::entry::{Entry, Signature};
+use statehold_core::environment::{Clock, Entropy};
+use statehold_core::event::Outcome;
+use statehold_core::manifest::SyncManifest;
+use statehold_core::path::RepoPath;
+use statehold_core::plan::{Action, Conflict, Direction, Plan, Seen, Strategy, Trees, plan};
+use statehold_core::record::RecordRef;
+use statehold_core::rules::RuleSet;
+use statehold_core::scope::Scope;
+use statehold_core::state::State;
+use statehold_core::time::Mtime;
+use statehold_repository::Remote;
+use statehold_repository::remote::{advance, fold, load};
+use tokio::task::JoinSet;
+
+use crate::folder::{Folder, FolderError};
+use crate::ignore_file::IgnoreFile;
+use crate::index::{Checkout, Index, IndexError};
+use crate::journal::{Journal, JournalError};
+use crate::locks::{LockError, Wait, lock_workspace};
+use crate::manifest_file::{ManifestFileError, write_manifest};
+use crate::progress::{Phase, Progress};
+use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
+use crate::workspace::{Workspace, WorkspaceError};
+
+mod incoming;
+mod outgoing;
+
+use incoming::Incoming;
+use outgoing::Outgoing;
+
+/// The result of an engine operation.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+/// Why a run ended early. What had been done before stays done, and the next run goes on from it.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The repository, its store or its gateway.
+    #[error(transparent)]
+    Remote(#[from] statehold_repository::Error),
+    /// The user's folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The workspace's own files.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Another run holds the workspace.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The journal of pushes.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The local manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestFileError),
+    /// A file beneath `.statehold`.
+    #[error("could not {action} {}", path.display())]
+    Own {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What a run is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Which side may be changed.
+    pub direction: Direction,
+    /// Which paths it is about.
+    pub scope: Scope,
+    /// What to do about true conflicts.
+    pub strategy: Strategy,
+    /// Plan only. A dry push contacts nobody.
+    pub dry: bool,
+    /// Nobody is at the keyboard: what can't go is left out instead of refusing the whole.
+    pub auto: bool,
+}
+
+/// A file over its size limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TooLarge {
+    /// The file.
+    pub path: RepoPath,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The limit in bytes.
+    pub limit: u64,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// In one word.
+    pub outcome: Outcome,
+    /// The steps that were taken, or would be.
+    pub actions: Vec<Action>,
+    /// Paths that both sides changed in different ways.
+    pub conflicts: Vec<Conflict>,
+    /// Files over their size limit.
+    pub too_large: Vec<TooLarge>,
+    /// What was left out of the scan, and why.
+    pub skipped: Vec<Skipped>,
+    /// Files that changed while they were read or switched; the next run takes them.
+    pub busy: Vec<RepoPath>,
+    /// Paths that could not be put in place, and why.
+    pub failed: Vec<(RepoPath, String)>,
+    /// Where local content that gave way was put.
+    pub set_aside: Vec<PathBuf>,
+    /// Files that moved, or would.
+    pub files: u64,
+    /// Stored bytes that moved.
+    pub bytes: u64,
+    /// The record that the workspace knew before.
+    pub before: Option<RecordRef>,
+    /// The record that it knows now.
+    pub after: Option<RecordRef>,
+}
+
+/// Counts of differing paths on one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Not there before.
+    pub added: u64,
+    /// There before, with other content.
+    pub modified: u64,
+    /// No longer there.
+    pub deleted: u64,
+}
+
+/// How folder and repository differ.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// What a push would send.
+    pub outgoing: Counts,
+    /// What a pull would bring.
+    pub incoming: Counts,
+    /// Every step, by path.
+    pub actions: Vec<Action>,
+    /// True conflicts.
+    pub conflicts: Vec<Conflict>,
+    /// What is left out of the scan, and why.
+    pub skipped: Vec<Skipped>,
+    /// The newest record.
+    pub head: RecordRef,
+    /// Number of paths in the repository.
+    pub entries: usize,
+}
+
+/// Keeps one workspace and one repository alike.
+#[derive(Debug)]
+pub struct Engine {
+    workspace: Workspace,
+    folder: Folder,
+    remote: Arc<dyn Remote>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    progress: Arc<dyn Progress>,
+}
+
+/// How often a push is planned anew because others came first.
+const ROUNDS_MAX: usize = 8;
+/// Packs on their way at once.
+const PACKS_UNDER_WAY: usize = 3;
+
+/// What a run knows: the index it began with, the folder as it is, and the rules.
+struct Situation {
+    index: Index,
+    scan: Scan,
+    rules: RuleSet,
+    ignore: IgnoreFile,
+}
+
+impl Engine {
+    /// An engine for a workspace over a repository.
+    pub fn new(
+        workspace: Workspace,
+        remote: Arc<dyn Remote>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self> {
+        let folder = Folder::open(workspace.root())?;
+        Ok(Self {
+            workspace,
+            folder,
+            remote,
+            clock,
+            entropy,
+            progress,
+        })
+    }
+
+    /// The workspace.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// Makes the two sides more alike.
+    pub async fn run(&self, options: RunOptions) -> Result<Report> {
+        let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
+        let mut now = self.look(self.read_index())?;
+        let mut report = self.begin_report(&now);
+
+        // Sizes are checked before anybody is contacted.
+        let outgoing = options.direction != Direction::Pull;
+        if outgoing {
+            report.too_large = self.too_large(&now, options.scope);
+            if !report.too_large.is_empty() && !options.auto {
+                report.outcome = Outcome::Refused;
+                return Ok(report);
+            }
+        }
+        let is_dry_push = options.dry && options.direction == Direction::Push;
+        if !is_dry_push {
+            self.settle(&mut now.index).await?;
+            let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
+            if must_look {
+                self.refresh(&mut now.index).await?;
+            }
+        }
+        self.carry_out(&mut now, options, &mut report).await?;
+        if !options.dry {
+            now.index.cache = std::mem::take(&mut now.scan.cache);
+            self.write_index(&now.index)?;
+        }
+        report.after = now
+            .index
+            .checkout
+            .as_ref()
+            .map(|checkout| checkout.state.head);
+        Ok(report)
+    }
+
+    /// Says how the two sides differ, and changes nothing.
+    pub async fn status(&self, scope: Scope) -> Result<Status> {
+        let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
+        let mut now = self.look(self.read_index())?;
+        self.settle(&mut now.index).await?;
+        self.refresh(&mut now.index).await?;
+        let plan = Self::plan(&now, scope, Direction::Bidirectional, Strategy::Manual, &[]);
+        let state = now.state();
+        let (mut outgoing, mut incoming) = (Counts::default(), Counts::default());
+        for action in &plan.actions {
+            let path = action.path();
+            let (counts, there) = if action.is_outgoing() {
+                (
+                    &mut outgoing,
+                    state.is_some_and(|state| state.tree.get(path.as_str()).is_some()),
+                )
+            } else {
+                (&mut incoming, now.scan.entries.contains_key(path))
+            };
+            match action {
+                Action::DeleteLocal(_) | Action::DeleteRemote(_) => counts.deleted += 1,
+                Action::Upload(_) | Action::Download(_) if there => counts.modified += 1,
+                Action::Upload(_) | Action::Download(_) => counts.added += 1,
+            }
+        }
+        let head = state.map_or_else(|| self.record_zero(), |state| state.head);
+        let entries = state.map_or(0, |state| state.tree.len());
+        now.index.cache = std::mem::take(&mut now.scan.cache);
+        self.write_index(&now.index)?;
+        let Plan {
+            actions, conflicts, ..
+        } = plan;
+        let skipped = now.scan.skipped;
+        Ok(Status {
+            outgoing,
+            incoming,
+            actions,
+            conflicts,
+            skipped,
+            head,
+            entries,
+        })
+    }
+
+    /// The state at the head, as the repository has it now.
+    pub async fn remote_state(&self) -> Result<Arc<State>> {
+        let known = self.read_index().checkout.map(|checkout| checkout.state);
+        match known {
+            Some(state) => Ok(advance(&*self.remote, &state).await?),
+            None => Ok(load(&*self.remote).await?.state),
+        }
+    }
+
+    fn record_zero(&self) -> RecordRef {
+        RecordRef {
+            number: 0,
+            id: self.remote.description().1,
+        }
+    }
+
+    fn begin_report(&self, now: &Situation) -> Report {
+        let before = now.state().map(|state| state.head);
+        Report {
+            outcome: Outcome::Nothing,
+            actions: Vec::new(),
+            conflicts: Vec::new(),
+            too_large: Vec::new(),
+            skipped: now.scan.skipped.clone(),
+            busy: now.scan.busy.clone(),
+            failed: Vec::new(),
+            set_aside: Vec::new(),
+            files: 0,
+            bytes: 0,
+            before,
+            after: before,
+        }
+    }
+
+    /// The index, or none where it can't be used: then both sides are united and nothing is lost.
+    fn read_index(&self) -> Index {
+        Index::read(&self.workspace.index_path()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the index cannot be used; comparing without a base");
+            Index::default()
+        })
+    }
+
+    fn write_index(&self, index: &Index) -> Result<()> {
+        Ok(index.write(&self.workspace.index_path(), &self.workspace.staging())?)
+    }
+
+    fn look(&self, index: Index) -> Result<Situation> {
+        let rules = self.workspace.rules(&self.folder)?;
+        let ignore = self.workspace.ignore_file(&self.folder)?;
+        self.progress.begin(Phase::Scan, 0);
+        let known = |path: &RepoPath| {
+            let checkout = index.checkout.as_ref();
+            checkout.and_then(|checkout| checkout.base_of(path)) == Some(Signature::Directory)
+        };
+        let options = ScanOptions {
+            rules: &rules,
+            ignore: &ignore,
+            cache: &index.cache,
+            known_directories: &known,
+        };
+        let scan = scan(&self.folder, &options)?;
+        self.progress.end();
+        Ok(Situation {
+            index,
+            scan,
+            rules,
+            ignore,
+        })
+    }
+
+    /// Hands in a journaled push again, so that its end is known.
+    async fn settle(&self, index: &mut Index) -> Result<()> {
+        let journal = Journal::of(&self.workspace);
+        let Some(draft) = journal.read()? else {
+            return Ok(());
+        };
+        if index.checkout.is_none() {
+            self.refresh(index).await?;
+        }
+        let known = index
+            .checkout
+            .as_ref()
+            .map(|checkout| Arc::clone(&checkout.state));
+        let Some(known) = known else { return Ok(()) };
+        match self.remote.append(&draft, &known).await {
+            Ok(_) => {
+                self.refresh(index).await?;
+                if let Some(checkout) = &mut index.checkout
+                    && let statehold_core::record::Body::Push(push) = &draft.draft.body
+                {
+                    push.paths().for_each(|path| checkout.agree(path));
+                }
+                self.write_index(index)?;
+            }
+            // It never landed and never will; its files are scanned and planned like any other.
+            Err(
+                error @ (statehold_repository::Error::Conflict { .. }
+                | statehold_repository::Error::Refused { .. }
+                | statehold_repository::Error::Diverged { .. }),
+            ) => tracing::info!(%error, "an interrupted push did not land"),
+            Err(error) => return Err(error.into()),
+        }
+        journal.clear()?;
+        Ok(())
+    }
+
+    /// Learns what the repository holds now.
+    async fn refresh(&self, index: &mut Index) -> Result<()> {
+        match &mut index.checkout {
+            None => {
+                let loaded = load(&*self.remote).await?;
+                index.checkout = Some(Checkout::joining(loaded.state));
+            }
+            Some(checkout) => {
+                let state = advance(&*self.remote, &checkout.state).await?;
+                if state.head != checkout.state.head {
+                    checkout.move_to(state);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that a push would send and that are over their limit.
+    fn too_large(&self, now: &Situation, scope: Scope) -> Vec<TooLarge> {
+        let base = |path: &RepoPath| {
+            now.index
+                .checkout
+                .as_ref()
+                .and_then(|known| known.base_of(path))
+        };
+        let profile = self.workspace.settings().profile;
+        let judge = |(path, local): (&RepoPath, &crate::scan::LocalEntry)| match band(
+            local.size,
+            now.rules.may_be_large(path),
+            profile,
+        ) {
+            Band::Refused { limit } if base(path) != Some(local.signature) => Some(TooLarge {
+                path: path.clone(),
+                size: local.size,
+                limit,
+            }),
+            _ => None,
+        };
+        now.scan
+            .entries
+            .iter()
+            .filter(|(path, _)| scope.contains(path))
+            .filter_map(judge)
+            .collect()
+    }
+
+    /// Compares base, folder and repository, leaving out what the scan can't speak for.
+    fn plan(
+        now: &Situation,
+        scope: Scope,
+        direction: Direction,
+        strategy: Strategy,
+        without: &[&RepoPath],
+    ) -> Plan {
+        let without: BTreeSet<&RepoPath> = without.iter().copied().collect();
+        let taken = |path: &RepoPath| {
+            scope.contains(path)
+                && !without.contains(path)
+                && (now.scan.entries.contains_key(path)
+                    || !(now.scan.is_held(path) || is_left_out(&now.rules, &now.ignore, path)))
+        };
+        let seen = |signature, mtime| Seen { signature, mtime };
+        let mut trees = Trees::default();
+        for (path, local) in &now.scan.entries {
+            if taken(path) {
+                trees
+                    .local
+                    .insert(path.clone(), seen(local.signature, local.mtime));
+            }
+        }
+        if let Some(checkout) = &now.index.checkout {
+            trees.base = checkout
+                .base()
+                .into_iter()
+                .filter(|(path, _)| taken(path))
+                .collect();
+            for (path, entry) in checkout.state.tree.iter().filter(|(path, _)| taken(path)) {
+                let mtime = match entry {
+                    Entry::File(file) => file.mtime,
+                    Entry::Symlink { .. } | Entry::Directory => Mtime::default(),
+                };
+                trees
+                    .remote
+                    .insert(path.clone(), seen(entry.signature(), mtime));
+            }
+        }
+        plan(&trees, direction, strategy)
+    }
+
+    async fn carry_out(
+        &self,
+        now: &mut Situation,
+        options: RunOptions,
+        report: &mut Report,
+    ) -> Result<()> {
+        for _ in 0..ROUNDS_MAX {
+            let too_large = std::mem::take(&mut report.too_large);
+            let without: Vec<&RepoPath> = too_large.iter().map(|file| &file.path).collect();
+            let plan = Self::plan(
+                now,
+                options.scope,
+                options.direction,
+                options.strategy,
+                &without,
+            );
+            report.too_large.clone_from(&too_large);
+            report.conflicts.clone_from(&plan.conflicts);
+            if options.dry {
+                report.files = plan.actions.len() as u64;
+                report.actions = plan.actions;
+                report.outcome = Outcome::Dry;
+                return Ok(());
+            }
+            if let Some(checkout) = &mut now.index.checkout {
+                plan.agreed.iter().for_each(|path| checkout.agree(path));
+            }
+            // By hand, a push goes whole or not at all.
+            let is_push = options.direction == Direction::Push;
+            if is_push && !plan.conflicts.is_empty() && !options.auto {
+                report.outcome = Outcome::Conflict;
+                return Ok(());
+            }
+            let (outgoing, incoming): (Vec<_>, Vec<_>) =
+                plan.actions.into_iter().partition(Action::is_outgoing);
+            if !incoming.is_empty() {
+                self.receive(now, &incoming, report).await?;
+                report.actions.extend(incoming);
+            }
+            match self.send(now, &outgoing, report).await {
+                Ok(()) => {
+                    report.actions.extend(outgoing);
+                    report.outcome = outcome_of(report);
+                    return Ok(());
+                }
+                // Others came first: look again. What only seemed to be in the way goes through.
+                Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
+                    self.refresh(&mut now.index).await?;
+                    let cache = std::mem::take(&mut now.scan.cache);
+                    let checkout = now.index.checkout.take();
+                    *now = self.look(Index { cache, checkout })?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let what = format!("a place in the log after {ROUNDS_MAX} lost races");
+        let source = "others write faster; try again".into();
+        Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    async fn receive(
+        &self,
+        now: &mut Situation,
+        actions: &[Action],
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(checkout) = &now.index.checkout else {
+            return Ok(());
+        };
+        let actions: Vec<&Action> = actions.iter().collect();
+        let local = |path: &RepoPath| now.scan.entries.get(path).map(|entry| entry.signature);
+        let is_unsaved = |path: &RepoPath| {
+            let here = local(path);
+            // Directories hold nothing that could be lost.
+            here.is_some_and(|here| here.is_leaf()) && here != checkout.base_of(path)
+        };
+        let stamp = self.clock.now().as_millis();
+        let incoming = Incoming {
+            folder: &self.folder,
+            scan: &now.scan,
+            tree: &checkout.state.tree,
+            remote: &*self.remote,
+            staging: &self.workspace.staging(),
+            aside: self.workspace.conflicts().join(stamp.to_string()),
+            is_unsaved: &is_unsaved,
+            progress: &*self.progress,
+        };
+        let placed = incoming.run(&actions).await?;
+        report.files += placed.files;
+        report.bytes += placed.bytes;
+        report.busy.extend(placed.changed);
+        report.failed.extend(placed.failed);
+        report.set_aside.extend(placed.set_aside);
+        if let Some(checkout) = &mut now.index.checkout {
+            placed.paths.iter().for_each(|path| checkout.agree(path));
+        }
+        // Durable at once: what was placed is agreed even if the way out fails.
+        now.scan.cache.merge(placed.cache);
+        now.index.cache.clone_from(&now.scan.cache);
+        self.write_index(&now.index)?;
+        self.write_manifest(now)
+    }
+
+    async fn send(
+        &self,
+        now: &mut Situation,
+        actions: &[Action],
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(checkout) = &now.index.checkout else {
+            return Ok(());
+        };
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let known = Arc::clone(&checkout.state);
+        let settings = self.workspace.settings();
+        let total = actions
+            .iter()
+            .filter_map(|action| now.scan.entries.get(action.path()));
+        self.progress
+            .begin(Phase::Send, total.map(|local| local.size).sum());
+        let rules = (&now.rules, settings.profile);
+        let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
+        let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
+        let mut packs = JoinSet::new();
+        let mut bytes = 0;
+        let put = |pack: statehold_repository::content::Pack| {
+            let remote = Arc::clone(&self.remote);
+            async move { remote.put_pack(pack.id, pack.bytes).await }
+        };
+        for action in actions {
+            for pack in outgoing.take(action)? {
+                bytes += pack.bytes.len() as u64;
+                packs.spawn(put(pack));
+                if packs.len() >= PACKS_UNDER_WAY {
+                    next_pack(&mut packs).await?;
+                }
+            }
+        }
+        report.busy.append(&mut outgoing.changed);
+        let Some(outbound) = outgoing.finish(settings.machine.id)? else {
+            return Ok(());
+        };
+        if let Some(pack) = outbound.pack {
+            bytes += pack.bytes.len() as u64;
+            packs.spawn(put(pack));
+        }
+        while !packs.is_empty() {
+            next_pack(&mut packs).await?;
+        }
+        // Content is durable. The draft is journaled before its first attempt, so that a lost answer
+        // or a crash leaves something to ask with.
+        let journal = Journal::of(&self.workspace);
+        journal.write(&outbound.draft)?;
+        let appended = match self.remote.append(&outbound.draft, &known).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                let landed_for_sure_not = matches!(
+                    error,
+                    statehold_repository::Error::Conflict { .. }
+                        | statehold_repository::Error::Refused { .. }
+                        | statehold_repository::Error::Denied { .. }
+                        | statehold_repository::Error::Diverged { .. }
+                );
+                if landed_for_sure_not {
+                    journal.clear()?;
+                }
+                return Err(error.into());
+            }
+        };
+        bytes += outbound.draft.bytes.len() as u64;
+        let state = if appended.record.envelope.number == known.head.number + 1 {
+            let mut state = known;
+            fold(Arc::make_mut(&mut state), &appended)?;
+            state
+        } else {
+            advance(&*self.remote, &known).await?
+        };
+        let files = outbound.paths.len() as u64;
+        if let Some(checkout) = &mut now.index.checkout {
+            checkout.move_to(state);
+            outbound.paths.iter().for_each(|path| checkout.agree(path));
+        }
+        now.index.cache.clone_from(&now.scan.cache);
+        self.write_index(&now.index)?;
+        journal.clear()?;
+        self.progress.end();
+        report.files += files;
+        report.bytes += bytes;
+        self.write_manifest(now)?;
+        if let Some(checkout) = &now.index.checkout {
+            // Segments and checkpoints are caches; the push is done without them.
+            if let Err(error) = self.remote.tend(&checkout.state).await {
+                tracing::warn!(%error, "a segment or checkpoint was not written");
+            }
+        }
+        Ok(())
+    }
+
+    fn write_manifest(&self, now: &Situation) -> Result<()> {
+        let Some(state) = now.state() else {
+            return Ok(());
+        };
+        let manifest = SyncManifest::of(&state.tree, self.clock.now());
+        self.workspace.make_log_folder(&self.folder)?;
+        write_manifest(
+            &self.workspace.manifest_path(),
+            &manifest,
+            &self.workspace.staging(),
+        )?;
+        Ok(())
+    }
+}
+
+impl Situation {
+    fn state(&self) -> Option<&State> {
+        self.index
+            .checkout
+            .as_ref()
+            .map(|checkout| &*checkout.state)
+    }
+}
+
+async fn next_pack(packs: &mut JoinSet<statehold_repository::Result<()>>) -> Result<()> {
+    match packs.join_next().await {
+        None | Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(error))) => Err(error.into()),
+        Some(Err(error)) => {
+            let what = "sending a pack".to_owned();
+            Err(statehold_repository::Error::Unavailable {
+                what,
+                source: error.into(),
+            }
+            .into())
+        }
+    }
+}
+
+/// The one word for what a run came to.
+fn outcome_of(report: &Report) -> Outcome {
+    let left_behind = !report.too_large.is_empty() || !report.failed.is_empty();
+    if !report.conflicts.is_empty() {
+        Outcome::Conflict
+    } else if left_behind || !report.busy.is_empty() {
+        Outcome::Partial
+    } else if report.files > 0 {
+        Outcome::Done
+    } else {
+        Outcome::Nothing
+    }
+}

@@ -1,0 +1,3 @@
+//! The engine on real folders, over a repository in memory.
+
+mod engine;
