@@ -388,8 +388,10 @@ impl Folder {
     /// empty, whatever its stamp, since other files' comings and goings change that. Returns
     /// whether there was anything.
     pub fn remove(&self, path: &RepoPath, expected: &Stamp) -> Result<bool, FolderError> {
-        let Some(parent) = self.parent(path)? else {
-            return Ok(false);
+        let parent = match self.parent(path) {
+            Ok(Some(parent)) => parent,
+            Ok(None) | Err(FolderError::FileInTheWay { .. }) => return Ok(false),
+            Err(error) => return Err(error),
         };
         let Some(stat) = parent.stat().map_err(self.io("look at", path))? else {
             return Ok(false);
@@ -402,7 +404,11 @@ impl Folder {
             return Err(FolderError::Changed { path: path.clone() });
         };
         match rustix::fs::unlinkat(parent.fd(), parent.name, flags) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                #[cfg(not(target_os = "linux"))]
+                rustix::fs::fsync(parent.fd()).map_err(self.io("flush the directory of", path))?;
+                Ok(true)
+            }
             Err(Errno::NOENT) => Ok(false),
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
                 Err(FolderError::DirectoryInTheWay { path: path.clone() })
@@ -426,8 +432,10 @@ impl Folder {
             if keep(&directory) {
                 break;
             }
-            let Some(parent) = self.parent(&directory)? else {
-                continue;
+            let parent = match self.parent(&directory) {
+                Ok(Some(parent)) => parent,
+                Ok(None) | Err(FolderError::FileInTheWay { .. }) => continue,
+                Err(error) => return Err(error),
             };
             match rustix::fs::unlinkat(parent.fd(), parent.name, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -583,10 +591,9 @@ impl Folder {
         path: &RepoPath,
         there: Option<&Stat>,
     ) -> Result<Stamp, FolderError> {
-        let moved = if there.is_some() {
-            rustix::fs::renameat(CWD, staged, parent.fd(), parent.name)
-        } else {
-            rename_to_free_name(CWD, staged, parent.fd(), Path::new(parent.name))
+        let moved = match there {
+            Some(seen) => replace_what_was_seen(staged, parent, seen),
+            None => rename_to_free_name(CWD, staged, parent.fd(), Path::new(parent.name)),
         };
         match moved {
             Ok(()) => {}
@@ -603,6 +610,36 @@ impl Folder {
             None => Err(FolderError::Changed { path: path.clone() }),
         }
     }
+}
+
+/// Renames over something, and takes it back if that was no longer what had been seen: an edit
+/// that was saved in the moment between the last look and the move.
+fn replace_what_was_seen(staged: &Path, parent: &Parent<'_>, seen: &Stat) -> Result<(), Errno> {
+    let exchange = || {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(CWD, staged, parent.fd(), parent.name, flags)
+    };
+    match exchange() {
+        Ok(()) => {}
+        // File systems that can't: the moment stays, as short as it is.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            return rustix::fs::renameat(CWD, staged, parent.fd(), parent.name);
+        }
+        // Removed in that moment.
+        Err(Errno::NOENT) => return Err(Errno::EXIST),
+        Err(errno) => return Err(errno),
+    }
+    let replaced = Stamp::of(&rustix::fs::lstat(staged)?);
+    let as_seen = Stamp {
+        // The move itself changes this one.
+        ctime_ns: replaced.ctime_ns,
+        ..Stamp::of(seen)
+    };
+    if replaced == as_seen {
+        return rustix::fs::unlink(staged);
+    }
+    exchange()?;
+    Err(Errno::EXIST)
 }
 
 /// Renames without replacing anything, even what appears at the last moment.

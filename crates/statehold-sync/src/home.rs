@@ -91,6 +91,7 @@ impl Home {
     pub(crate) fn make_runtime_folder(&self) -> io::Result<PathBuf> {
         let folder = self.runtime.join("statehold");
         make_private_folders(&folder)?;
+        check_is_private(&folder)?;
         Ok(folder)
     }
 
@@ -154,6 +155,28 @@ pub(crate) fn make_private_folders(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// Refuses a folder in which other users could lay out files: a lock's file is written to, and
+/// where there is no runtime folder of the user's own, it may be beneath a shared one.
+#[cfg(unix)]
+fn check_is_private(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::symlink_metadata(folder)?;
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if metadata.is_dir() && is_own && metadata.mode() & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the folder for locks belongs to, or may be written by, other users",
+        ))
+    }
+}
+
+#[cfg(not(unix))]
+fn check_is_private(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// The whole mode of a file that others than its owner may do anything with, otherwise 0.
 #[cfg(unix)]
 fn mode_for_others(metadata: &fs::Metadata) -> u32 {
@@ -203,5 +226,17 @@ mod tests {
         for bad in ["", " ", "two words", "umläut"] {
             assert!(Key::parse(bad).is_err());
         }
+    }
+
+    #[test]
+    fn locks_are_not_kept_where_others_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home {
+            config: folder.path().to_owned(),
+            runtime: folder.path().to_owned(),
+        };
+        let locks = home.make_runtime_folder().unwrap();
+        fs::set_permissions(&locks, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(home.make_runtime_folder().is_err());
     }
 }

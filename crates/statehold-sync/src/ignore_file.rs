@@ -99,7 +99,7 @@ impl IgnoreFile {
     }
 
     /// Whether this path, or a folder it lies in, is ignored. For paths that may not be on disk;
-    /// a walk that doesn't enter ignored folders asks [`Self::ignores_alone`].
+    /// a walk, which doesn't enter ignored folders, asks about each path alone.
     pub fn ignores(&self, path: &RepoPath, is_directory: bool) -> bool {
         if self.patterns.is_empty() {
             return false;

@@ -23,6 +23,11 @@
 //! - What a scan could not look at never counts as deleted.
 //! - Nothing here reads the environment or prints; places are handed in.
 
+#[cfg(not(unix))]
+compile_error!(
+    "statehold-sync works on folders through directory handles, which it has for Unix only so far"
+);
+
 pub mod atomic;
 pub mod engine;
 pub mod events;

@@ -207,9 +207,10 @@ impl Preset {
         // Transcripts only grow, and reach gigabytes.
         let (own_credentials, append_only): (&[&str], &[&str]) = match self {
             Self::Agent => {
-                let mut rules = SyncRules::default();
-                rules.deny = CREDENTIALS.map(str::to_owned).to_vec();
-                return rules;
+                return SyncRules {
+                    deny: CREDENTIALS.map(str::to_owned).to_vec(),
+                    ..SyncRules::default()
+                };
             }
             Self::ClaudeCode => (&[], &["history.jsonl", "projects/**/*.jsonl"]),
             Self::Codex => (&["auth.json"], &["history.jsonl", "sessions/**/*.jsonl"]),

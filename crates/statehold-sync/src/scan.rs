@@ -16,6 +16,7 @@ use statehold_core::digest::{Digest, FileHasher, Sha256};
 use statehold_core::entry::{Signature, link_stays_inside};
 use statehold_core::limits::SYMLINK_TARGET_BYTES_MAX;
 use statehold_core::path::{InvalidPath, RepoPath};
+use statehold_core::plan::Seen;
 use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::time::Mtime;
 
@@ -66,6 +67,16 @@ pub struct LocalEntry {
     pub target: Option<String>,
     /// Its stamp, which the folder's operations take as what was seen.
     pub stamp: Stamp,
+}
+
+impl LocalEntry {
+    /// What a plan looks at.
+    pub const fn seen(&self) -> Seen {
+        Seen {
+            signature: self.signature,
+            mtime: self.mtime,
+        }
+    }
 }
 
 /// Why something in the folder is not part of the scan.
@@ -150,8 +161,13 @@ impl Scan {
 
 /// Whether rules or ignore file keep a path out of every scan. For the other sides of a plan: a
 /// path that no scan can show must not look deleted.
-pub fn is_left_out(rules: &RuleSet, ignore: &IgnoreFile, path: &RepoPath) -> bool {
-    rules.verdict(path) != Verdict::Allowed || ignore.ignores(path, false)
+pub fn is_left_out(
+    rules: &RuleSet,
+    ignore: &IgnoreFile,
+    path: &RepoPath,
+    is_directory: bool,
+) -> bool {
+    rules.verdict(path) != Verdict::Allowed || ignore.ignores(path, is_directory)
 }
 
 /// Goes through the folder. Only a root that cannot be listed is an error.

@@ -213,6 +213,7 @@ fn directories_give_way_only_when_empty() {
         Err(FolderError::FileInTheWay { .. })
     ));
     assert_eq!(world.stamp("a/b/c/d"), None);
+    assert!(!world.folder.remove(&path("a/b/c/d"), &stamp).unwrap());
     assert_eq!(world.stamp("nowhere/d"), None);
 }
 
@@ -229,4 +230,23 @@ fn empty_parents_are_pruned_up_to_what_is_kept() {
     world.folder.prune_empty_parents(&file, &keep).unwrap();
     assert!(world.root.join("keep").exists());
     assert!(!world.root.join("keep/a").exists());
+}
+
+#[test]
+fn an_edit_between_the_last_look_and_the_move_survives() {
+    let world = world();
+    world.place("a", "first", None).unwrap();
+    let place = path("a");
+    let parent = world.folder.make_parent(&place).unwrap();
+    let seen = parent.stat().unwrap().unwrap();
+    fs::write(world.root.join("a"), "an edit").unwrap();
+    let staged = world.staged("second");
+    let placed = world.folder.put(&staged, &parent, &place, Some(&seen));
+    assert!(matches!(placed, Err(FolderError::Changed { .. })));
+    assert_eq!(world.read("a"), "an edit");
+    assert_eq!(fs::read_to_string(&staged).unwrap(), "second");
+    fs::remove_file(world.root.join("a")).unwrap();
+    let placed = world.folder.put(&staged, &parent, &place, Some(&seen));
+    assert!(matches!(placed, Err(FolderError::Changed { .. })));
+    assert!(!world.root.join("a").exists());
 }
