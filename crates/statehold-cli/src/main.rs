@@ -1,1 +1,44 @@
-fn main() {}
+//! The `statehold` command.
+
+mod commands;
+mod connection;
+mod environment;
+mod exit;
+mod output;
+mod progress;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use commands::Cli;
+use exit::{Exit, hint};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _gone = error.print();
+            // Help and version are answers and not mistakes.
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let output = cli.output();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let exit = Exit::of_error(&error);
+            if output.json {
+                let message = format!("{error:#}");
+                output::Output { json: true, quiet: false }
+                    .value(&serde_json::json!({"error": message, "exit": exit as u8}));
+            }
+            output::complain(&format!("statehold: {error:#}"));
+            if let Some(hint) = hint(&error) {
+                output::complain(&format!("hint: {hint}"));
+            }
+            exit.into()
+        }
+    }
+}

@@ -110,6 +110,34 @@ pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
     }
 }
 
+/// Reads the state at an earlier record.
+pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
+    let mut opening = remote.open(Some(number)).await?;
+    let until = |batch: &mut Batch| {
+        batch
+            .records
+            .retain(|stored| stored.record.envelope.number <= number);
+    };
+    let mut more = opening.batch.more;
+    until(&mut opening.batch);
+    let (mut state, _) = fold_opening(remote.description().1, opening)?;
+    while state.head.number < number && more {
+        let mut batch = remote.records(state.head.number).await?;
+        more = batch.more && !batch.records.is_empty();
+        until(&mut batch);
+        for stored in &batch.records {
+            fold(Arc::make_mut(&mut state), stored)?;
+        }
+    }
+    if state.head.number != number {
+        let head = state.head.number;
+        return Err(Error::refused(format!(
+            "there is no record {number}; the newest is {head}"
+        )));
+    }
+    Ok(state)
+}
+
 fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Arc<State>, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
     let mut state = match opening.checkpoint {

@@ -455,35 +455,37 @@ impl Engine {
         without: &[&RepoPath],
     ) -> Plan {
         let without: BTreeSet<&RepoPath> = without.iter().copied().collect();
-        let taken = |path: &RepoPath| {
+        // What the scan shows may travel. What it doesn't show may be gone or merely left out.
+        let taken = |path: &RepoPath, signature: Signature| {
             scope.contains(path)
                 && !without.contains(path)
                 && (now.scan.entries.contains_key(path)
-                    || !(now.scan.is_held(path) || is_left_out(&now.rules, &now.ignore, path)))
+                    || !(now.scan.is_held(path)
+                        || is_left_out(&now.rules, &now.ignore, path, !signature.is_leaf())))
         };
         let seen = |signature, mtime| Seen { signature, mtime };
         let mut trees = Trees::default();
         for (path, local) in &now.scan.entries {
-            if taken(path) {
+            if taken(path, local.signature) {
                 trees
                     .local
                     .insert(path.clone(), seen(local.signature, local.mtime));
             }
         }
         if let Some(checkout) = &now.index.checkout {
-            trees.base = checkout
-                .base()
-                .into_iter()
-                .filter(|(path, _)| taken(path))
+            let base = checkout.base().into_iter();
+            trees.base = base
+                .filter(|(path, signature)| taken(path, *signature))
                 .collect();
-            for (path, entry) in checkout.state.tree.iter().filter(|(path, _)| taken(path)) {
+            for (path, entry) in checkout.state.tree.iter() {
                 let mtime = match entry {
                     Entry::File(file) => file.mtime,
                     Entry::Symlink { .. } | Entry::Directory => Mtime::default(),
                 };
-                trees
-                    .remote
-                    .insert(path.clone(), seen(entry.signature(), mtime));
+                let signature = entry.signature();
+                if taken(path, signature) {
+                    trees.remote.insert(path.clone(), seen(signature, mtime));
+                }
             }
         }
         plan(&trees, direction, strategy)
@@ -577,6 +579,7 @@ impl Engine {
             progress: &*self.progress,
         };
         let placed = incoming.run(&actions).await?;
+        self.clear_staging();
         report.files += placed.files;
         report.bytes += placed.bytes;
         report.busy.extend(placed.changed);
@@ -687,6 +690,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Throws away what killed runs staged and nobody needs any more.
+    fn clear_staging(&self) {
+        let Ok(left) = std::fs::read_dir(self.workspace.staging()) else {
+            return;
+        };
+        for item in left.flatten() {
+            if let Err(error) = std::fs::remove_file(item.path()) {
+                tracing::debug!(%error, "a staged file was not removed");
+            }
+        }
     }
 
     fn write_manifest(&self, now: &Situation) -> Result<()> {

@@ -1,0 +1,65 @@
+//! `statehold cat`: a file as the repository has it, now or at a record.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use statehold_core::entry::Entry;
+use statehold_core::path::RepoPath;
+use statehold_repository::content::open_chunk;
+use statehold_repository::remote::load_at;
+
+use super::{GlobalArgs, block_on};
+use crate::connection::Connection;
+use crate::exit::Exit;
+use crate::output::{Output, print_bytes};
+
+/// Print a file as the repository has it
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statehold cat memory/notes.md
+  statehold cat memory/notes.md --at 17 > notes-then.md")]
+pub(crate) struct CatArgs {
+    /// The file
+    path: RepoPath,
+    /// The number of a record, as `statehold log` shows it
+    #[arg(long, value_name = "RECORD")]
+    at: Option<u64>,
+}
+
+/// Chunks fetched in one go.
+const CHUNKS: usize = 8;
+
+pub(super) fn run(args: &CatArgs, global: &GlobalArgs) -> Result<ExitCode> {
+    block_on(async {
+        let connection = Connection::open(&global.directory()?, Output::default()).await?;
+        let remote = &*connection.remote;
+        let state = match args.at {
+            Some(number) => load_at(remote, number).await?,
+            None => connection.engine.remote_state().await?,
+        };
+        let entry = state.tree.get(args.path.as_str());
+        let number = state.head.number;
+        match entry {
+            Some(Entry::File(file)) => {
+                for chunks in file.chunks.chunks(CHUNKS) {
+                    let places: Vec<_> = chunks.iter().map(|chunk| chunk.at).collect();
+                    let frames = remote.read(&places).await?;
+                    for (chunk, frame) in chunks.iter().zip(&frames) {
+                        let written = print_bytes(&open_chunk(chunk, frame)?);
+                        written.context("the output could not be written")?;
+                    }
+                }
+                Ok(Exit::Done.into())
+            }
+            Some(Entry::Symlink { target }) => bail!("{} is a link to {target}", args.path),
+            Some(Entry::Directory) => bail!("{} is a directory", args.path),
+            None => bail!(
+                "{} is not in the repository at record {number}; \
+                 `statehold log {}` shows when it was",
+                args.path,
+                args.path
+            ),
+        }
+    })
+}

@@ -1,0 +1,106 @@
+//! The command line: one file per command. This file only says which there are.
+
+mod cat;
+mod completions;
+mod demo;
+mod init;
+mod link;
+mod log;
+mod serve;
+mod status;
+mod sync;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Output;
+
+/// Keeps the working state of agents and applications the same on every machine.
+#[derive(Debug, Parser)]
+#[command(name = "statehold", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Begin with `statehold demo`, which shows the main job on real files.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Work on the workspace in this folder instead of the present one
+    #[arg(short = 'C', long, global = true, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Print one JSON value instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::InitArgs),
+    Link(link::LinkArgs),
+    Unlink(link::UnlinkArgs),
+    Push(sync::RunArgs),
+    Pull(sync::RunArgs),
+    Sync(sync::RunArgs),
+    Status(status::StatusArgs),
+    Log(log::LogArgs),
+    Cat(cat::CatArgs),
+    Serve(serve::ServeArgs),
+    Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+impl Cli {
+    /// How the command is to speak.
+    pub(crate) fn output(&self) -> Output {
+        Output { json: self.global.json, quiet: self.global.quiet }
+    }
+}
+
+impl GlobalArgs {
+    /// The folder that the command is about.
+    fn directory(&self) -> Result<PathBuf> {
+        match &self.directory {
+            Some(directory) => Ok(directory.clone()),
+            None => std::env::current_dir().context("the present folder cannot be found"),
+        }
+    }
+}
+
+/// Runs the command that was typed.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let output = cli.output();
+    let global = cli.global;
+    match cli.command {
+        Command::Init(args) => init::run(&args, &global, output),
+        Command::Link(args) => link::run_link(args, &global, output),
+        Command::Unlink(args) => link::run_unlink(&args, &global, output),
+        Command::Push(args) => sync::run_push(&args, &global, output),
+        Command::Pull(args) => sync::run_pull(&args, &global, output),
+        Command::Sync(args) => sync::run_sync(&args, &global, output),
+        Command::Status(args) => status::run(&args, &global, output),
+        Command::Log(args) => log::run(&args, &global, output),
+        Command::Cat(args) => cat::run(&args, &global),
+        Command::Serve(args) => serve::run(args, output),
+        Command::Demo(args) => demo::run(&args, output),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Waits for asynchronous work on several threads.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?
+        .block_on(work)
+}

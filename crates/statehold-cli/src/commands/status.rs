@@ -1,0 +1,54 @@
+//! `statehold status`: how folder and repository differ.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use statehold_core::scope::Scope;
+use statehold_sync::engine::Counts;
+
+use super::{GlobalArgs, block_on};
+use crate::connection::Connection;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::report::{SHOWN_PATHS_MAX, show_action, show_conflict};
+
+/// Show how folder and repository differ
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Which paths: state, program, sources or all
+    #[arg(long, default_value = "all", value_name = "NAME")]
+    scope: Scope,
+    /// End with 1 if there are differences
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let (status, link) = block_on(async {
+        let connection = Connection::open(&global.directory()?, output).await?;
+        Ok((connection.engine.status(args.scope).await?, connection.url))
+    })?;
+    let counts = |counts: Counts| {
+        format!("{} added, {} modified, {} deleted", counts.added, counts.modified, counts.deleted)
+    };
+    output.line(format!("linked to   {link}"));
+    let head = status.head.id.to_string();
+    output.line(format!("repository  {} paths at record {} ({})", status.entries, status.head.number, &head[..12]));
+    output.line(format!("to push     {}", counts(status.outgoing)));
+    output.line(format!("to pull     {}", counts(status.incoming)));
+    output.line(format!("conflicts   {}", status.conflicts.len()));
+    status.conflicts.iter().for_each(|conflict| output.line(show_conflict(conflict)));
+    for action in status.actions.iter().take(SHOWN_PATHS_MAX) {
+        output.line(show_action(action));
+    }
+    if let Some(more) = status.actions.len().checked_sub(SHOWN_PATHS_MAX).filter(|more| *more > 0) {
+        output.line(format!("  … and {more} more; `statehold status --json` lists all"));
+    }
+    if !status.skipped.is_empty() {
+        output.line(format!("left out    {} paths; --json says why", status.skipped.len()));
+    }
+    output.value(&status);
+    let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
+    Ok(if args.exit_code && differs { Exit::Refused } else { Exit::Done }.into())
+}
