@@ -38,6 +38,10 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
 
     /// Appends a draft: after `known`, or further on if it may follow what came first. Appending
     /// the same draft again gives the record it became. When this returns, the record is durable.
+    ///
+    /// After [`Error::Unknown`] the record may be there or may still come; the draft has to be kept
+    /// and handed in again. After any other error this call has not appended it and will not, and
+    /// after [`Error::Conflict`] and [`Error::Refused`] no call ever has or will.
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord>;
 
     /// Writes the segment and the checkpoint that are due at a state, if any. They are caches, so
