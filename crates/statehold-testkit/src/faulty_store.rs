@@ -488,6 +488,72 @@ impl ObjectStore for WormStore {
     }
 }
 
+/// A store that overwrites although it was asked to create only, as some servers do without a word.
+/// Nothing can be built on it; the simulation has to notice.
+#[derive(Debug)]
+pub struct ForgetfulStore {
+    inner: Arc<dyn ObjectStore>,
+}
+
+impl ForgetfulStore {
+    /// Ignores conditions in front of a store.
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner }
+    }
+}
+
+impl fmt::Display for ForgetfulStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "forgetful {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for ForgetfulStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        let mode = PutMode::Overwrite;
+        self.inner
+            .put_opts(location, payload, PutOptions { mode, ..opts })
+            .await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use object_store::ObjectStoreExt as _;
