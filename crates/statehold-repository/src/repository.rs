@@ -129,7 +129,8 @@ impl Repository {
         State::empty(self.genesis)
     }
 
-    /// Appends a draft in the name of a key, and gives the state after it as well.
+    /// Appends a draft in the name of a key, and gives the state after it as well. After any error
+    /// but [`Error::Unknown`], this call has not appended it and will not.
     pub async fn append_as(
         &self,
         draft: &StoredDraft,

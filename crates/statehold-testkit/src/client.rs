@@ -88,7 +88,8 @@ pub struct Surroundings {
 pub struct Client {
     name: String,
     machine: MachineId,
-    remotes: Vec<Arc<dyn Remote>>,
+    direct: Arc<dyn Remote>,
+    gateways: Vec<Arc<dyn Remote>>,
     entropy: SeededEntropy,
     around: Arc<Surroundings>,
     variant: Variant,
@@ -114,11 +115,12 @@ struct Journal {
 pub type Step = std::result::Result<(), Violation>;
 
 impl Client {
-    /// A client that knows a state, and reaches the repository in several ways.
+    /// A client that knows a state, and reaches the repository straight and over gateways.
     pub fn new(
         name: String,
         known: State,
-        remotes: Vec<Arc<dyn Remote>>,
+        direct: Arc<dyn Remote>,
+        gateways: Vec<Arc<dyn Remote>>,
         entropy: SeededEntropy,
         around: Arc<Surroundings>,
         variant: Variant,
@@ -131,7 +133,8 @@ impl Client {
         Self {
             name,
             machine,
-            remotes,
+            direct,
+            gateways,
             entropy,
             around,
             variant,
@@ -169,9 +172,13 @@ impl Client {
         self.around.trace.line(format!("{}: {what}", self.name));
     }
 
-    fn remote(&self) -> Result<&Arc<dyn Remote>> {
-        let remote = self.entropy.pick(&self.remotes);
-        remote.ok_or_else(|| Error::refused("a client needs a remote"))
+    /// One of its ways to the repository, straight in a third of all cases.
+    fn remote(&self) -> &Arc<dyn Remote> {
+        let gateway = self.entropy.pick(&self.gateways);
+        match gateway.filter(|_| self.entropy.below(3) > 0) {
+            Some(gateway) => gateway,
+            None => &self.direct,
+        }
     }
 
     /// An error that faults explain ends the step; any other is a violation.
@@ -207,9 +214,7 @@ impl Client {
 
     /// Takes in what is new, and does the tending that this makes due.
     pub async fn advance(&self) -> Step {
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let floor = self.around.auditor.floor();
         let read = advance(&**remote, &self.known()).await;
         let Some(state) = self.excuse("advancing", read)? else {
@@ -223,9 +228,7 @@ impl Client {
 
     /// Reads the state from nothing.
     pub async fn load(&self) -> Step {
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let floor = self.around.auditor.floor();
         let Some(loaded) = self.excuse("loading", load(&**remote).await)? else {
             return Ok(());
@@ -241,18 +244,14 @@ impl Client {
 
     /// Writes what is due at the state it knows.
     pub async fn tend(&self) -> Step {
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let tended = remote.tend(&self.known()).await;
         self.excuse("tending", tended).map(drop)
     }
 
     /// Reads a file of the tree it knows.
     pub async fn read_file(&self) -> Step {
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let known = self.known();
         let files: Vec<(&RepoPath, &FileEntry)> = known
             .tree
@@ -289,9 +288,7 @@ impl Client {
         if self.has_journal() {
             return self.settle().await;
         }
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let intention = Intention(self.around.intentions.fetch_add(1, Ordering::Relaxed));
         let drafted = self.draft();
         let drafted = drafted.map_err(|error| Violation(format!("{}: {error}", self.name)))?;
@@ -316,9 +313,7 @@ impl Client {
 
     /// Hands in the journaled draft, and acts on the answer.
     pub async fn settle(&self) -> Step {
-        let remote = self
-            .remote()
-            .map_err(|error| Violation(error.to_string()))?;
+        let remote = self.remote();
         let Some(journal) = locked(&self.durable).journal.clone() else {
             return Ok(());
         };
@@ -360,12 +355,15 @@ impl Client {
                 }
                 Ok(())
             }
-            // Definite: this attempt had no effect. What an earlier one did stays open.
+            // Straight at the store that is definite about this attempt, though not about earlier
+            // ones. Over a connection that may deliver a request twice it says nothing.
             Err(Error::Unavailable { .. } | Error::Denied { .. }) => {
-                self.mark(journal.unsure);
-                if !journal.unsure && self.entropy.chance(500) {
-                    auditor.failed(journal.intention);
-                    self.forget();
+                if !journal.unsure && Arc::ptr_eq(remote, &self.direct) {
+                    self.mark(false);
+                    if self.entropy.chance(500) {
+                        auditor.failed(journal.intention);
+                        self.forget();
+                    }
                 }
                 Ok(())
             }

@@ -225,10 +225,10 @@ impl World {
         for index in 0..scenario.clients {
             let direct = Repository::open_or_create(store.clone(), id, clock(), random());
             let direct = direct.await.map_err(surprise)?;
-            let mut remotes: Vec<Arc<dyn Remote>> = vec![Arc::new(direct)];
+            let mut links: Vec<Arc<dyn Remote>> = Vec::new();
             for gateway in &gateways {
                 let (description, genesis) = first.description();
-                remotes.push(Arc::new(Link::new(
+                links.push(Arc::new(Link::new(
                     Arc::clone(gateway),
                     description.clone(),
                     genesis,
@@ -239,7 +239,8 @@ impl World {
             clients.push(Client::new(
                 format!("client {index}"),
                 first.empty_state(),
-                remotes,
+                Arc::new(direct),
+                links,
                 entropy.branch(),
                 Arc::clone(&around),
                 scenario.variant,
