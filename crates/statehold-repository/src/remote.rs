@@ -38,6 +38,11 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
 
     /// Appends a draft: after `known`, or further on if it may follow what came first. Appending
     /// the same draft again gives the record it became. When this returns, the record is durable.
+    ///
+    /// After [`Error::Conflict`] and [`Error::Refused`] the draft has not landed and never will.
+    /// After any other error it may have, or may still: keep it and hand it in again. That holds
+    /// for a refusal of the credentials too, since a connection may deliver a request twice and
+    /// answer for the second alone.
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord>;
 
     /// Writes the segment and the checkpoint that are due at a state, if any. They are caches, so
@@ -68,7 +73,8 @@ pub struct Opening {
 pub struct Loaded {
     /// The state at the head.
     pub state: Arc<State>,
-    /// The state at a number that should have a checkpoint and has none.
+    /// The state at the newest number that should have a checkpoint and had none that can be used.
+    /// Whoever may push hands it to [`Remote::tend`].
     pub overdue: Option<Arc<State>>,
 }
 
@@ -82,17 +88,9 @@ pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
             .as_ref()
             .map(|(checkpoint, _)| checkpoint.at.number);
         match fold_opening(remote.description().1, opening) {
-            Ok((state, more)) => {
-                let mut loaded = Loaded {
-                    state,
-                    overdue: None,
-                };
+            Ok((mut loaded, more)) => {
                 if more {
-                    loaded.state = advance(remote, &loaded.state).await?;
-                }
-                let due = loaded.state.growth.checkpoint;
-                if due > after.unwrap_or(0) && due == loaded.state.head.number {
-                    loaded.overdue = Some(Arc::clone(&loaded.state));
+                    follow(remote, &mut loaded).await?;
                 }
                 return Ok(loaded);
             }
@@ -120,7 +118,7 @@ pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
     };
     let mut more = opening.batch.more;
     until(&mut opening.batch);
-    let (mut state, _) = fold_opening(remote.description().1, opening)?;
+    let (Loaded { mut state, .. }, _) = fold_opening(remote.description().1, opening)?;
     while state.head.number < number && more {
         let mut batch = remote.records(state.head.number).await?;
         more = batch.more && !batch.records.is_empty();
@@ -138,9 +136,9 @@ pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
     Ok(state)
 }
 
-fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Arc<State>, bool)> {
+fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Loaded, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
-    let mut state = match opening.checkpoint {
+    let state = match opening.checkpoint {
         None => State::empty(genesis),
         Some((checkpoint, trees)) => {
             let at = checkpoint.at;
@@ -153,10 +151,37 @@ fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Arc<State>, bool)>
             checkpoint.into_state(tree)
         }
     };
+    let mut loaded = Loaded {
+        state: Arc::new(state),
+        overdue: None,
+    };
     for stored in records {
-        fold(&mut state, &stored)?;
+        loaded.fold(&stored)?;
     }
-    Ok((Arc::new(state), opening.batch.more))
+    Ok((loaded, opening.batch.more))
+}
+
+impl Loaded {
+    /// Takes in a record. Where a checkpoint is due and none was met, the state there is kept.
+    fn fold(&mut self, stored: &StoredRecord) -> Result<()> {
+        fold(Arc::make_mut(&mut self.state), stored)?;
+        if self.state.checkpoint_due() {
+            self.overdue = Some(Arc::clone(&self.state));
+        }
+        Ok(())
+    }
+}
+
+async fn follow(remote: &dyn Remote, loaded: &mut Loaded) -> Result<()> {
+    loop {
+        let batch = remote.records(loaded.state.head.number).await?;
+        for stored in &batch.records {
+            loaded.fold(stored)?;
+        }
+        if !batch.more {
+            return Ok(());
+        }
+    }
 }
 
 /// Brings a state up to the head of a repository. The same state comes back when nothing is new.

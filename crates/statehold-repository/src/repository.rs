@@ -129,7 +129,8 @@ impl Repository {
         State::empty(self.genesis)
     }
 
-    /// Appends a draft in the name of a key, and gives the state after it as well.
+    /// Appends a draft in the name of a key, and gives the state after it as well. After any error
+    /// but [`Error::Unknown`], this call has not appended it and will not.
     pub async fn append_as(
         &self,
         draft: &StoredDraft,
@@ -174,10 +175,17 @@ impl Repository {
                 Err(Error::Unavailable { .. }) => return Err(Error::Unknown { number }),
                 Err(error) => return Err(error),
             }
-            // Somebody was first, or we were and the answer was lost.
-            let (next, came_first) = self.catch_up(&state).await?;
+            // Somebody was first, or we were and the answer was lost: until what stands there has
+            // been read, it is open which.
+            let (next, came_first) = match self.catch_up(&state).await {
+                Err(Error::Unavailable { .. } | Error::Denied { .. }) => {
+                    return Err(Error::Unknown { number });
+                }
+                caught_up => caught_up?,
+            };
+            // S3 answers 409 to a create beside another under way, which may come to nothing.
             if came_first.is_empty() {
-                return Err(Error::damaged(key_name, "it exists and cannot be read"));
+                return Err(Error::Unknown { number });
             }
             for stored in came_first {
                 if stored.record.envelope.draft.nonce == head.nonce {

@@ -98,7 +98,8 @@ impl Store {
         key.split('/').fold(self.prefix.clone(), Path::join)
     }
 
-    /// Creates an object, durably, unless one is there.
+    /// Creates an object, durably, unless one is there. [`Error::Unavailable`] says that it may have
+    /// been made; after any other error it has not.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Creation> {
         let path = self.path(key);
         let mut attempt = 0;
@@ -118,7 +119,16 @@ impl Store {
                     object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. },
                 ) => return Ok(Creation::Exists),
-                Err(error) => again(&mut attempt, "writing", key, error).await?,
+                Err(error) => match again(&mut attempt, "writing", key, error).await {
+                    // A refusal speaks for its own attempt, not for the one before it.
+                    Err(error @ (Error::Denied { .. } | Error::Refused { .. })) if attempt > 1 => {
+                        return Err(Error::Unavailable {
+                            what: format!("writing {key}"),
+                            source: error.into(),
+                        });
+                    }
+                    result => result?,
+                },
             }
         }
     }

@@ -1,1 +1,31 @@
-//! placeholder
+//! Never shipped: what Statehold's own tests run in.
+//!
+//! Reading order:
+//!
+//! 1. [`environment`]: a clock that is set, and randomness that follows from a seed.
+//! 2. [`faulty_store`]: stores that misbehave in every way that a network store can.
+//! 3. [`crash`]: a future dropped at one of its awaits.
+//! 4. [`gateway`]: a gateway without HTTP, which can be killed, and the connection to it.
+//! 5. [`client`]: random pushes and pulls, and what survives a crash.
+//! 6. [`invariants`]: what has to be true after every step.
+//! 7. [`world`]: all of it together, after one seed: [`simulate`].
+//! 8. [`trace`]: what happened, and its digest.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub mod client;
+pub mod crash;
+pub mod environment;
+pub mod faulty_store;
+pub mod gateway;
+pub mod invariants;
+pub mod trace;
+pub mod world;
+
+pub use world::{Failure, Report, simulate, simulate_many};
+
+/// Everything runs on one thread and no guard is held across an await, so a poisoned lock only
+/// says that a test is failing already.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -405,6 +405,7 @@ impl Engine {
         match &mut index.checkout {
             None => {
                 let loaded = load(&*self.remote).await?;
+                self.tend(loaded.overdue.as_ref()).await;
                 index.checkout = Some(Checkout::joining(loaded.state));
             }
             Some(checkout) => {
@@ -683,13 +684,17 @@ impl Engine {
         report.files += files;
         report.bytes += bytes;
         self.write_manifest(now)?;
-        if let Some(checkout) = &now.index.checkout {
-            // Segments and checkpoints are caches; the push is done without them.
-            if let Err(error) = self.remote.tend(&checkout.state).await {
-                tracing::warn!(%error, "a segment or checkpoint was not written");
-            }
-        }
+        let state = now.index.checkout.as_ref().map(|checkout| &checkout.state);
+        self.tend(state).await;
         Ok(())
+    }
+
+    /// Writes the segment and checkpoint due at a state. They are caches: all is well without them.
+    async fn tend(&self, state: Option<&Arc<State>>) {
+        let Some(state) = state else { return };
+        if let Err(error) = self.remote.tend(state).await {
+            tracing::warn!(%error, "a segment or checkpoint was not written");
+        }
     }
 
     /// Throws away what killed runs staged and nobody needs any more.

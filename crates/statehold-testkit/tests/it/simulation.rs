@@ -1,0 +1,86 @@
+//! Runs of the simulated world.
+
+use statehold_testkit::client::Variant;
+use statehold_testkit::world::{STEPS, Scenario, simulate_scenario};
+use statehold_testkit::{simulate, simulate_many};
+
+/// Every invariant holds on these seeds, and between them they meet everything that can happen.
+#[test]
+fn invariants_hold_whatever_fails() {
+    let reports = simulate_many(0..24, STEPS).unwrap_or_else(|failure| panic!("{failure}"));
+    for report in &reports {
+        println!("{report:?}");
+    }
+    let sum = |count: fn(&statehold_testkit::Report) -> u64| reports.iter().map(count).sum::<u64>();
+    for (what, count) in [
+        ("records", sum(|report| report.audited.records)),
+        ("acknowledged", sum(|report| report.audited.acknowledged)),
+        ("failed", sum(|report| report.audited.failed)),
+        ("segments", sum(|report| report.audited.segments)),
+        ("checkpoints", sum(|report| report.audited.checkpoints)),
+        ("packs", sum(|report| report.audited.packs)),
+        ("conflicts", sum(|report| report.conflicts)),
+        ("crashes", sum(|report| report.crashes)),
+        ("gateway crashes", sum(|report| report.gateway_crashes)),
+        ("lost requests", sum(|report| report.faults.lost_requests)),
+        ("lost replies", sum(|report| report.faults.lost_replies)),
+        ("throttled", sum(|report| report.faults.throttled)),
+        ("denied", sum(|report| report.faults.denied)),
+        ("late replies", sum(|report| report.faults.late_replies)),
+        ("zombies", sum(|report| report.faults.zombies)),
+        ("outages", sum(|report| report.faults.outages)),
+    ] {
+        assert!(
+            count > 0,
+            "no {what} on any seed: the simulation is too tame"
+        );
+    }
+}
+
+#[test]
+fn a_seed_always_gives_the_same_run() {
+    let run = |seed| simulate(seed, STEPS).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1).trace, run(2).trace);
+}
+
+/// A simulation that finds nothing proves nothing, so it has to find these.
+#[test]
+fn planted_bugs_are_found() {
+    let right = Scenario::new(STEPS);
+    for (bug, scenario) in [
+        (
+            "a new nonce on each attempt",
+            Scenario {
+                variant: Variant::NewNonceOnRetry,
+                ..right
+            },
+        ),
+        (
+            "an ambiguous answer taken for a failure",
+            Scenario {
+                variant: Variant::AmbiguousIsFailure,
+                ..right
+            },
+        ),
+        (
+            "a draft forgotten in a crash",
+            Scenario {
+                variant: Variant::NoJournal,
+                ..right
+            },
+        ),
+        (
+            "a store that ignores create-only",
+            Scenario {
+                creates_only: false,
+                ..right
+            },
+        ),
+    ] {
+        let failure = (0..12).find_map(|seed| simulate_scenario(seed, scenario).err());
+        let failure = failure.unwrap_or_else(|| panic!("{bug} was not found"));
+        println!("{bug}: seed {}: {}", failure.seed, failure.violation);
+        assert!(!failure.last.is_empty());
+    }
+}
