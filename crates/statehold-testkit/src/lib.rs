@@ -10,6 +10,7 @@
 //! 6. [`invariants`]: what has to be true after every step.
 //! 7. [`world`]: all of it together, after one seed: [`simulate`].
 //! 8. [`trace`]: what happened, and its digest.
+//! 9. [`machine`]: machines with real folders that share a repository.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +20,7 @@ pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
 pub mod invariants;
+pub mod machine;
 pub mod trace;
 pub mod world;
 
