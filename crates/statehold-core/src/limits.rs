@@ -42,6 +42,12 @@ pub const BODY_RAW_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub const RECORD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest envelope, in bytes before compression: 100,000 pack ids and some room.
 pub const ENVELOPE_RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest draft, in stored bytes: leaves room for the envelope it gets, so that no draft becomes a
+/// record that nobody can read.
+pub const DRAFT_BYTES_MAX: usize = RECORD_BYTES_MAX - 2 * ENVELOPE_RAW_BYTES_MAX;
+/// Largest head of a draft, in bytes before compression: an envelope without number, parent, time
+/// and key, which take less than 512.
+pub const DRAFT_HEAD_RAW_BYTES_MAX: usize = ENVELOPE_RAW_BYTES_MAX - 512;
 /// Largest checkpoint, in bytes before compression.
 pub const CHECKPOINT_RAW_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest listing page of a tree, in bytes before compression.
