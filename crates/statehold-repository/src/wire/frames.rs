@@ -14,7 +14,6 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use statehold_core::id::TreeId;
 use statehold_core::limits::{CHUNK_BYTES_MAX, RECORD_BYTES_MAX};
-use statehold_core::record::RecordRef;
 
 use crate::error::{Error, Result};
 
@@ -67,9 +66,9 @@ pub struct End {
     /// Whether there may be more to fetch.
     #[serde(default)]
     pub more: bool,
-    /// The newest record of the answer, or the one it begins after when it holds none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<RecordRef>,
+    /// Number of the newest record of the answer, or of the one it follows when it holds none.
+    #[serde(default)]
+    pub head: u64,
 }
 
 fn limit(kind: u8) -> Option<usize> {
