@@ -32,6 +32,7 @@ pub mod registry;
 mod routes;
 pub mod server;
 mod stream;
+pub mod tls;
 
 pub use gateway::Gateway;
 pub use hosted::HostedRepository;

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::gateway::Gateway;
 use crate::routes::router;
 use crate::stream::Bounded;
+use crate::tls::{Tls, TlsFiles};
 
 /// Connections at once; further ones wait to be taken.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -41,11 +42,18 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     gateway: Gateway,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
-    /// Listens at an address. Port 0 takes any that is free.
-    pub async fn bind(address: SocketAddr, gateway: Gateway) -> Result<Self> {
+    /// Listens at an address. Port 0 takes any that is free. Without TLS, keys are sent in the
+    /// clear: that is for this machine alone, and for a proxy that ends TLS in front.
+    pub async fn bind(
+        address: SocketAddr,
+        gateway: Gateway,
+        tls: Option<TlsFiles>,
+    ) -> Result<Self> {
+        let tls = tls.map(Tls::load).transpose()?.map(Arc::new);
         let failed = |error: std::io::Error| Error::Unavailable {
             what: format!("the address {address}"),
             source: error.into(),
@@ -56,6 +64,7 @@ impl Server {
             listener,
             address,
             gateway,
+            tls,
         })
     }
 
@@ -68,12 +77,21 @@ impl Server {
     /// under way and what they left behind, and returns.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         let Self {
-            listener, gateway, ..
+            listener,
+            gateway,
+            tls,
+            ..
         } = self;
         let router = router(gateway.clone());
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let graceful = GracefulShutdown::new();
-        tokio::pin!(shutdown);
+        let follow = async {
+            match &tls {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(shutdown, follow);
         loop {
             let take = async {
                 let permit = Arc::clone(&connections).acquire_owned().await;
@@ -81,6 +99,7 @@ impl Server {
             };
             let (permit, accepted) = tokio::select! {
                 () = &mut shutdown => break,
+                () = &mut follow => continue,
                 taken = take => taken,
             };
             let stream = match accepted {
@@ -91,10 +110,10 @@ impl Server {
                     continue;
                 }
             };
-            let (router, watcher) = (router.clone(), graceful.watcher());
+            let (router, watcher, tls) = (router.clone(), graceful.watcher(), tls.clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                connection(stream, router, watcher).await;
+                connection(stream, tls, router, watcher).await;
             });
         }
         drop(listener);
@@ -110,11 +129,22 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, watcher: Watcher) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    watcher: Watcher,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "small answers may be slow");
     }
-    talk(stream, router, watcher).await;
+    let Some(tls) = tls else {
+        return talk(stream, router, watcher).await;
+    };
+    match tls.accept(stream).await {
+        Ok(stream) => talk(stream, router, watcher).await,
+        Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+    }
 }
 
 async fn talk<S>(stream: S, router: Router, watcher: Watcher)
