@@ -250,7 +250,7 @@ pub(crate) async fn redeem(State(gateway): State<Gateway>, body: Body) -> Answer
         .await
         .map_err(|error| match error {
             // Not the store's denial but ours.
-            Error::Denied { reason } => Refusal(Problem::denied(reason)),
+            Error::Denied { reason } => Refusal::from(Problem::denied(reason)),
             other => other.into(),
         })?;
     Ok(Json(info))

@@ -329,9 +329,9 @@ async fn a_gateway_that_is_away_for_a_moment_is_waited_for() {
         let server = statehold_gateway::Server::bind(address, gateway, None)
             .await
             .unwrap();
-        tokio::spawn(server.serve(std::future::pending()))
+        drop(tokio::spawn(server.serve(std::future::pending())));
     };
-    let (sent, _) = tokio::join!(away.append(&draft, &state), back);
+    let (sent, ()) = tokio::join!(away.append(&draft, &state), back);
     assert_eq!(sent.unwrap().record.envelope.number, 1);
 }
 
