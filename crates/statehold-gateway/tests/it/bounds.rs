@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use statehold_core::limits::PACK_BYTES_MAX;
-use statehold_repository::store::Store;
+use statehold_gateway::hosted::QUEUE_MAX;
+use statehold_repository::store::{Listing, Store};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::frames::Frame;
 use statehold_repository::{Error, Remote as _, remote::load};
@@ -254,6 +255,51 @@ async fn programs_too_far_apart_are_told_what_to_do() {
         let text = String::from_utf8(response.bytes().await.unwrap().to_vec()).unwrap();
         assert_eq!(text.contains("statehold update"), status == 426, "{text}");
     }
+}
+
+#[tokio::test]
+async fn appends_past_the_queue_are_asked_to_come_back() {
+    // Slow enough that all requests are there before the first few are done.
+    let slow = object_store::throttle::ThrottledStore::new(
+        object_store::memory::InMemory::new(),
+        object_store::throttle::ThrottleConfig {
+            wait_put_per_call: Duration::from_millis(40),
+            ..Default::default()
+        },
+    );
+    let store = Store::new(std::sync::Arc::new(slow), Listing::Sorted);
+    let running = start(&store).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let state = load(&remote).await.unwrap().state;
+    let http = reqwest::Client::new();
+    let sent = (0..QUEUE_MAX + 20).map(|_| {
+        let request = http.post(running.url("/v1/log"));
+        let request = request.bearer_auth(key.reveal().as_str());
+        request.body(note(&state, "one of many").bytes).send()
+    });
+    let answers = futures::future::join_all(sent).await;
+    let mut taken = 0;
+    for answer in answers.into_iter().map(Result::unwrap) {
+        if answer.status() == 200 {
+            taken += 1;
+            continue;
+        }
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+    assert!((QUEUE_MAX..QUEUE_MAX + 20).contains(&taken), "{taken}");
+    // What was answered with success is there, and nothing else.
+    let head = load(&remote).await.unwrap().state.head.number;
+    assert_eq!(head, u64::try_from(taken).unwrap());
+    // The client that ships waits and comes back by itself.
+    let many = (0..QUEUE_MAX + 20).map(|_| async {
+        remote
+            .append(&note(&state, "patient"), &state)
+            .await
+            .unwrap();
+    });
+    futures::future::join_all(many).await;
 }
 
 /// A listener that gives everyone the same answer and hangs up.
