@@ -14,7 +14,7 @@ use statehold_repository::wire::key::Key;
 use statehold_repository::wire::problem::Problem;
 use subtle::ConstantTimeEq as _;
 
-use crate::control::{FRESH, FRESH_FOR_UNKNOWN};
+use crate::control::FRESH;
 use crate::gateway::Gateway;
 use crate::hosted::HostedRepository;
 use crate::refusal::Refusal;
@@ -84,9 +84,8 @@ impl FromRequestParts<Gateway> for Access {
         let now = gateway.now();
         let registry = gateway.control().registry(FRESH).await?;
         let mut found = look_up(&registry, &key);
-        if found.is_none() {
-            // It may have been made a moment ago, at another gateway.
-            let registry = gateway.control().registry(FRESH_FOR_UNKNOWN).await?;
+        if registry.key(key.id()).is_none() {
+            let registry = gateway.control().registry_for_unknown().await?;
             found = look_up(&registry, &key);
         }
         let Some(row) = found.filter(|row| row.is_live(now)) else {

@@ -1,7 +1,7 @@
 //! The control log: the registry's own repository, under a prefix of its own in the same store,
 //! and the copy of the registry that requests are checked against.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use statehold_core::digest::Digest;
@@ -25,8 +25,12 @@ pub(crate) const FRESH: Duration = Duration::from_secs(2);
 /// A copy older than this is not used at all: what was revoked must not stay open because the
 /// store doesn't answer.
 const STALE: Duration = Duration::from_millis(4_500);
-/// How often the log is looked at for keys that the copy doesn't know.
-pub(crate) const FRESH_FOR_UNKNOWN: Duration = Duration::from_millis(250);
+/// How often the log is looked at for keys that the copy doesn't know, once [`UNKNOWN_LOOKS`] are
+/// used up.
+const FRESH_FOR_UNKNOWN: Duration = Duration::from_millis(250);
+/// Looks at the log on behalf of unknown keys before they are rationed. One comes back with every
+/// [`FRESH_FOR_UNKNOWN`].
+const UNKNOWN_LOOKS: u32 = 64;
 /// How long requests wait for a look at the log.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a look that failed, the next one waits for this long.
@@ -53,6 +57,28 @@ pub(crate) struct Control {
     copy: RwLock<Copy>,
     /// Held by whoever looks at the log; the moment of the last look that failed.
     look: tokio::sync::Mutex<Option<Instant>>,
+    rations: Mutex<Rations>,
+}
+
+/// Looks at the log that unknown keys may still cause.
+#[derive(Debug)]
+struct Rations {
+    left: u32,
+    counted: Instant,
+}
+
+impl Rations {
+    fn take(&mut self) -> bool {
+        let periods = self.counted.elapsed().as_millis() / FRESH_FOR_UNKNOWN.as_millis();
+        if periods > 0 {
+            let back = u32::try_from(periods).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(back).min(UNKNOWN_LOOKS);
+            self.counted = Instant::now();
+        }
+        let taken = self.left.checked_sub(1);
+        self.left = taken.unwrap_or(0);
+        taken.is_some()
+    }
 }
 
 impl Control {
@@ -79,6 +105,10 @@ impl Control {
             machine,
             copy: RwLock::new(copy),
             look: tokio::sync::Mutex::default(),
+            rations: Mutex::new(Rations {
+                left: UNKNOWN_LOOKS,
+                counted: Instant::now(),
+            }),
         };
         control.load().await?;
         Ok(control)
@@ -111,15 +141,33 @@ impl Control {
         *self.copy.write().unwrap_or_else(PoisonError::into_inner) = copy;
     }
 
+    /// The registry as somebody with an unknown key is to be judged by: the key may have been made a
+    /// moment ago at another gateway, so the log is looked at, unless unknown keys come in floods.
+    pub(crate) async fn registry_for_unknown(&self) -> Result<Arc<Registry>> {
+        let taken = {
+            let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
+            rations.take()
+        };
+        let fresh = if taken {
+            Duration::ZERO
+        } else {
+            FRESH_FOR_UNKNOWN
+        };
+        self.registry(fresh).await
+    }
+
     /// The registry, not older than this; up to [`STALE`] when the store doesn't answer.
     pub(crate) async fn registry(&self, fresh: Duration) -> Result<Arc<Registry>> {
+        let asked = Instant::now();
         let copy = self.copy();
-        if copy.checked.elapsed() <= fresh {
+        let is_fresh = |copy: &Copy| copy.checked + fresh >= asked;
+        if is_fresh(&copy) {
             return Ok(copy.registry);
         }
         let mut failed = self.look.lock().await;
+        // Whoever had the turn before may have looked for everyone who was waiting.
         let copy = self.copy();
-        if copy.checked.elapsed() <= fresh {
+        if is_fresh(&copy) {
             return Ok(copy.registry);
         }
         let silent = || Error::Unavailable {

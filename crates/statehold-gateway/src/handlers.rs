@@ -179,7 +179,8 @@ pub(crate) async fn put_pack(
 ) -> Answer<StatusCode> {
     let repository = access.repository(Role::Push).await?;
     let taken = take_body(&gateway, body, PACK_BYTES_MAX).await?;
-    repository.put_pack(id, taken.bytes.clone()).await?;
+    let put = repository.put_pack(id, taken.bytes.clone()).await;
+    put.map_err(from_outside)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -221,11 +222,15 @@ async fn read_draft(gateway: &Gateway, bytes: Bytes) -> Answer<StoredDraft> {
     let read = read
         .await
         .unwrap_or_else(|error| Err(Error::refused(error)));
-    Ok(read.map_err(|error| match error {
-        // It came from a client, so nothing in the store is damaged.
+    Ok(read.map_err(from_outside)?)
+}
+
+/// Damage in what a client sends says nothing about the store.
+fn from_outside(error: Error) -> Error {
+    match error {
         Error::Damaged { object, reason } => Error::refused(format!("{object}: {reason}")),
         other => other,
-    })?)
+    }
 }
 
 /// What a role may append.
@@ -245,7 +250,7 @@ pub(crate) async fn redeem(State(gateway): State<Gateway>, body: Body) -> Answer
         .await
         .map_err(|error| match error {
             // Not the store's denial but ours.
-            Error::Denied { reason } => Refusal(Problem::denied(reason)),
+            Error::Denied { reason } => Refusal::from(Problem::denied(reason)),
             other => other.into(),
         })?;
     Ok(Json(info))

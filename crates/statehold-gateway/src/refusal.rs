@@ -9,11 +9,11 @@ use statehold_repository::wire::problem::{Fault, Problem};
 
 /// An answer that says no.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) Problem);
+pub(crate) struct Refusal(Box<Problem>);
 
 impl Refusal {
     pub(crate) fn new(fault: Fault, detail: impl ToString) -> Self {
-        Self(Problem::new(fault, detail))
+        Self(Box::new(Problem::new(fault, detail)))
     }
 
     /// The one answer to every key that opens nothing, whatever the reason.
@@ -35,7 +35,7 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        Self(Box::new(problem))
     }
 }
 
@@ -47,7 +47,7 @@ impl From<Error> for Refusal {
             tracing::error!(%error, "a request met something that cannot be read");
         }
         // What the store says can name its places and credentials, which is not for clients.
-        Self(Problem::from(match error {
+        Self::from(Problem::from(match error {
             Error::Unavailable { what, .. } => Error::Unavailable {
                 what,
                 source: "see the gateway's log".into(),

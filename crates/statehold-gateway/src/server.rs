@@ -129,12 +129,7 @@ impl Server {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Option<Arc<Tls>>,
-    router: Router,
-    watcher: Watcher,
-) {
+async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "small answers may be slow");
     }

@@ -57,7 +57,11 @@ impl TlsFiles {
 
     /// When the files were last changed, as far as that can be seen.
     fn changed(&self) -> [Option<SystemTime>; 2] {
-        let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let changed = |path: &Path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        };
         [changed(&self.certificates), changed(&self.key)]
     }
 }

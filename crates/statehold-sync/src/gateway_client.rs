@@ -419,10 +419,7 @@ impl GatewayClient {
 
 /// What is made of an answer's body.
 trait Answer: Sized {
-    fn read(
-        path: &str,
-        response: Response,
-    ) -> impl Future<Output = Result<Self, Failure>> + Send;
+    fn read(path: &str, response: Response) -> impl Future<Output = Result<Self, Failure>> + Send;
 }
 
 /// Success says it all.
@@ -625,8 +622,11 @@ impl Remote for GatewayRemote {
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
-        let batches: Vec<Vec<Location>> =
-            self.batches(places).into_iter().map(<[_]>::to_vec).collect();
+        let batches: Vec<Vec<Location>> = self
+            .batches(places)
+            .into_iter()
+            .map(<[_]>::to_vec)
+            .collect();
         let chunks: Vec<Vec<Bytes>> = stream::iter(batches)
             .map(async move |batch: Vec<Location>| self.read_batch(&batch).await)
             .buffered(READ_PARALLEL)

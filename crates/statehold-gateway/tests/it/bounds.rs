@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use statehold_core::limits::PACK_BYTES_MAX;
-use statehold_repository::store::Store;
+use statehold_gateway::hosted::QUEUE_MAX;
+use statehold_repository::store::{Listing, Store};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::frames::Frame;
 use statehold_repository::{Error, Remote as _, remote::load};
@@ -39,7 +40,10 @@ async fn what_is_not_there_is_a_problem_too() {
         let request = http.request(method.parse().unwrap(), running.url(path));
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), status, "{method} {path}");
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
         assert_eq!(response.headers().contains_key("allow"), status == 405);
         assert_eq!(response.headers()["cache-control"], "no-store");
         let problem: serde_json::Value =
@@ -48,7 +52,10 @@ async fn what_is_not_there_is_a_problem_too() {
         assert_eq!(problem["status"], status);
     }
     for path in ["/livez", "/readyz"] {
-        assert_eq!(http.get(running.url(path)).send().await.unwrap().status(), 200);
+        assert_eq!(
+            http.get(running.url(path)).send().await.unwrap().status(),
+            200
+        );
     }
 }
 
@@ -64,7 +71,9 @@ async fn odd_questions_are_refused() {
         "/v1/log?after=x",
         "/v1/open?at_most=x",
     ] {
-        let request = http.get(running.url(path)).bearer_auth(key.reveal().as_str());
+        let request = http
+            .get(running.url(path))
+            .bearer_auth(key.reveal().as_str());
         assert_eq!(request.send().await.unwrap().status(), 422, "{path}");
     }
     for body in [
@@ -76,11 +85,19 @@ async fn odd_questions_are_refused() {
         r#"{"places":[{"in":"log/00000000000000000001","offset":0,"stored":4294967295}]}"#,
     ] {
         let request = http.post(running.url("/v1/read")).body(body);
-        let response = request.bearer_auth(key.reveal().as_str()).send().await.unwrap();
+        let response = request
+            .bearer_auth(key.reveal().as_str())
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 422, "{body}");
     }
     let request = http.put(running.url("/v1/packs/..%2f..%2fx")).body("x");
-    let response = request.bearer_auth(key.reveal().as_str()).send().await.unwrap();
+    let response = request
+        .bearer_auth(key.reveal().as_str())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status(), 422);
 }
 
@@ -101,7 +118,11 @@ async fn a_body_past_its_limit_is_refused() {
     let url = running.url(&format!("/v1/packs/{}", "0".repeat(32)));
     let request = reqwest::Client::new().put(url);
     let request = request.bearer_auth(key.reveal().as_str());
-    let response = request.body(vec![0; PACK_BYTES_MAX + 1]).send().await.unwrap();
+    let response = request
+        .body(vec![0; PACK_BYTES_MAX + 1])
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status(), 413);
 }
 
@@ -124,7 +145,9 @@ async fn bodies_that_two_programs_could_read_differently_are_refused() {
         "Content-Length : 5\r\n\r\n12345",
     ] {
         let answer = raw(&running, &format!("{head}Connection: close\r\n{framing}")).await;
-        let refused = ["HTTP/1.1 400 ", "HTTP/1.1 411 "].iter().any(|line| answer.starts_with(line));
+        let refused = ["HTTP/1.1 400 ", "HTTP/1.1 411 "]
+            .iter()
+            .any(|line| answer.starts_with(line));
         assert!(refused, "{framing:?}: {answer:?}");
     }
 }
@@ -132,9 +155,15 @@ async fn bodies_that_two_programs_could_read_differently_are_refused() {
 #[tokio::test]
 async fn heads_are_bounded_in_size_and_number() {
     let running = start(&Store::memory()).await;
-    let long = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    let long = format!(
+        "GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
     assert!(raw(&running, &long).await.starts_with("HTTP/1.1 431 "));
-    let many = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(70));
+    let many = format!(
+        "GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        "X: y\r\n".repeat(70)
+    );
     assert!(raw(&running, &many).await.starts_with("HTTP/1.1 431 "));
 }
 
@@ -158,7 +187,10 @@ async fn who_sends_headers_slowly_or_nothing_is_cut_off() {
     };
     tokio::join!(slow, async { drop(raw(&running, "").await) });
     let took = started.elapsed();
-    assert!(took >= Duration::from_secs(9) && took < Duration::from_secs(15), "{took:?}");
+    assert!(
+        took >= Duration::from_secs(9) && took < Duration::from_secs(15),
+        "{took:?}"
+    );
 }
 
 #[tokio::test]
@@ -207,13 +239,67 @@ async fn stopping_finishes_what_runs_and_takes_nothing_new() {
 async fn programs_too_far_apart_are_told_what_to_do() {
     let running = start(&Store::memory()).await;
     let http = reqwest::Client::new();
-    for (version, status) in [("0.1.0", 401), ("0.2.7", 401), ("0.3.0", 426), ("1.0.0", 426)] {
+    for (version, status) in [
+        ("0.1.0", 401),
+        ("0.2.7", 401),
+        ("0.3.0", 426),
+        ("1.0.0", 426),
+    ] {
         let request = http.get(running.url("/v1/info"));
-        let response = request.header("x-statehold-version", version).send().await.unwrap();
+        let response = request
+            .header("x-statehold-version", version)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), status, "{version}");
         let text = String::from_utf8(response.bytes().await.unwrap().to_vec()).unwrap();
         assert_eq!(text.contains("statehold update"), status == 426, "{text}");
     }
+}
+
+#[tokio::test]
+async fn appends_past_the_queue_are_asked_to_come_back() {
+    // Slow enough that all requests are there before the first few are done.
+    let slow = object_store::throttle::ThrottledStore::new(
+        object_store::memory::InMemory::new(),
+        object_store::throttle::ThrottleConfig {
+            wait_put_per_call: Duration::from_millis(40),
+            ..Default::default()
+        },
+    );
+    let store = Store::new(std::sync::Arc::new(slow), Listing::Sorted);
+    let running = start(&store).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let state = load(&remote).await.unwrap().state;
+    let http = reqwest::Client::new();
+    let sent = (0..QUEUE_MAX + 20).map(|_| {
+        let request = http.post(running.url("/v1/log"));
+        let request = request.bearer_auth(key.reveal().as_str());
+        request.body(note(&state, "one of many").bytes).send()
+    });
+    let answers = futures::future::join_all(sent).await;
+    let mut taken = 0;
+    for answer in answers.into_iter().map(Result::unwrap) {
+        if answer.status() == 200 {
+            taken += 1;
+            continue;
+        }
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+    assert!((QUEUE_MAX..QUEUE_MAX + 20).contains(&taken), "{taken}");
+    // What was answered with success is there, and nothing else.
+    let head = load(&remote).await.unwrap().state.head.number;
+    assert_eq!(head, u64::try_from(taken).unwrap());
+    // The client that ships waits and comes back by itself.
+    let many = (0..QUEUE_MAX + 20).map(|_| async {
+        remote
+            .append(&note(&state, "patient"), &state)
+            .await
+            .unwrap();
+    });
+    futures::future::join_all(many).await;
 }
 
 /// A listener that gives everyone the same answer and hangs up.
@@ -247,7 +333,10 @@ async fn an_answer_that_is_cut_short_is_never_taken_for_whole() {
     };
     let body: Vec<u8> = frame.encode().concat();
     let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-    let more = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len() + 20);
+    let more = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+        body.len() + 20
+    );
     let answers = [whole, more].map(|head| [head.as_bytes(), &body].concat());
     // Without its end frame it is an error, whether HTTP sees the cut or not.
     let tries = answers.map(|answer| async {
@@ -283,10 +372,12 @@ async fn a_gateway_that_is_away_for_a_moment_is_waited_for() {
     let gateway = running.gateway.clone();
     let back = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let server = statehold_gateway::Server::bind(address, gateway, None).await.unwrap();
-        tokio::spawn(server.serve(std::future::pending()))
+        let server = statehold_gateway::Server::bind(address, gateway, None)
+            .await
+            .unwrap();
+        drop(tokio::spawn(server.serve(std::future::pending())));
     };
-    let (sent, _) = tokio::join!(away.append(&draft, &state), back);
+    let (sent, ()) = tokio::join!(away.append(&draft, &state), back);
     assert_eq!(sent.unwrap().record.envelope.number, 1);
 }
 
@@ -304,16 +395,24 @@ async fn keys_travel_over_tls_to_whoever_the_client_trusts() {
     let key = running.key(Role::Push).await;
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let gateway = running.gateway.clone();
-    let server = statehold_gateway::Server::bind(any, gateway, Some(files)).await.unwrap();
+    let server = statehold_gateway::Server::bind(any, gateway, Some(files))
+        .await
+        .unwrap();
     let port = server.local_addr().port();
     let task = tokio::spawn(server.serve(std::future::pending()));
     let mut address = GatewayAddress::parse(&format!("https://localhost:{port}")).unwrap();
     let stranger = GatewayClient::new(&address, Some(&key), None).unwrap();
-    assert!(matches!(stranger.info().await, Err(Error::Unavailable { .. })));
+    assert!(matches!(
+        stranger.info().await,
+        Err(Error::Unavailable { .. })
+    ));
     address.authorities.push(made.cert.pem().into_bytes());
     let client = GatewayClient::new(&address, Some(&key), None).unwrap();
     let remote = GatewayRemote::connect(client).await.unwrap();
     let state = load(&remote).await.unwrap().state;
-    remote.append(&note(&state, "sealed on its way"), &state).await.unwrap();
+    remote
+        .append(&note(&state, "sealed on its way"), &state)
+        .await
+        .unwrap();
     task.abort();
 }

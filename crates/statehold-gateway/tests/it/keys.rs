@@ -70,7 +70,10 @@ async fn every_key_that_opens_nothing_gets_the_same_answer() {
     assert_eq!(ok.status(), 200);
     // In the address it is refused, however good.
     let address = format!("/v1/info?key={ours}");
-    assert_eq!(get(&running, &address, Some(&bearer(&good))).await.status(), 422);
+    assert_eq!(
+        get(&running, &address, Some(&bearer(&good))).await.status(),
+        422
+    );
 }
 
 #[tokio::test]
@@ -120,7 +123,11 @@ async fn roles_bound_what_a_key_may_do() {
     let http = reqwest::Client::new();
     for (method, path, role) in [
         ("POST", "/v1/log", Role::Push),
-        ("PUT", "/v1/packs/00000000000000000000000000000000", Role::Push),
+        (
+            "PUT",
+            "/v1/packs/00000000000000000000000000000000",
+            Role::Push,
+        ),
         ("POST", "/v1/invites", Role::Own),
         ("GET", "/v1/admin/keys", Role::Operator),
         ("POST", "/v1/admin/keys", Role::Operator),
@@ -129,16 +136,31 @@ async fn roles_bound_what_a_key_may_do() {
         ("GET", "/v1/admin/invites", Role::Operator),
         ("POST", "/v1/admin/invites", Role::Operator),
     ] {
-        for own in [Role::Read, Role::Push, Role::Maintain, Role::Own, Role::Operator] {
+        for own in [
+            Role::Read,
+            Role::Push,
+            Role::Maintain,
+            Role::Own,
+            Role::Operator,
+        ] {
             let key = running.key(own).await;
             let method = method.parse().unwrap();
             let request = http.request(method, running.url(path)).body("x");
-            let response = request.bearer_auth(key.reveal().as_str()).send().await.unwrap();
+            let response = request
+                .bearer_auth(key.reveal().as_str())
+                .send()
+                .await
+                .unwrap();
             let denied = response.status() == 403;
             assert_eq!(denied, own < role, "{path} as {own}: {}", response.status());
         }
         let method = method.parse().unwrap();
-        let anonymous = http.request(method, running.url(path)).body("x").send().await.unwrap();
+        let anonymous = http
+            .request(method, running.url(path))
+            .body("x")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(anonymous.status(), 401, "{path}");
     }
     assert_eq!(load(&remote).await.unwrap().state.head.number, 0);
@@ -165,7 +187,10 @@ async fn an_invite_becomes_one_key_however_often_it_is_sent() {
         role: Role::Operator,
         ..new.clone()
     };
-    assert!(matches!(owner.client().add_invite(&more).await, Err(Error::Denied { .. })));
+    assert!(matches!(
+        owner.client().add_invite(&more).await,
+        Err(Error::Denied { .. })
+    ));
 
     let address = GatewayAddress::parse(&running.url("")).unwrap();
     let nobody = GatewayClient::new(&address, None, None).unwrap();
@@ -174,22 +199,33 @@ async fn an_invite_becomes_one_key_however_often_it_is_sent() {
         let info = nobody.redeem(&invite, &key, "laptop", None).await.unwrap();
         assert_eq!((info.role, info.key), (Role::Push, key.id()));
     }
-    let second = nobody.redeem(&invite, &Key::random(&Random), "thief", None).await;
+    let second = nobody
+        .redeem(&invite, &Key::random(&Random), "thief", None)
+        .await;
     assert!(matches!(second, Err(Error::Denied { .. })), "{second:?}");
-    let forged = nobody.redeem(&Invite::random(&Random), &key, "thief", None).await;
+    let forged = nobody
+        .redeem(&Invite::random(&Random), &key, "thief", None)
+        .await;
     assert!(matches!(forged, Err(Error::Denied { .. })), "{forged:?}");
 
     let laptop = running.remote(&key).await.unwrap();
     let state = load(&laptop).await.unwrap().state;
     laptop.append(&note(&state, "hello"), &state).await.unwrap();
 
-    laptop.client().rename(key.id(), "old laptop").await.unwrap();
+    laptop
+        .client()
+        .rename(key.id(), "old laptop")
+        .await
+        .unwrap();
     let machines = laptop.client().machines().await.unwrap();
     let own: Vec<_> = machines.iter().filter(|info| info.own).collect();
     assert_eq!((own.len(), own[0].label.as_str()), (1, "old laptop"));
     // A machine ends its own key, and nobody else's.
     let other = running.key(Role::Read).await;
-    assert!(matches!(laptop.client().revoke(other.id()).await, Err(Error::Denied { .. })));
+    assert!(matches!(
+        laptop.client().revoke(other.id()).await,
+        Err(Error::Denied { .. })
+    ));
     owner.client().revoke(other.id()).await.unwrap();
     laptop.client().revoke(key.id()).await.unwrap();
     assert!(matches!(laptop.records(0).await, Err(Error::Denied { .. })));
@@ -212,7 +248,10 @@ async fn redeeming_one_invite_everywhere_at_once_makes_one_key() {
     let redeem = async |number: usize| {
         let address = GatewayAddress::parse(&gateways[number % 2].url("")).unwrap();
         let client = GatewayClient::new(&address, None, None).unwrap();
-        client.redeem(&invite, &Key::random(&Random), "m", None).await.is_ok()
+        client
+            .redeem(&invite, &Key::random(&Random), "m", None)
+            .await
+            .is_ok()
     };
     let done = futures::future::join_all((0..8).map(redeem)).await;
     assert_eq!(done.iter().filter(|done| **done).count(), 1);

@@ -70,7 +70,10 @@ async fn what_is_pushed_is_pulled_from_a_folder() {
 #[tokio::test]
 async fn records_past_the_first_checkpoint_are_served() {
     let running = start(&Store::memory()).await;
-    let remote = running.remote(&running.key(Role::Push).await).await.unwrap();
+    let remote = running
+        .remote(&running.key(Role::Push).await)
+        .await
+        .unwrap();
     let mut state = load(&remote).await.unwrap().state;
     for number in 0_u32..70 {
         let name = format!("file-{number}");
@@ -84,7 +87,10 @@ async fn records_past_the_first_checkpoint_are_served() {
     assert!(checkpoint.at.number >= 32);
     let fresh = load(&remote).await.unwrap().state;
     assert_eq!(fresh, state);
-    assert_eq!(content(&remote, &fresh, "file-3").await, 3_u32.to_le_bytes());
+    assert_eq!(
+        content(&remote, &fresh, "file-3").await,
+        3_u32.to_le_bytes()
+    );
     let old = remote.open(Some(5)).await.unwrap();
     assert!(old.checkpoint.is_none());
 }
@@ -134,7 +140,11 @@ async fn a_conflict_names_the_paths() {
     let Err(Error::Conflict { number, overlap }) = there.append(&theirs, &state).await else {
         panic!("both were taken");
     };
-    let paths: Vec<_> = overlap.paths.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let paths: Vec<_> = overlap
+        .paths
+        .iter()
+        .map(|(a, b)| (a.as_str(), b.as_str()))
+        .collect();
     assert_eq!((number, paths), (1, vec![("Notes.md", "notes.md")]));
 }
 
@@ -180,13 +190,19 @@ async fn another_history_is_told_apart() {
     let other = two.remote(&two.key(Role::Push).await).await.unwrap();
     let state = load(&remote).await.unwrap().state;
     let foreign = other.append(&note(&state, "lost"), &state).await;
-    assert!(matches!(foreign, Err(Error::Diverged { .. })), "{foreign:?}");
+    assert!(
+        matches!(foreign, Err(Error::Diverged { .. })),
+        "{foreign:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_an_error_of_its_own() {
     let running = start(&Store::memory()).await;
-    let remote: GatewayRemote = running.remote(&running.key(Role::Push).await).await.unwrap();
+    let remote: GatewayRemote = running
+        .remote(&running.key(Role::Push).await)
+        .await
+        .unwrap();
     let state = load(&remote).await.unwrap().state;
     let (draft, pack) = push(&state, &[("a", &noise(400_000))]);
     let mut damaged = pack.clone().unwrap().bytes.to_vec();
@@ -200,7 +216,10 @@ async fn what_is_not_there_is_an_error_of_its_own() {
         stored: 100,
     };
     let missing = remote.read(&[place]).await;
-    assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
     let mut cut = draft.bytes.to_vec();
     cut.pop();
     let status = reqwest::Client::new()

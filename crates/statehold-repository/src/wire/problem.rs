@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_long_conflict_is_cut() {
-        let long = RepoPath::parse(&"abcdefg/".repeat(100).trim_end_matches('/')).unwrap();
+        let long = RepoPath::parse("abcdefg/".repeat(100).trim_end_matches('/')).unwrap();
         let paths = vec![(long.clone(), long); 10_000];
         let overlap = Overlap { paths };
         let problem = Problem::from(Error::Conflict { number: 1, overlap });
