@@ -52,10 +52,17 @@ impl Connection {
             Arc::new(Unwatched)
         };
         let index = Index::read(&workspace.index_path()).ok();
-        let known = index.and_then(|index| index.checkout).map(|checkout| checkout.state.head);
+        let known = index
+            .and_then(|index| index.checkout)
+            .map(|checkout| checkout.state.head);
         let (clock, entropy) = system();
         let engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
-        Ok(Self { engine, remote, url: link.url, known })
+        Ok(Self {
+            engine,
+            remote,
+            url: link.url,
+            known,
+        })
     }
 }
 
@@ -100,6 +107,23 @@ pub(crate) fn client(
         address.authorities.push(pem);
     }
     Ok(GatewayClient::new(&address, key, repository)?)
+}
+
+/// A client for the gateway that a folder's workspace is linked with.
+pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
+    let workspace = Workspace::find(folder)
+        .context("this needs a workspace; `statehold init` makes a folder one")?;
+    match &workspace.settings().link {
+        Some(link) if folder_of(&link.url).is_none() => client(
+            &link.url,
+            Some(&workspace_key(&workspace)?),
+            link.repository_id,
+        ),
+        _ => bail!(
+            "{} is not linked with a gateway",
+            workspace.root().display()
+        ),
+    }
 }
 
 /// The key of a workspace: `STATEHOLD_KEY`, or the one that linking kept.

@@ -70,11 +70,7 @@ impl Home {
 
     /// Keeps the access key of a workspace, in place of any earlier one.
     pub fn write_key(&self, workspace: WorkspaceId, key: &Key) -> Result<(), KeyError> {
-        let path = self.key_file(workspace);
-        let keys = self.keys();
-        make_private_folders(&keys)
-            .and_then(|()| replace_file(&path, key.reveal().as_bytes(), Readers::Owner, &keys))
-            .map_err(io_error("write", &path))
+        write_key_file(&self.key_file(workspace), key)
     }
 
     /// The access key of a workspace. Refused if other users may have read it.
@@ -87,13 +83,14 @@ impl Home {
         self.keys().join("operator")
     }
 
-    /// Keeps an operator's key, in place of any earlier one.
+    /// Keeps an operator's key, and says where. One that is there already is put aside, never lost.
     pub fn write_operator_key(&self, key: &Key) -> Result<PathBuf, KeyError> {
         let path = self.operator_key_file();
-        let keys = self.keys();
-        make_private_folders(&keys)
-            .and_then(|()| replace_file(&path, key.reveal().as_bytes(), Readers::Owner, &keys))
-            .map_err(io_error("write", &path))?;
+        if let Ok(earlier) = read_key_file(&path) {
+            let aside = self.keys().join(format!("operator-{}", earlier.id()));
+            fs::rename(&path, &aside).map_err(io_error("put aside", &path))?;
+        }
+        write_key_file(&path, key)?;
         Ok(path)
     }
 
@@ -108,16 +105,32 @@ impl Home {
     }
 }
 
+/// Writes a key to a file that its owner alone can read, and makes the folder it lies in.
+pub fn write_key_file(path: &Path, key: &Key) -> Result<(), KeyError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    make_private_folders(folder)
+        .and_then(|()| replace_file(path, key.reveal().as_bytes(), Readers::Owner, folder))
+        .map_err(io_error("write", path))
+}
+
 /// The key in a file of one's own. Refused if other users may have read it.
 pub fn read_key_file(path: &Path) -> Result<Key, KeyError> {
     let read = || -> io::Result<Result<Zeroizing<String>, KeyError>> {
         let metadata = fs::metadata(path)?;
         let mode = mode_for_others(&metadata);
         if mode != 0 {
-            return Ok(Err(KeyError::Exposed { path: path.to_owned(), mode }));
+            return Ok(Err(KeyError::Exposed {
+                path: path.to_owned(),
+                mode,
+            }));
         }
         let mut text = Zeroizing::new(String::new());
-        fs::File::open(path)?.take(KEY_BYTES_MAX).read_to_string(&mut text)?;
+        fs::File::open(path)?
+            .take(KEY_BYTES_MAX)
+            .read_to_string(&mut text)?;
         Ok(Ok(text))
     };
     match read() {

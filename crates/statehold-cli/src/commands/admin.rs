@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use statehold_core::id::{KeyId, RepositoryId};
+use statehold_core::id::{KeyId, RepositoryId, TenantId};
 use statehold_repository::wire::bodies::{NewInvite, NewKey, NewTenant, Role};
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
@@ -101,7 +101,11 @@ pub(super) fn run(args: AdminArgs, output: Output) -> Result<ExitCode> {
 
 async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<()> {
     match args.action {
-        Action::Invite { role, label, repository } => {
+        Action::Invite {
+            role,
+            label,
+            repository,
+        } => {
             let invite = Invite::random(&SystemEntropy);
             let new = NewInvite {
                 invite: invite.id(),
@@ -120,10 +124,18 @@ async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<(
                 print(&invite.reveal());
                 output.line("On the other machine, in the folder that is to be shared:");
                 output.line("  statehold init");
-                output.line(format!("  statehold link {}     (and paste the line above)", args.gateway));
+                output.line(format!(
+                    "  statehold link {}     (and paste the line above)",
+                    args.gateway
+                ));
             }
         }
-        Action::Key { role, label, repository, to } => {
+        Action::Key {
+            role,
+            label,
+            repository,
+            to,
+        } => {
             let key = Key::random(&SystemEntropy);
             // Kept before it is known to the gateway, so that a lost answer loses nothing.
             write_key_file(&to, &key)?;
@@ -150,15 +162,23 @@ async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<(
             output.line(format!("{} is shut out.", key.label));
             output.value(&key);
         }
-        Action::Tenant { action: TenantAction::List } => {
+        Action::Tenant {
+            action: TenantAction::List,
+        } => {
             let tenants = client.admin_tenants().await?;
             for tenant in &tenants {
                 output.line(serde_json::to_string(tenant)?);
             }
             output.value(&tenants);
         }
-        Action::Tenant { action: TenantAction::Add { name } } => {
-            let new = NewTenant::random(&SystemEntropy, &name);
+        Action::Tenant {
+            action: TenantAction::Add { name },
+        } => {
+            let new = NewTenant {
+                tenant: TenantId::random(&SystemEntropy),
+                repository: RepositoryId::random(&SystemEntropy),
+                name,
+            };
             let tenant = client.admin_add_tenant(&new).await?;
             output.line(serde_json::to_string(&tenant)?);
             output.value(&tenant);

@@ -22,14 +22,16 @@ use crate::output::{Output, complain};
 
 /// Connect the workspace with a repository
 #[derive(Debug, Args)]
-#[command(after_help = "The key or invite is read from --key-file, from STATEHOLD_KEY, or from standard
+#[command(
+    after_help = "The key or invite is read from --key-file, from STATEHOLD_KEY, or from standard
 input, so that it stands in no shell history and no process list. An invite, and a
 key that may make others, give this machine a key of its own.
 
 Examples:
   statehold link https://gateway.example.org          (asks for the invite)
   statehold link http://127.0.0.1:7411 --key-file operator.key
-  statehold link file:///mnt/shared/state             (a folder, without a gateway)")]
+  statehold link file:///mnt/shared/state             (a folder, without a gateway)"
+)]
 pub(crate) struct LinkArgs {
     /// The gateway's address, or a folder
     url: String,
@@ -59,7 +61,10 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
     let mut workspace = Workspace::find(&global.directory()?)
         .context("this needs a workspace; `statehold init` makes a folder one")?;
     if let Some(link) = &workspace.settings().link {
-        bail!("the workspace is linked with {} already; `statehold unlink` undoes that", link.url);
+        bail!(
+            "the workspace is linked with {} already; `statehold unlink` undoes that",
+            link.url
+        );
     }
     let link = block_on(async {
         match folder_of(&args.url) {
@@ -68,7 +73,11 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
         }
     })?;
     workspace.change_settings(|settings| settings.link = Some(link.clone()))?;
-    output.line(format!("{} is linked with {}.", workspace.root().display(), link.url));
+    output.line(format!(
+        "{} is linked with {}.",
+        workspace.root().display(),
+        link.url
+    ));
     output.line("Next: `statehold status`, then `statehold pull` and `statehold push`.");
     output.value(&json!({
         "url": link.url, "repository": link.repository, "key": link.key_id,
@@ -81,7 +90,12 @@ async fn link_folder(folder: &std::path::Path) -> Result<Link> {
     let repository = open_folder(&folder).await?;
     let id = repository.description().0.repository;
     let url = format!("file://{}", folder.display());
-    Ok(Link { url, repository: id.to_string(), repository_id: Some(id), key_id: None })
+    Ok(Link {
+        url,
+        repository: id.to_string(),
+        repository_id: Some(id),
+        key_id: None,
+    })
 }
 
 async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
@@ -134,7 +148,9 @@ async fn redeem(workspace: &Workspace, url: &str, invite: &Invite) -> Result<Key
     };
     home.write_key(settings.workspace, &key)?;
     let machine = Some(settings.machine.id);
-    client(url, None, None)?.redeem(invite, &key, &settings.machine.name, machine).await?;
+    client(url, None, None)?
+        .redeem(invite, &key, &settings.machine.name, machine)
+        .await?;
     Ok(key)
 }
 
@@ -154,7 +170,10 @@ fn read_credential(args: &LinkArgs) -> Result<Credential> {
             complain("Paste the invite or key, then press Enter:");
         }
         let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line).context("no key or invite could be read")?;
+        std::io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .context("no key or invite could be read")?;
         line
     };
     let text = text.trim();
@@ -179,11 +198,20 @@ pub(super) fn run_unlink(
         return Ok(Exit::Done.into());
     };
     let home = home()?;
-    if let (Some(id), Ok(key), false) = (link.key_id, home.read_key(settings.workspace), args.keep_key) {
-        let revoked = block_on(async { Ok(client(&link.url, Some(&key), None)?.revoke(id).await?) });
+    if let (Some(id), Ok(key), false) = (
+        link.key_id,
+        home.read_key(settings.workspace),
+        args.keep_key,
+    ) {
+        let revoked =
+            block_on(async { Ok(client(&link.url, Some(&key), None)?.revoke(id).await?) });
         if let Err(error) = revoked {
-            complain(&format!("the key could not be revoked at the gateway: {error:#}"));
-            complain(&format!("whoever owns the repository can: `statehold machines revoke {id}`"));
+            complain(&format!(
+                "the key could not be revoked at the gateway: {error:#}"
+            ));
+            complain(&format!(
+                "whoever owns the repository can: `statehold machines revoke {id}`"
+            ));
         }
     }
     home.remove_key(settings.workspace)?;
@@ -193,7 +221,10 @@ pub(super) fn run_unlink(
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    output.line(format!("The workspace is no longer linked with {}; its files are untouched.", link.url));
+    output.line(format!(
+        "The workspace is no longer linked with {}; its files are untouched.",
+        link.url
+    ));
     output.value(&json!({"unlinked": link.url}));
     Ok(Exit::Done.into())
 }

@@ -57,11 +57,16 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
             let mut found = Vec::new();
             while next < end {
                 let batch = connection.remote.records(next).await?;
-                let Some(last) = batch.records.last() else { break };
+                let Some(last) = batch.records.last() else {
+                    break;
+                };
                 next = last.record.envelope.number;
                 found.extend(batch.records);
             }
-            let wanted = found.iter().rev().filter(|stored| stored.record.envelope.number <= end);
+            let wanted = found
+                .iter()
+                .rev()
+                .filter(|stored| stored.record.envelope.number <= end);
             rows.extend(wanted.filter_map(|stored| row(stored, args.path.as_ref())));
             end = begin;
         }
@@ -86,7 +91,11 @@ fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
     let text = |touched: &RepoPath| wanted(touched).then(|| touched.to_string());
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
     if let Body::Push(push) = &stored.record.body {
-        changed = push.upserts.iter().filter_map(|upsert| text(&upsert.path)).collect();
+        changed = push
+            .upserts
+            .iter()
+            .filter_map(|upsert| text(&upsert.path))
+            .collect();
         deleted = push.deletes.iter().filter_map(text).collect();
     }
     if path.is_some() && changed.is_empty() && deleted.is_empty() {
@@ -106,16 +115,33 @@ fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
 
 fn describe(row: &Row, own: MachineId) -> String {
     let local = jiff::Timestamp::from_millisecond(row.time.as_millis())
-        .map(|time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string())
+        .map(|time| {
+            time.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%F %T %Z")
+                .to_string()
+        })
         .unwrap_or_else(|_| row.time.to_string());
     let machine = row.machine.to_string();
-    let machine = if row.machine == own { "this machine" } else { &machine[..8] };
+    let machine = if row.machine == own {
+        "this machine"
+    } else {
+        &machine[..8]
+    };
     let mut paths: Vec<String> = row.changed.iter().map(|path| format!("+{path}")).collect();
     paths.extend(row.deleted.iter().map(|path| format!("-{path}")));
-    let shown = paths.iter().take(3).map(|path| path.escape_debug().to_string()).collect::<Vec<_>>();
+    let shown = paths
+        .iter()
+        .take(3)
+        .map(|path| path.escape_debug().to_string())
+        .collect::<Vec<_>>();
     let more = match paths.len().saturating_sub(3) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{:>6}  {local}  {machine:<12}  {} {}{more}", row.number, row.kind, shown.join(" "))
+    format!(
+        "{:>6}  {local}  {machine:<12}  {} {}{more}",
+        row.number,
+        row.kind,
+        shown.join(" ")
+    )
 }

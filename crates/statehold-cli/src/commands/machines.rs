@@ -70,5 +70,10 @@ pub(super) fn describe(key: &KeyInfo) -> String {
         (None, None) => format!("since {}", key.created),
     };
     let own = if key.own { "  (this one)" } else { "" };
-    format!("{}  {:<9} {state}  {}{own}", key.key, key.role.to_string(), key.label)
+    format!(
+        "{}  {:<9} {state}  {}{own}",
+        key.key,
+        key.role.to_string(),
+        key.label
+    )
 }

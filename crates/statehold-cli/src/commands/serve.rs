@@ -1,7 +1,7 @@
 //! `statehold serve`: the gateway.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +10,7 @@ use serde_json::json;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
 use statehold_repository::store::Store;
+use statehold_sync::home::Home;
 
 use super::block_on;
 use crate::connection::{folder_of, system};
@@ -62,9 +63,13 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
     }
     start_logging(output);
     block_on(async {
-        let started = Started::on(&folder, args.listen, tls).await?;
+        let started = Started::on(Store::folder(&folder)?, args.listen, tls, &home()?).await?;
         started.announce(output);
-        started.server.serve(stop_signal()).await.context("the gateway stopped")
+        started
+            .server
+            .serve(stop_signal())
+            .await
+            .context("the gateway stopped")
     })?;
     Ok(Exit::Done.into())
 }
@@ -80,29 +85,37 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// Opens the store in a folder and listens.
+    /// Opens a store and listens. The first operator's key is left in `home`.
     pub(super) async fn on(
-        folder: &Path,
+        store: Store,
         listen: SocketAddr,
         tls: Option<TlsFiles>,
+        home: &Home,
     ) -> Result<Self> {
         let (clock, entropy) = system();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (gateway, key) = Gateway::bootstrap(Store::folder(folder)?, clock, entropy).await?;
+        let (gateway, key) = Gateway::bootstrap(store, clock, entropy).await?;
         // Kept at once: it is not to be had a second time.
         let operator_key = match key {
-            Some(key) => Some(home()?.write_operator_key(&key)?),
+            Some(key) => Some(home.write_operator_key(&key)?),
             None => None,
         };
         let server = Server::bind(listen, gateway, tls).await?;
         let url = format!("{scheme}://{}", server.local_addr());
-        Ok(Self { server, url, operator_key })
+        Ok(Self {
+            server,
+            url,
+            operator_key,
+        })
     }
 
     fn announce(&self, output: Output) {
         output.line(format!("listening at {}", self.url));
         if let Some(path) = &self.operator_key {
-            output.line(format!("first start: the operator's key is in {}", path.display()));
+            output.line(format!(
+                "first start: the operator's key is in {}",
+                path.display()
+            ));
             output.line("make an invite for each machine with `statehold admin invite`");
         }
         output.value(&json!({"url": self.url, "operator_key": self.operator_key}));
@@ -112,15 +125,14 @@ impl Started {
 /// Over when the process is asked to stop.
 async fn stop_signal() {
     let interrupt = tokio::signal::ctrl_c();
-    let mut terminate = match tokio::signal::unix::signal(
-        tokio::signal::unix::SignalKind::terminate(),
-    ) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            complain(&format!("the signal to stop cannot be heard: {error}"));
-            return;
-        }
-    };
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => {
+                complain(&format!("the signal to stop cannot be heard: {error}"));
+                return;
+            }
+        };
     tokio::select! {
         _ = interrupt => {}
         _ = terminate.recv() => {}
@@ -131,8 +143,9 @@ async fn stop_signal() {
 fn start_logging(output: Output) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if output.json {
         builder.json().init();
     } else {
