@@ -42,8 +42,11 @@ pub fn read(object: &str, bytes: Bytes, from: u64, to: u64) -> Result<Vec<Stored
             format!("it does not hold the records {from} to {to}"),
         ));
     }
+    // What is wrong with a copy says nothing about the record itself.
     let record = |line: &SegmentLine| {
-        StoredRecord::read(line.number, container.frames(line.offset, line.bytes)?)
+        let bytes = container.frames(line.offset, line.bytes)?;
+        StoredRecord::read(line.number, bytes)
+            .map_err(|error| Error::damaged(object, format!("in its copy, {error}")))
     };
     container.table.iter().map(record).collect()
 }
