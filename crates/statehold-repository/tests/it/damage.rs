@@ -71,11 +71,7 @@ async fn objects() {
     }
     let key = scene.keys("segments").await.remove(0);
     check_every_damage(&key, &scene.bytes(&key).await, |bytes| {
-        let records = segment::read(&key, bytes, 1, 16).map_err(|error| match error {
-            // The record inside is what is damaged, and the segment is what it was read from.
-            Error::Damaged { reason, .. } => Error::damaged(&key, reason),
-            error => error,
-        })?;
+        let records = segment::read(&key, bytes, 1, 16)?;
         Ok(records
             .into_iter()
             .map(|stored| stored.record)
@@ -148,7 +144,7 @@ async fn what_is_damaged_is_named() {
         let chunk = chunk_of(&scene, path);
         let (key, at) = (
             chunk.at.object.unwrap().to_string(),
-            chunk.at.offset as usize,
+            usize::try_from(chunk.at.offset).unwrap(),
         );
         let good = scene.bytes(&key).await;
         for bytes in [
