@@ -8,8 +8,10 @@ use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::record::RecordRef;
 use statehold_repository::store::Store;
+use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
 use statehold_repository::{Error, Remote, Repository};
+use statehold_sync::atomic::{Readers, replace_file};
 use statehold_sync::engine::Engine;
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use statehold_sync::home::KeyError;
@@ -77,7 +79,20 @@ async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> 
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
-    Ok(Arc::new(GatewayRemote::connect(client).await?))
+    // What the gateway said about the repository doesn't change, so asking again at each start
+    // would cost a round trip for nothing.
+    let path = workspace.index_path().with_file_name("gateway.json");
+    let said = std::fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Info>(&text).ok());
+    if let Some(info) = said.filter(|info| Some(info.repository) == link.repository_id) {
+        return Ok(Arc::new(GatewayRemote::with_info(client, info)));
+    }
+    let remote = GatewayRemote::connect(client).await?;
+    let text = serde_json::to_vec_pretty(remote.info())?;
+    replace_file(&path, &text, Readers::Owner, &workspace.staging())
+        .with_context(|| format!("{} could not be written", path.display()))?;
+    Ok(Arc::new(remote))
 }
 
 /// The folder that a link without a gateway leads to.

@@ -66,6 +66,14 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
             link.url
         );
     }
+    let config = std::path::absolute(home()?.config)?;
+    if config.starts_with(workspace.root()) {
+        bail!(
+            "{}, where keys are kept, lies inside the workspace and would be shared with it; \
+             set STATEHOLD_HOME or XDG_CONFIG_HOME to a folder outside",
+            config.display()
+        );
+    }
     let link = block_on(async {
         match folder_of(&args.url) {
             Some(folder) => link_folder(&folder).await,
@@ -217,9 +225,14 @@ pub(super) fn run_unlink(
     home.remove_key(settings.workspace)?;
     workspace.change_settings(|settings| settings.link = None)?;
     // Another repository shares no base with this one.
-    match std::fs::remove_file(workspace.index_path()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+    for path in [
+        workspace.index_path(),
+        workspace.index_path().with_file_name("gateway.json"),
+    ] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     output.line(format!(
         "The workspace is no longer linked with {}; its files are untouched.",
