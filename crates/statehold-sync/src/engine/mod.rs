@@ -163,6 +163,8 @@ pub struct Status {
     pub head: RecordRef,
     /// Number of paths in the repository.
     pub entries: usize,
+    /// Why the repository could not be asked; then all this is as of when it last was.
+    pub stale: Option<String>,
 }
 
 /// Keeps one workspace and one repository alike.
@@ -254,8 +256,19 @@ impl Engine {
     pub async fn status(&self, scope: Scope) -> Result<Status> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
         let mut now = self.look(self.read_index())?;
-        self.settle(&mut now.index).await?;
-        self.refresh(&mut now.index).await?;
+        let asked = match self.settle(&mut now.index).await {
+            Ok(()) => self.refresh(&mut now.index).await,
+            Err(error) => Err(error),
+        };
+        // What changed here can be said without the other side, if it was ever seen.
+        let stale =
+            match asked {
+                Ok(()) => None,
+                Err(EngineError::Remote(
+                    error @ statehold_repository::Error::Unavailable { .. },
+                )) if now.index.checkout.is_some() => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
         let plan = Self::plan(&now, scope, Direction::Bidirectional, Strategy::Manual, &[]);
         let state = now.state();
         let (mut outgoing, mut incoming) = (Counts::default(), Counts::default());
@@ -291,6 +304,7 @@ impl Engine {
             skipped,
             head,
             entries,
+            stale,
         })
     }
 
