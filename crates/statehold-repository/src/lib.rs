@@ -30,6 +30,7 @@ pub mod format;
 pub mod layout;
 pub mod location;
 pub mod meter;
+pub mod probe;
 pub mod remote;
 pub mod repository;
 pub mod store;
