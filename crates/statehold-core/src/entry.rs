@@ -211,6 +211,9 @@ impl Entry {
                     if chunk.raw == 0 || chunk.raw as usize > CHUNK_BYTES_MAX {
                         return Err(past_bound("bytes in a chunk"));
                     }
+                    if chunk.at.stored == 0 {
+                        return Err(past_bound("bytes in a frame"));
+                    }
                     let end = chunk.at.offset.checked_add(u64::from(chunk.at.stored));
                     if end.is_none_or(|end| end > RECORD_BYTES_MAX as u64) {
                         return Err(past_bound("offset in an object"));

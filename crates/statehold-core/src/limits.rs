@@ -42,6 +42,12 @@ pub const BODY_RAW_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub const RECORD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest envelope, in bytes before compression: 100,000 pack ids and some room.
 pub const ENVELOPE_RAW_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest draft, in stored bytes: leaves room for the envelope it gets, so that no draft becomes a
+/// record that nobody can read.
+pub const DRAFT_BYTES_MAX: usize = RECORD_BYTES_MAX - 2 * ENVELOPE_RAW_BYTES_MAX;
+/// Largest head of a draft, in bytes before compression: an envelope without number, parent, time
+/// and key, which take less than 512.
+pub const DRAFT_HEAD_RAW_BYTES_MAX: usize = ENVELOPE_RAW_BYTES_MAX - 512;
 /// Largest checkpoint, in bytes before compression.
 pub const CHECKPOINT_RAW_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest listing page of a tree, in bytes before compression.
@@ -51,13 +57,15 @@ pub const TABLE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Records per segment; segments are aligned to this.
 pub const SEGMENT_RECORDS: u64 = 16;
+/// A larger segment is not written, in stored bytes: its records are read one by one.
+pub const SEGMENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A checkpoint is due after this many records at the latest.
 pub const CHECKPOINT_RECORDS_MAX: u64 = 64;
 /// A checkpoint is never due before this many records: it keeps segments and checkpoints together
 /// within one extra write per eight pushes (1/16 for segments, 2/32 for tree and checkpoint).
 pub const CHECKPOINT_RECORDS_MIN: u64 = 32;
 /// A tree's pages lie in at most this many objects; past it, the tree is written anew.
-pub const TREE_OBJECTS_MAX: usize = 4;
+pub const TREE_OBJECTS_MAX: usize = 3;
 /// Entries per listing page on average; page borders depend on paths alone, so pages are shared.
 pub const PAGE_ENTRIES_AVERAGE: u16 = 1_024;
 /// Most entries in one listing page.
@@ -115,4 +123,5 @@ const _: () =
     assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_AVERAGE && CHUNK_BYTES_AVERAGE < CHUNK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET + CHUNK_BYTES_MAX + (1 << 20) < PACK_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_RECORDS_MIN <= CHECKPOINT_RECORDS_MAX);
+const _: () = assert!(CHECKPOINT_RECORDS_MAX.is_multiple_of(SEGMENT_RECORDS));
 const _: () = assert!(INLINE_BYTES_MAX < RECORD_BYTES_MAX);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::entry::{Chunk, ContentObject, Entry};
 use crate::id::PackId;
-use crate::limits::{CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN};
+use crate::limits::{CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, SEGMENT_RECORDS};
 use crate::path::RepoPath;
 use crate::record::{Body, Envelope, Kind, PushBody, Record, RecordRef, Upsert};
 use crate::time::Timestamp;
@@ -216,7 +216,9 @@ impl State {
         self.growth.log_bytes += listing_bytes;
         let records = self.head.number - self.growth.checkpoint;
         let grown = self.growth.log_bytes.saturating_mul(4) >= self.growth.listing_bytes;
-        if records >= CHECKPOINT_RECORDS_MAX || (records >= CHECKPOINT_RECORDS_MIN && grown) {
+        let due = records >= CHECKPOINT_RECORDS_MAX || (records >= CHECKPOINT_RECORDS_MIN && grown);
+        // Where a segment ends, so that what comes after a checkpoint begins with one.
+        if due && self.head.number.is_multiple_of(SEGMENT_RECORDS) {
             // About what a listing line costs once compressed; the two digests don't shrink.
             let listing_bytes = self.tree.len() as u64 * 128;
             self.growth = Growth {

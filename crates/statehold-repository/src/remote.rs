@@ -24,7 +24,7 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     fn description(&self) -> (&Description, Digest);
 
     /// Everything a reader without a state needs: the newest checkpoint at or before a record, and
-    /// the records from that checkpoint's own on.
+    /// the records after it, or its own where there are none: either proves that it is the log's.
     async fn open(&self, at_most: Option<u64>) -> Result<Opening>;
 
     /// The records after this number, in order; one read when there is none.
@@ -64,7 +64,7 @@ pub struct Batch {
 pub struct Opening {
     /// The checkpoint and the tree objects it names; `None` in a young repository.
     pub checkpoint: Option<(Checkpoint, HashMap<TreeId, Bytes>)>,
-    /// The checkpoint's own record and those after it.
+    /// The records after the checkpoint, or its own.
     pub batch: Batch,
 }
 
@@ -143,7 +143,15 @@ fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Loaded, bool)> {
         Some((checkpoint, trees)) => {
             let at = checkpoint.at;
             let own = records.next_if(|stored| stored.record.envelope.number == at.number);
-            if own.is_none_or(|stored| stored.record.id != at.id) {
+            let vouched = match (&own, records.peek()) {
+                (Some(own), _) => own.record.id == at.id,
+                (None, Some(next)) => {
+                    let envelope = &next.record.envelope;
+                    envelope.number == at.number + 1 && envelope.parent == at.id
+                }
+                (None, None) => false,
+            };
+            if !vouched {
                 let reason = format!("it is not the state at record {}", at.number);
                 return Err(Error::damaged("the checkpoint", reason));
             }

@@ -12,7 +12,7 @@ use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
     APPEND_RACES_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, RANGE_GAP_BYTES_MAX,
-    SEGMENT_RECORDS,
+    SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::rebase::may_follow;
 use statehold_core::record::RecordRef;
@@ -31,7 +31,7 @@ use crate::store::{Creation, Store};
 /// Requests under way at once for one caller.
 const PARALLEL: usize = 16;
 /// Stored bytes of records kept in memory.
-const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// A repository in a store.
 #[derive(Debug)]
@@ -281,26 +281,56 @@ impl Repository {
                 && self.recent().get(from).is_none()
                 && let Some(records) = self.segment(from, to).await?
             {
-                return Ok(records);
+                return Ok((records, true));
             }
-            let one = |number| async move {
-                let missing = || Error::NotFound {
-                    object: layout::record(number),
-                };
-                self.record(number).await?.ok_or_else(missing)
-            };
-            stream::iter(from..=to)
-                .map(one)
-                .buffered(PARALLEL)
-                .try_collect()
-                .await
+            Ok::<_, Error>((self.one_by_one(from, to).await?, false))
         };
-        let parts: Vec<Vec<StoredRecord>> = stream::iter(parts)
+        let mut parts: Vec<(Vec<StoredRecord>, bool)> = stream::iter(parts)
             .map(read)
             .buffered(PARALLEL)
             .try_collect()
             .await?;
-        Ok(parts.into_iter().flatten().collect())
+        // A segment is a cache. Its last record has to be the one that the log names, and then the
+        // chain vouches for the others; one that doesn't match is passed over.
+        let mut next_parent = None;
+        for (records, from_segment) in parts.iter_mut().rev() {
+            let number = |stored: &StoredRecord| stored.record.envelope.number;
+            let (Some(from), Some(to)) = (records.first().map(number), records.last().map(number))
+            else {
+                continue;
+            };
+            if *from_segment {
+                let end = match next_parent {
+                    Some(parent) => Some(parent),
+                    None => self.record(to).await?.map(|stored| stored.record.id),
+                };
+                if !is_chain(records) || records.last().map(|stored| stored.record.id) != end {
+                    tracing::warn!(from, to, "a segment is not the log's; reading its records");
+                    *records = self.one_by_one(from, to).await?;
+                }
+            }
+            next_parent = records.first().map(|stored| stored.record.envelope.parent);
+        }
+        let records: Vec<StoredRecord> =
+            parts.into_iter().flat_map(|(records, _)| records).collect();
+        // Their content is likely to be asked for next.
+        records.iter().for_each(|stored| self.remember(stored));
+        Ok(records)
+    }
+
+    /// The records of a range that is known to exist, from the log itself.
+    async fn one_by_one(&self, from: u64, to: u64) -> Result<Vec<StoredRecord>> {
+        let one = |number| async move {
+            let missing = || Error::NotFound {
+                object: layout::record(number),
+            };
+            self.record(number).await?.ok_or_else(missing)
+        };
+        stream::iter(from..=to)
+            .map(one)
+            .buffered(PARALLEL)
+            .try_collect()
+            .await
     }
 
     /// A segment; `None` when it is missing or of no use, since the records themselves remain.
@@ -325,10 +355,14 @@ impl Repository {
             Some(newer) => format!("{}z", layout::checkpoint(newer, 0)),
             None => layout::CHECKPOINTS.to_owned(),
         };
-        for key in self.store.list_first(layout::CHECKPOINTS, &after).await? {
-            let Some((number, _)) = layout::parse_checkpoint(&key) else {
-                continue;
-            };
+        let keys = self.store.list_first(layout::CHECKPOINTS, &after).await?;
+        let mut found: Vec<(u64, u32, String)> = keys
+            .into_iter()
+            .filter_map(|key| layout::parse_checkpoint(&key).map(|(at, copy)| (at, copy, key)))
+            .collect();
+        // A later copy was written because the earlier ones turned out to be of no use.
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        for (number, _, key) in found {
             let Some(bytes) = self.store.read(&key).await? else {
                 continue;
             };
@@ -354,6 +388,29 @@ impl Repository {
             .buffer_unordered(PARALLEL)
             .try_collect()
             .await
+    }
+
+    /// Whether a checkpoint stands for this state and its listing can be read.
+    async fn is_usable(&self, found: &Checkpoint, state: &State) -> Result<bool> {
+        if found.at != state.head {
+            return Ok(false);
+        }
+        match self.shareable_pages(&found.tree).await {
+            Ok(_) => Ok(true),
+            Err(Error::Damaged { .. } | Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The pages of a tree, proven to be readable.
+    async fn shareable_pages(
+        &self,
+        reference: &tree::TreeRef,
+    ) -> Result<Vec<(TreeId, tree::PageLine)>> {
+        let objects = self.tree_objects(reference).await?;
+        tree::read(reference, &objects)?;
+        let main = objects.get(&reference.id).cloned().unwrap_or_default();
+        tree::page_table(reference.id, main)
     }
 
     /// The numbers of the records after one, by listing.
@@ -390,19 +447,11 @@ impl Repository {
 
     async fn write_segment(&self, to: u64) -> Result<()> {
         let from = to - (SEGMENT_RECORDS - 1);
-        let records: Vec<StoredRecord> = {
-            let one = |number| async move {
-                let missing = || Error::NotFound {
-                    object: layout::record(number),
-                };
-                self.record(number).await?.ok_or_else(missing)
-            };
-            stream::iter(from..=to)
-                .map(one)
-                .buffered(PARALLEL)
-                .try_collect()
-                .await?
-        };
+        let records = self.one_by_one(from, to).await?;
+        let bytes: usize = records.iter().map(|stored| stored.bytes.len()).sum();
+        if bytes > SEGMENT_BYTES_MAX {
+            return Ok(());
+        }
         self.store
             .create(&layout::segment(from, to), segment::write(&records))
             .await
@@ -411,17 +460,29 @@ impl Repository {
 
     async fn write_checkpoint(&self, state: &State) -> Result<()> {
         let number = state.head.number;
-        let before = match number.checked_sub(1) {
-            Some(before) => self.checkpoint(Some(before)).await?,
-            None => None,
-        };
+        let mut before = self.checkpoint(Some(number)).await?;
+        if let Some(found) = before.take_if(|found| found.at.number == number) {
+            if self.is_usable(&found, state).await? {
+                return Ok(());
+            }
+            before = match number.checked_sub(1) {
+                Some(earlier) => self.checkpoint(Some(earlier)).await?,
+                None => None,
+            };
+        }
         let (mut earlier, mut pages) = (Vec::new(), Vec::new());
         if let Some(before) = before {
             earlier = before.earlier;
             let Checkpoint { at, time, tree, .. } = before;
-            if let Some(bytes) = self.store.read(&layout::tree(tree.id)).await? {
-                pages = tree::page_table(tree.id, bytes)?;
-            }
+            // Pages of a tree that can't be read would make this checkpoint useless as well, and
+            // every one after it.
+            pages = match self.shareable_pages(&tree).await {
+                Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+                    tracing::warn!(%error, "an earlier listing cannot be used; writing all pages");
+                    Vec::new()
+                }
+                pages => pages?,
+            };
             earlier.push(EarlierCheckpoint {
                 number: at.number,
                 time,
@@ -438,15 +499,22 @@ impl Repository {
             if self.store.create(&key, bytes.clone()).await? == Creation::New {
                 break;
             }
-            // Another's is as good as ours, unless it stands for something else.
+            // Another's is as good as ours, unless it is of no use.
             let found = self.store.read(&key).await?.unwrap_or_default();
             match Checkpoint::read(&key, &found) {
-                Ok(found) if found.at == state.head => break,
+                Ok(found) if self.is_usable(&found, state).await? => break,
                 _ => tracing::warn!(key, "a checkpoint that cannot be used is replaced"),
             }
         }
         Ok(())
     }
+}
+
+/// Whether each record names the one before it as its parent.
+fn is_chain(records: &[StoredRecord]) -> bool {
+    records
+        .windows(2)
+        .all(|pair| pair[1].record.envelope.parent == pair[0].record.id)
 }
 
 fn check_order(draft: &StoredDraft, before: &StoredRecord) -> Result<()> {
@@ -472,7 +540,13 @@ impl Remote for Repository {
         let own = checkpoint.at.number;
         let records = async {
             let numbers = self.numbers_after(own.saturating_sub(1)).await?;
-            self.listed(own, &numbers).await
+            // A record after the checkpoint's own names it as parent, which proves as much.
+            match numbers.split_first() {
+                Some((first, rest)) if *first == own && !rest.is_empty() => {
+                    self.listed(own + 1, rest).await
+                }
+                _ => self.listed(own, &numbers).await,
+            }
         };
         let (trees, batch) = futures::join!(self.tree_objects(&checkpoint.tree), records);
         let (trees, batch) = match (trees, batch) {
@@ -552,7 +626,9 @@ impl Remote for Repository {
                 let start = places[index].offset;
                 let end = start.saturating_add(u64::from(places[index].stored));
                 match &mut run {
-                    Some((_, run_end, members)) if start <= *run_end + RANGE_GAP_BYTES_MAX => {
+                    Some((_, run_end, members))
+                        if start <= run_end.saturating_add(RANGE_GAP_BYTES_MAX) =>
+                    {
                         *run_end = end.max(*run_end);
                         members.push(index);
                     }

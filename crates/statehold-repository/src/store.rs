@@ -271,7 +271,17 @@ impl Store {
                         object: key.to_owned(),
                     });
                 }
-                Err(error) => again(&mut attempt, "reading", key, error).await?,
+                Err(error) => {
+                    // Stores have no common word for a range past the end, which time doesn't mend.
+                    if let Ok(meta) = self.objects.head(&path).await
+                        && meta.size < range.end
+                    {
+                        let reason =
+                            format!("bytes {range:?} were asked for and it has {}", meta.size);
+                        return Err(Error::damaged(key, reason));
+                    }
+                    again(&mut attempt, "reading", key, error).await?;
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, DraftHead, Kind, NoteBody, PushBody, Upsert};
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
-use statehold_repository::content::{ContentWriter, open_chunk};
+use statehold_repository::content::{ContentWriter, Pack, open_chunk};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{Remote, advance, load};
 use statehold_repository::{Error, Result};
@@ -295,8 +295,8 @@ impl Client {
         let (draft, changes, packs) = drafted;
         let nonce = draft.draft.head.nonce;
         self.note(&format!("means {intention:?} with {nonce}: {changes:?}"));
-        for (id, bytes) in packs {
-            let put = remote.put_pack(id, bytes).await;
+        for pack in packs {
+            let put = remote.put_pack(pack.id, pack.bytes).await;
             if self.excuse("putting a pack", put)?.is_none() {
                 return Ok(());
             }
@@ -398,13 +398,7 @@ impl Client {
     }
 
     /// A draft of random changes to the tree it knows, and the packs that it needs.
-    fn draft(
-        &self,
-    ) -> Result<(
-        StoredDraft,
-        Changes,
-        Vec<(statehold_core::id::PackId, Bytes)>,
-    )> {
+    fn draft(&self) -> Result<(StoredDraft, Changes, Vec<Pack>)> {
         let known = self.known();
         let mut drafting = Drafting {
             client: self,
@@ -446,8 +440,7 @@ impl Client {
         };
         let changes = changes_of(&body);
         let draft = StoredDraft::new(head, body, &finished.inline)?;
-        let packs = finished.pack.map(|pack| (pack.id, pack.bytes));
-        Ok((draft, changes, packs.into_iter().collect()))
+        Ok((draft, changes, finished.pack.into_iter().collect()))
     }
 }
 

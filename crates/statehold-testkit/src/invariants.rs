@@ -177,10 +177,7 @@ impl Auditor {
             .ok()
             .and_then(|index| model.log.get(index));
         holds(known == Some(&(state.head, root)), || {
-            format!(
-                "a reader's tree at record {number} is {root}, and the log's is {:?}",
-                known
-            )
+            format!("a reader's tree at record {number} is {root}, and the log's is {known:?}")
         })
     }
 

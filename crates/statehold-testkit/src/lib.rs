@@ -10,15 +10,21 @@
 //! 6. [`invariants`]: what has to be true after every step.
 //! 7. [`world`]: all of it together, after one seed: [`simulate`].
 //! 8. [`trace`]: what happened, and its digest.
+//! 9. [`machine`]: machines with real folders that share a repository.
+//! 10. [`conformance`]: what every store has to do.
+//! 11. [`author`]: pushes from plain lists of paths and contents.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub mod author;
 pub mod client;
+pub mod conformance;
 pub mod crash;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
 pub mod invariants;
+pub mod machine;
 pub mod trace;
 pub mod world;
 

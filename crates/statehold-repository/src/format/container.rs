@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Length of the trailer, in bytes.
 const TRAILER_BYTES: usize = 24;
+/// What the trailer's skippable frame holds, in bytes: mark, offset and length of the table.
+const TRAILER_PAYLOAD_BYTES: u32 = 16;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const MARK: [u8; 4] = *b"SHTB";
 
@@ -65,7 +67,8 @@ impl ContainerWriter {
         let table = FrameWriter::default().compress(&lines);
         let offset = self.push(&table);
         self.bytes.extend_from_slice(&SKIPPABLE);
-        self.bytes.extend_from_slice(&16_u32.to_le_bytes());
+        self.bytes
+            .extend_from_slice(&TRAILER_PAYLOAD_BYTES.to_le_bytes());
         self.bytes.extend_from_slice(&MARK);
         self.bytes.extend_from_slice(&offset.to_le_bytes());
         let len = u32::try_from(table.len()).expect("a table is far below 4 GiB");
@@ -94,7 +97,8 @@ impl<T: DeserializeOwned> Container<T> {
             .filter(|start| *start >= HEADER_BYTES)
             .map(|start| &bytes[start..])
             .ok_or_else(|| damaged("it is cut short"))?;
-        if trailer[..4] != SKIPPABLE || trailer[8..12] != MARK {
+        let len = trailer[4..8] == TRAILER_PAYLOAD_BYTES.to_le_bytes();
+        if trailer[..4] != SKIPPABLE || !len || trailer[8..12] != MARK {
             return Err(damaged("it does not end like a container"));
         }
         let number = |range: Range<usize>| {

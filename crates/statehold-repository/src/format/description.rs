@@ -87,6 +87,9 @@ impl Description {
                 what: format!("a repository of format {format}"),
             });
         }
+        if format != FORMAT {
+            return Err(Error::damaged(layout::REPOSITORY, "there is no format 0"));
+        }
         let description: Self = serde_json::from_slice(bytes).map_err(damaged)?;
         let known = ["blake3", "zstd", "none"];
         if [&description.ids, &description.codec, &description.cipher] != known {

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use statehold_core::digest::Digest;
 use statehold_core::id::KeyId;
-use statehold_core::limits::{BODY_RAW_BYTES_MAX, ENVELOPE_RAW_BYTES_MAX, RECORD_BYTES_MAX};
+use statehold_core::limits::{
+    BODY_RAW_BYTES_MAX, DRAFT_BYTES_MAX, DRAFT_HEAD_RAW_BYTES_MAX, ENVELOPE_RAW_BYTES_MAX,
+    RECORD_BYTES_MAX,
+};
 use statehold_core::record::{Body, Draft, DraftHead, Envelope, Record, RecordRef};
 use statehold_core::time::Timestamp;
 
@@ -17,7 +20,7 @@ use crate::layout;
 pub struct StoredRecord {
     /// What it says.
     pub record: Record,
-    /// The object; content frames may be missing when it came out of a segment.
+    /// The object, content frames included.
     pub bytes: Bytes,
 }
 
@@ -49,10 +52,12 @@ impl StoredDraft {
         head.body_bytes = length(frame.len())?;
         head.content_bytes = length(content.len())?;
         let mut bytes = write(ObjectKind::Draft).to_vec();
-        bytes.extend_from_slice(&writer.compress(&json_line(&head)));
+        let line = json_line(&head);
+        bytes.extend_from_slice(&writer.compress(&line));
         let rest = bytes.len();
         bytes.extend_from_slice(&frame);
         bytes.extend_from_slice(content);
+        check_draft_fits(line.len(), bytes.len())?;
         Ok(Self {
             draft: Draft { head, body },
             bytes: bytes.into(),
@@ -63,6 +68,7 @@ impl StoredDraft {
     /// Reads a draft from outside and checks everything that can be checked without the log.
     pub fn read(bytes: Bytes) -> Result<Self> {
         let parts = Parts::read("the draft", &bytes, ObjectKind::Draft)?;
+        check_draft_fits(parts.line.len() + 1, bytes.len())?;
         let head: DraftHead = serde_json::from_slice(&parts.line)
             .map_err(|error| Error::damaged("the draft", error))?;
         let body = read_body("the draft", &head, &bytes[parts.rest..])?;
@@ -140,12 +146,6 @@ impl StoredRecord {
         })
     }
 
-    /// Envelope and body, without content: what a segment keeps.
-    pub fn without_content(&self) -> Bytes {
-        let end = usize::try_from(self.record.content_start).unwrap_or(usize::MAX);
-        self.bytes.slice(..end.min(self.bytes.len()))
-    }
-
     /// Whether the content frames are here.
     pub fn has_content(&self) -> bool {
         let content = u64::from(self.record.envelope.draft.content_bytes);
@@ -200,6 +200,17 @@ fn json_line(value: &impl serde::Serialize) -> Vec<u8> {
 fn with_newline(mut line: Vec<u8>) -> Vec<u8> {
     line.push(b'\n');
     line
+}
+
+/// What is appended has to be readable, and the envelope comes on top.
+fn check_draft_fits(head_line: usize, bytes: usize) -> Result<()> {
+    if head_line <= DRAFT_HEAD_RAW_BYTES_MAX && bytes <= DRAFT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the push takes {bytes} bytes with a head of {head_line}, {DRAFT_BYTES_MAX} with \
+         {DRAFT_HEAD_RAW_BYTES_MAX} is the limit; push in parts"
+    )))
 }
 
 fn length(bytes: usize) -> Result<u32> {

@@ -1,5 +1,5 @@
-//! Sixteen aligned records in one object, without their content, so that an old range of the log
-//! is one read.
+//! Sixteen aligned records in one object, so that an old range of the log, content included, is one
+//! read.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,12 +21,11 @@ pub fn write(records: &[StoredRecord]) -> Bytes {
     let mut writer = ContainerWriter::new(ObjectKind::Segment);
     let mut table = Vec::new();
     for stored in records {
-        let object = stored.without_content();
-        let bytes = object.len() as u64;
+        let bytes = stored.bytes.len() as u64;
         let number = stored.record.envelope.number;
         table.push(SegmentLine {
             number,
-            offset: writer.push(&object),
+            offset: writer.push(&stored.bytes),
             bytes,
         });
     }

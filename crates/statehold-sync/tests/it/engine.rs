@@ -1,269 +1,124 @@
 //! Two machines, one repository: what one pushes, the other gets, and nobody loses anything.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use statehold_core::bands::Profile;
-use statehold_core::environment::{Clock, Entropy};
+use statehold_core::digest::Digest;
 use statehold_core::event::Outcome;
-use statehold_core::id::RepositoryId;
 use statehold_core::plan::{ConflictKind, Direction, Strategy};
-use statehold_core::scope::Scope;
-use statehold_core::time::Timestamp;
-use statehold_repository::Repository;
-use statehold_repository::meter::Meter;
-use statehold_repository::store::Store;
-use statehold_sync::engine::{Engine, Report, RunOptions};
-use statehold_sync::preset::Preset;
-use statehold_sync::progress::Unwatched;
-use statehold_sync::workspace::{InitOptions, Workspace};
-use tempfile::TempDir;
+use statehold_repository::meter::Usage;
+use statehold_sync::engine::RunOptions;
+use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
-#[derive(Debug, Default)]
-struct Ticks(AtomicI64);
+const PUSH: RunOptions = RunOptions {
+    direction: Direction::Push,
+    ..BY_HAND
+};
+const PULL: RunOptions = RunOptions {
+    direction: Direction::Pull,
+    ..BY_HAND
+};
 
-impl Clock for Ticks {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed))
-    }
+async fn two_machines(shared: &Shared) -> (Machine, Machine) {
+    (
+        shared.machine("a").await.unwrap(),
+        shared.machine("b").await.unwrap(),
+    )
 }
 
-#[derive(Debug, Default)]
-struct Counter(AtomicU64);
-
-impl Entropy for Counter {
-    fn fill(&self, buffer: &mut [u8]) {
-        for part in buffer.chunks_mut(8) {
-            let number = self.0.fetch_add(1, Ordering::Relaxed);
-            part.copy_from_slice(&number.to_le_bytes()[..part.len()]);
-        }
-    }
-}
-
-struct World {
-    store: Store,
-    meter: Arc<Meter>,
-    clock: Arc<Ticks>,
-    entropy: Arc<Counter>,
-}
-
-struct Machine {
-    folder: TempDir,
-    engine: Engine,
-}
-
-impl World {
-    fn new() -> Self {
-        let (store, meter) = Store::memory().metered();
-        Self {
-            store,
-            meter,
-            clock: Arc::default(),
-            entropy: Arc::default(),
-        }
-    }
-
-    async fn machine(&self, name: &str) -> Machine {
-        let folder = tempfile::tempdir().unwrap();
-        let options = InitOptions {
-            preset: Preset::Plain,
-            profile: Profile::Adaptive,
-            machine_name: name.into(),
-            machine_id: None,
-        };
-        let workspace = Workspace::init(folder.path(), options, &*self.entropy).unwrap();
-        // The starter file is each machine's own and would only be in the way here.
-        fs::remove_file(folder.path().join(".stateholdignore")).unwrap();
-        let engine = self.engine(workspace).await;
-        Machine { folder, engine }
-    }
-
-    async fn engine(&self, workspace: Workspace) -> Engine {
-        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
-        let id = RepositoryId::from_bytes([7; 16]);
-        let repository = Repository::open_or_create(self.store.clone(), id, clock, entropy)
-            .await
-            .unwrap();
-        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
-        Engine::new(
-            workspace,
-            Arc::new(repository),
-            clock,
-            entropy,
-            Arc::new(Unwatched),
-        )
-        .unwrap()
-    }
-}
-
-impl Machine {
-    fn path(&self, path: &str) -> std::path::PathBuf {
-        self.folder.path().join(path)
-    }
-
-    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap()
-    }
-
-    async fn run(&self, direction: Direction, strategy: Strategy) -> Report {
-        let scope = Scope::All;
-        let options = RunOptions {
-            direction,
-            scope,
-            strategy,
-            dry: false,
-            auto: false,
-        };
-        self.engine.run(options).await.unwrap()
-    }
-
-    async fn push(&self) -> Report {
-        self.run(Direction::Push, Strategy::Manual).await
-    }
-
-    async fn pull(&self) -> Report {
-        self.run(Direction::Pull, Strategy::Manual).await
-    }
-
-    fn tree(&self) -> BTreeMap<String, String> {
-        fn walk(root: &Path, folder: &Path, tree: &mut BTreeMap<String, String>) {
-            for item in fs::read_dir(folder).unwrap() {
-                let path = item.unwrap().path();
-                let name = path
-                    .strip_prefix(root)
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
-                if name == ".statehold" {
-                    continue;
-                }
-                let meta = fs::symlink_metadata(&path).unwrap();
-                if meta.is_symlink() {
-                    let target = fs::read_link(&path).unwrap().display().to_string();
-                    tree.insert(name, format!("-> {target}"));
-                } else if meta.is_dir() {
-                    tree.insert(name, "dir".into());
-                    walk(root, &path, tree);
-                } else {
-                    let executable = meta.permissions().mode() & 0o100 != 0;
-                    let content = blake3_hex(&fs::read(&path).unwrap());
-                    tree.insert(
-                        name,
-                        format!("{content} {executable} {:?}", meta.modified().unwrap()),
-                    );
-                }
-            }
-        }
-        let mut tree = BTreeMap::new();
-        walk(self.folder.path(), self.folder.path(), &mut tree);
-        tree
-    }
-}
-
-fn blake3_hex(bytes: &[u8]) -> String {
-    statehold_core::digest::Digest::of(bytes).to_string()
+fn read(machine: &Machine, path: &str) -> String {
+    fs::read_to_string(machine.path(path)).unwrap()
 }
 
 #[tokio::test]
 async fn everything_arrives_as_it_was() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("plain.txt", "hello");
-    a.write("empty", "");
-    a.write("deep/er/and deeper/x", "x");
-    a.write("odd names/it's \"new\"\nline", "odd");
-    a.write("odd names/😀 e\u{301}", "odd too");
-    a.write("run.sh", "#!/bin/sh\n");
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("plain.txt", "hello").unwrap();
+    a.write("empty", "").unwrap();
+    a.write("deep/er/and deeper/x", "x").unwrap();
+    a.write("odd names/it's \"new\"\nline", "odd").unwrap();
+    a.write("odd names/😀 e\u{301}", "odd too").unwrap();
+    a.write("run.sh", "#!/bin/sh\n").unwrap();
     fs::set_permissions(a.path("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("deep/er", a.path("link")).unwrap();
     fs::create_dir(a.path("empty folder")).unwrap();
     let noise: Vec<u8> = (0..3_000_000_u32)
         .flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes())
         .collect();
-    a.write("large.bin", &noise[..9_000_000]);
-    a.write("copy of large.bin", &noise[..9_000_000]);
+    a.write("large.bin", &noise[..9_000_000]).unwrap();
+    a.write("copy of large.bin", &noise[..9_000_000]).unwrap();
 
-    let pushed = a.push().await;
+    let pushed = a.push().await.unwrap();
     assert_eq!(pushed.outcome, Outcome::Done, "{pushed:?}");
-    let pulled = b.pull().await;
+    let pulled = b.pull().await.unwrap();
     assert_eq!(pulled.outcome, Outcome::Done, "{pulled:?}");
-    assert_eq!(a.tree(), b.tree());
-    assert_eq!(b.pull().await.outcome, Outcome::Nothing);
-    assert_eq!(b.push().await.outcome, Outcome::Nothing);
-    assert_eq!(a.push().await.outcome, Outcome::Nothing);
+    assert_eq!(a.tree().unwrap(), b.tree().unwrap());
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Nothing);
+    assert_eq!(a.push().await.unwrap().outcome, Outcome::Nothing);
 }
 
 #[tokio::test]
 async fn edits_and_deletions_travel_both_ways() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("keep", "1");
-    a.write("edit", "1");
-    a.write("folder/gone", "1");
-    a.write("file then folder", "1");
-    a.push().await;
-    b.pull().await;
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("keep", "1").unwrap();
+    a.write("edit", "1").unwrap();
+    a.write("folder/gone", "1").unwrap();
+    a.write("file then folder", "1").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
 
-    b.write("edit", "2");
-    b.write("new", "b");
+    b.write("edit", "2").unwrap();
+    b.write("new", "b").unwrap();
     fs::remove_dir_all(b.path("folder")).unwrap();
     fs::remove_file(b.path("file then folder")).unwrap();
-    b.write("file then folder/inner", "2");
-    assert_eq!(b.push().await.outcome, Outcome::Done);
-    a.write("from a", "a");
-    let synced = a.run(Direction::Bidirectional, Strategy::Manual).await;
+    b.write("file then folder/inner", "2").unwrap();
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Done);
+    a.write("from a", "a").unwrap();
+    let synced = a.run(BY_HAND).await.unwrap();
     assert_eq!(synced.outcome, Outcome::Done, "{synced:?}");
-    assert_eq!(b.pull().await.outcome, Outcome::Done);
-    assert_eq!(a.tree(), b.tree());
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Done);
+    assert_eq!(a.tree().unwrap(), b.tree().unwrap());
     assert!(!a.path("folder").exists());
-    assert_eq!(a.read("file then folder/inner"), "2");
+    assert_eq!(read(&a, "file then folder/inner"), "2");
 }
 
 #[tokio::test]
 async fn disjoint_pushes_need_no_pull_and_the_same_edit_is_no_conflict() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("base", "0");
-    a.push().await;
-    b.pull().await;
-    a.write("of a", "a");
-    b.write("of b", "b");
-    a.write("same", "both");
-    b.write("same", "both");
-    assert_eq!(a.push().await.outcome, Outcome::Done);
-    let pushed = b.push().await;
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("base", "0").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    a.write("of a", "a").unwrap();
+    b.write("of b", "b").unwrap();
+    a.write("same", "both").unwrap();
+    b.write("same", "both").unwrap();
+    assert_eq!(a.push().await.unwrap().outcome, Outcome::Done);
+    let pushed = b.push().await.unwrap();
     assert_eq!(pushed.outcome, Outcome::Done, "{pushed:?}");
-    a.pull().await;
-    b.pull().await;
-    assert_eq!(a.read("of b"), "b");
-    assert_eq!(b.read("of a"), "a");
-    assert_eq!(b.push().await.outcome, Outcome::Nothing);
+    a.pull().await.unwrap();
+    b.pull().await.unwrap();
+    assert_eq!(read(&a, "of b"), "b");
+    assert_eq!(read(&b, "of a"), "a");
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Nothing);
 }
 
 #[tokio::test]
 async fn the_second_of_two_edits_is_told_and_nothing_is_lost() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("note", "0");
-    a.write("other", "0");
-    a.push().await;
-    b.pull().await;
-    a.write("note", "from a");
-    b.write("note", "from b");
-    b.write("other", "from b");
-    a.push().await;
-    let refused = b.push().await;
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("note", "0").unwrap();
+    a.write("other", "0").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    a.write("note", "from a").unwrap();
+    b.write("note", "from b").unwrap();
+    b.write("other", "from b").unwrap();
+    a.push().await.unwrap();
+    let refused = b.push().await.unwrap();
     assert_eq!(refused.outcome, Outcome::Conflict);
     let conflicts: Vec<_> = refused
         .conflicts
@@ -271,67 +126,79 @@ async fn the_second_of_two_edits_is_told_and_nothing_is_lost() {
         .map(|conflict| (conflict.path.as_str(), conflict.kind))
         .collect();
     assert_eq!(conflicts, [("note", ConflictKind::BothChanged)]);
-    assert_eq!(b.read("note"), "from b");
+    assert_eq!(read(&b, "note"), "from b");
     // A pull keeps both sides and says so, again and again, until somebody decides.
     for _ in 0..2 {
-        assert_eq!(b.pull().await.outcome, Outcome::Conflict);
-        assert_eq!(b.read("note"), "from b");
+        assert_eq!(b.pull().await.unwrap().outcome, Outcome::Conflict);
+        assert_eq!(read(&b, "note"), "from b");
     }
-    let taken = b.run(Direction::Pull, Strategy::Remote).await;
-    assert_eq!(b.read("note"), "from a");
+    let taken = b
+        .run(RunOptions {
+            strategy: Strategy::Remote,
+            ..PULL
+        })
+        .await
+        .unwrap();
+    assert_eq!(read(&b, "note"), "from a");
     assert_eq!(fs::read_to_string(&taken.set_aside[0]).unwrap(), "from b");
-    assert_eq!(b.push().await.outcome, Outcome::Done);
-    a.pull().await;
-    assert_eq!(a.tree(), b.tree());
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Done);
+    a.pull().await.unwrap();
+    assert_eq!(a.tree().unwrap(), b.tree().unwrap());
 }
 
 #[tokio::test]
 async fn taking_the_local_side_overwrites_with_the_loser_in_history() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("note", "0");
-    a.push().await;
-    b.pull().await;
-    a.write("note", "from a");
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("note", "0").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    a.write("note", "from a").unwrap();
     fs::remove_file(b.path("note")).unwrap();
-    a.push().await;
-    assert_eq!(b.push().await.outcome, Outcome::Conflict);
+    a.push().await.unwrap();
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Conflict);
     assert_eq!(
-        b.run(Direction::Push, Strategy::Local).await.outcome,
+        b.run(RunOptions {
+            strategy: Strategy::Local,
+            ..PUSH
+        })
+        .await
+        .unwrap()
+        .outcome,
         Outcome::Done
     );
-    assert_eq!(a.pull().await.outcome, Outcome::Done);
+    assert_eq!(a.pull().await.unwrap().outcome, Outcome::Done);
     assert!(!a.path("note").exists());
 }
 
 #[tokio::test]
 async fn a_lost_index_means_union_and_never_a_deletion() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("one", "1");
-    a.write("two", "2");
-    a.push().await;
-    b.pull().await;
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("one", "1").unwrap();
+    a.write("two", "2").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
     fs::remove_file(b.path("one")).unwrap();
-    b.write("two", "changed");
-    b.write("three", "3");
+    b.write("two", "changed").unwrap();
+    b.write("three", "3").unwrap();
     for damage in ["", "SHINDEX\nnonsense"] {
         fs::write(b.path(".statehold/index"), damage).unwrap();
-        let pulled = b.pull().await;
+        let pulled = b.pull().await.unwrap();
         assert_eq!(pulled.outcome, Outcome::Conflict);
-        assert_eq!(b.read("one"), "1");
-        assert_eq!(b.read("two"), "changed");
-        assert_eq!(b.read("three"), "3");
+        assert_eq!(read(&b, "one"), "1");
+        assert_eq!(read(&b, "two"), "changed");
+        assert_eq!(read(&b, "three"), "3");
     }
 }
 
 #[tokio::test]
 async fn a_log_that_grows_sends_its_tail() {
-    let world = World::new();
-    let a = world.machine("a").await;
+    let shared = Shared::in_memory();
+    let a = shared.machine("a").await.unwrap();
     let line = "{\"event\":\"something happened\",\"detail\":\"as it does\"}\n";
-    a.write("log.ndjson", line.repeat(90_000));
-    a.push().await;
+    a.write("log.ndjson", line.repeat(90_000)).unwrap();
+    a.push().await.unwrap();
     let mut log = fs::OpenOptions::new()
         .append(true)
         .open(a.path("log.ndjson"))
@@ -340,98 +207,83 @@ async fn a_log_that_grows_sends_its_tail() {
         use std::io::Write as _;
         let tail: Vec<u8> = (0..32)
             .flat_map(|i| {
-                *statehold_core::digest::Digest::of(
-                    &[round.to_le_bytes(), (i as u32).to_le_bytes()].concat(),
-                )
-                .as_bytes()
+                *Digest::of(&[round.to_le_bytes(), (i as u32).to_le_bytes()].concat()).as_bytes()
             })
             .collect();
         log.write_all(&tail).unwrap();
-        let before = world.meter.usage();
-        let pushed = a.push().await;
+        let before = shared.usage();
+        let pushed = a.push().await.unwrap();
         assert_eq!(pushed.outcome, Outcome::Done);
-        let used = world.meter.usage().since(before);
+        let used = shared.usage().since(before);
         assert!(
             round % 8 == 7 || used.bytes_in < 8_000 || used.writes > 1,
             "{used:?}"
         );
     }
-    let b = world.machine("b").await;
-    b.pull().await;
-    assert_eq!(a.tree(), b.tree());
+    let b = shared.machine("b").await.unwrap();
+    b.pull().await.unwrap();
+    assert_eq!(a.tree().unwrap(), b.tree().unwrap());
 }
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_before_anybody_is_asked() {
-    let world = World::new();
-    let a = world.machine("a").await;
-    a.write("fits", vec![1; 10_000_000]);
-    a.write("too large", vec![1; 10_000_001]);
-    let before = world.meter.usage();
-    let refused = a.push().await;
+    let shared = Shared::in_memory();
+    let a = shared.machine("a").await.unwrap();
+    a.write("fits", vec![1; 10_000_000]).unwrap();
+    a.write("too large", vec![1; 10_000_001]).unwrap();
+    let before = shared.usage();
+    let refused = a.push().await.unwrap();
     assert_eq!(refused.outcome, Outcome::Refused);
     assert_eq!(refused.too_large.len(), 1);
     assert_eq!(
         (refused.too_large[0].size, refused.too_large[0].limit),
         (10_000_001, 10_000_000)
     );
-    assert_eq!(world.meter.usage().since(before), Default::default());
+    assert_eq!(shared.usage().since(before), Usage::default());
 
-    let options = RunOptions {
-        direction: Direction::Push,
-        scope: Scope::All,
-        strategy: Strategy::Manual,
-        dry: false,
-        auto: true,
-    };
-    let partial = a.engine.run(options).await.unwrap();
+    let options = RunOptions { auto: true, ..PUSH };
+    let partial = a.run(options).await.unwrap();
     assert_eq!((partial.outcome, partial.files), (Outcome::Partial, 1));
 }
 
 #[tokio::test]
 async fn a_dry_push_contacts_nobody_and_changes_nothing() {
-    let world = World::new();
-    let a = world.machine("a").await;
-    a.write("x", "1");
-    a.push().await;
-    a.write("y", "1");
-    let before = world.meter.usage();
-    let options = RunOptions {
-        direction: Direction::Push,
-        scope: Scope::All,
-        strategy: Strategy::Manual,
-        dry: true,
-        auto: false,
-    };
-    let dry = a.engine.run(options).await.unwrap();
+    let shared = Shared::in_memory();
+    let a = shared.machine("a").await.unwrap();
+    a.write("x", "1").unwrap();
+    a.push().await.unwrap();
+    a.write("y", "1").unwrap();
+    let before = shared.usage();
+    let options = RunOptions { dry: true, ..PUSH };
+    let dry = a.run(options).await.unwrap();
     assert_eq!((dry.outcome, dry.files), (Outcome::Dry, 1));
-    assert_eq!(world.meter.usage().since(before), Default::default());
-    assert_eq!(a.push().await.files, 1);
+    assert_eq!(shared.usage().since(before), Usage::default());
+    assert_eq!(a.push().await.unwrap().files, 1);
 }
 
 #[tokio::test]
 async fn requests_are_as_few_as_promised() {
-    let world = World::new();
-    let (a, b) = (world.machine("a").await, world.machine("b").await);
-    a.write("x", "1");
-    a.push().await;
-    b.pull().await;
-    let used = |before| world.meter.usage().since(before);
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("x", "1").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    let used = |before| shared.usage().since(before);
 
     for name in ["y", "z"] {
-        a.write(name, vec![b'a'; 200_000]);
+        a.write(name, vec![b'a'; 200_000]).unwrap();
     }
-    let before = world.meter.usage();
-    a.push().await;
+    let before = shared.usage();
+    a.push().await.unwrap();
     let push = used(before);
     assert_eq!((push.writes, push.reads, push.lists), (1, 0, 0));
 
-    let before = world.meter.usage();
-    b.pull().await;
+    let before = shared.usage();
+    b.pull().await.unwrap();
     let pull = used(before);
     assert!(pull.reads <= 3 && pull.lists == 0, "{pull:?}");
-    let before = world.meter.usage();
-    assert_eq!(b.pull().await.outcome, Outcome::Nothing);
+    let before = shared.usage();
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     let nothing = used(before);
     assert_eq!((nothing.reads, nothing.lists, nothing.writes), (1, 0, 0));
 }

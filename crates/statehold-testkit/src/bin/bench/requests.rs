@@ -1,0 +1,212 @@
+//! What each verb asks of the store. Counted, not timed; over a bound the program fails.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use statehold_core::limits::{CHECKPOINT_RECORDS_MIN, PACK_BYTES_TARGET};
+use statehold_repository::meter::Usage;
+use statehold_testkit::environment::SeededEntropy;
+use statehold_testkit::machine::{Machine, Shared};
+
+/// Count requests
+#[derive(Debug, Args)]
+pub(crate) struct RequestsArgs {
+    /// Files of 4 KiB in the first push
+    #[arg(long, default_value_t = 5_000)]
+    files: u64,
+}
+
+/// List prices of a large cloud, in dollars: a write or list, a read.
+const WRITE_DOLLARS: f64 = 0.005 / 1_000.0;
+const READ_DOLLARS: f64 = 0.000_4 / 1_000.0;
+/// Once a minute, for thirty days.
+const TIMES_A_MONTH: f64 = 30.0 * 24.0 * 60.0;
+const FILE_BYTES: usize = 4_096;
+
+/// A line of the table.
+struct Row {
+    what: String,
+    usage: Usage,
+    /// Why the count is fine, or the bound it is over.
+    bound: String,
+    holds: bool,
+}
+
+pub(crate) fn run(args: &RequestsArgs) -> Result<()> {
+    let rows = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(measure(args))?;
+    println!(
+        "| what | writes | reads | lists | sent | received | bound | dollars a month, once a minute |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for Row {
+        what, usage, bound, ..
+    } in &rows
+    {
+        let Usage {
+            writes,
+            reads,
+            lists,
+            bytes_in,
+            bytes_out,
+            ..
+        } = usage;
+        let dollars = dollars(*usage) * TIMES_A_MONTH;
+        println!(
+            "| {what} | {writes} | {reads} | {lists} | {bytes_in} B | {bytes_out} B | {bound} | {dollars:.2} |"
+        );
+    }
+    for row in &rows {
+        ensure!(
+            row.holds,
+            "{}: {:?} is over its bound, {}",
+            row.what,
+            row.usage,
+            row.bound
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn dollars(usage: Usage) -> f64 {
+    (usage.writes + usage.lists) as f64 * WRITE_DOLLARS + usage.reads as f64 * READ_DOLLARS
+}
+
+async fn measure(args: &RequestsArgs) -> Result<Vec<Row>> {
+    let shared = Shared::in_memory();
+    let noise = SeededEntropy::new(5);
+    let (a, b) = (shared.machine("a").await?, shared.machine("b").await?);
+    let mut rows = Vec::new();
+    let mut row = |what: String, usage: Usage, bound: &str, holds: bool| {
+        rows.push(Row {
+            what,
+            usage,
+            bound: bound.into(),
+            holds,
+        });
+    };
+    let since = |before: Usage| shared.usage().since(before);
+
+    for index in 0..args.files {
+        a.write(
+            &format!("d{}/f{index}", index % 50),
+            noise.bytes(FILE_BYTES),
+        )?;
+    }
+    let before = shared.usage();
+    a.push().await?;
+    let used = since(before);
+    let holds = used.writes <= 4;
+    row(
+        format!("first push of {} files of 4 KiB", args.files),
+        used,
+        "4 writes",
+        holds,
+    );
+    let pieces = used.bytes_in.div_ceil(PACK_BYTES_TARGET as u64);
+
+    let before = shared.usage();
+    b.pull().await?;
+    let used = since(before);
+    let holds = used.reads + used.lists <= 8 + pieces;
+    row(
+        "clone of that tree".into(),
+        used,
+        "8 reads and one per 16 MiB",
+        holds,
+    );
+
+    let before = shared.usage();
+    b.pull().await?;
+    let used = since(before);
+    let holds = (used.reads, used.lists, used.writes) == (1, 0, 0);
+    row("pull with nothing new".into(), used, "1 read", holds);
+
+    for index in 0..60 {
+        a.write(&format!("small/{index}"), noise.bytes(FILE_BYTES))?;
+    }
+    let before = shared.usage();
+    a.push().await?;
+    let used = since(before);
+    let holds = (used.writes, used.reads, used.lists) == (1, 0, 0);
+    row("push of 60 files, 240 KiB".into(), used, "1 write", holds);
+
+    let before = shared.usage();
+    b.pull().await?;
+    let used = since(before);
+    row(
+        "pull of that push".into(),
+        used,
+        "3 reads",
+        used.reads <= 3 && used.lists == 0,
+    );
+
+    a.write("log.ndjson", noise.bytes(5_000_000))?;
+    a.push().await?;
+    append(&a, &noise.bytes(1_000))?;
+    let before = shared.usage();
+    a.push().await?;
+    let used = since(before);
+    let holds = used.bytes_in < 8_000 && used.writes == 1;
+    row(
+        "append of 1 kB to a log of 5 MB".into(),
+        used,
+        "1 write, 8 kB",
+        holds,
+    );
+
+    // Up to just before the next checkpoint, the most records that a reader can have to fold.
+    let (mut pushes, mut writes) = (0_u64, 0);
+    loop {
+        let state = a.engine.remote_state().await?;
+        let since_checkpoint = state.head.number - state.growth.checkpoint;
+        if state.growth.checkpoint > 0 && since_checkpoint + 1 >= CHECKPOINT_RECORDS_MIN {
+            break;
+        }
+        a.write("counter", format!("{pushes}"))?;
+        let before = shared.usage();
+        a.push().await?;
+        writes += since(before).writes;
+        pushes += 1;
+    }
+    let extra = writes - pushes;
+    let holds = extra * 8 <= pushes;
+    let usage = Usage {
+        writes: extra,
+        ..Usage::default()
+    };
+    row(
+        format!("segments and checkpoints over {pushes} pushes"),
+        usage,
+        "1 write per 8 pushes",
+        holds,
+    );
+
+    let late = shared.machine("late").await?;
+    let before = shared.usage();
+    late.pull().await?;
+    let used = since(before);
+    let pieces = used.bytes_out.div_ceil(PACK_BYTES_TARGET as u64);
+    let holds = used.reads + used.lists <= 24 + pieces;
+    row(
+        "clone just before a checkpoint".into(),
+        used,
+        "24 reads and one per 16 MiB",
+        holds,
+    );
+    ensure!(
+        a.tree()? == late.tree()?,
+        "the late machine has another tree"
+    );
+    Ok(rows)
+}
+
+fn append(machine: &Machine, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let mut log = std::fs::OpenOptions::new()
+        .append(true)
+        .open(machine.path("log.ndjson"))?;
+    Ok(log.write_all(bytes)?)
+}
