@@ -386,6 +386,28 @@ fn is_undecided(error: &object_store::Error) -> bool {
     text.contains("ConditionalRequestConflict") || text.contains("OperationAborted")
 }
 
+/// The status in an error that has no kind of its own: those of a listing have none.
+fn status_of(error: &object_store::Error) -> Option<u16> {
+    let object_store::Error::Generic { .. } = error else {
+        return None;
+    };
+    let text = error.to_string();
+    let (_, after) = text.split_once("status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+fn denied(doing: &str, key: &str, error: &object_store::Error) -> Error {
+    Error::Denied {
+        reason: format!("{doing} {key}: {error}"),
+    }
+}
+
+fn no_bucket(key: &str) -> Error {
+    Error::NotFound {
+        object: format!("the bucket for {key}"),
+    }
+}
+
 /// Waits before the next attempt, or gives up: at once for a definite refusal.
 async fn again(
     attempt: &mut u32,
@@ -395,18 +417,15 @@ async fn again(
 ) -> Result<()> {
     use object_store::Error as E;
     *attempt += 1;
+    let status = status_of(&error);
     match &error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-            return Err(Error::Denied {
-                reason: format!("{doing} {key}: {error}"),
-            });
+            return Err(denied(doing, key, &error));
         }
         // Whoever reads has dealt with this: here, what is missing is the bucket.
-        E::NotFound { .. } => {
-            return Err(Error::NotFound {
-                object: format!("the bucket for {key}"),
-            });
-        }
+        E::NotFound { .. } => return Err(no_bucket(key)),
+        _ if matches!(status, Some(401 | 403)) => return Err(denied(doing, key, &error)),
+        _ if status == Some(404) => return Err(no_bucket(key)),
         E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => {
             return Err(Error::refused(format!("{doing} {key}: {error}")));
         }
