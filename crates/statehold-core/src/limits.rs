@@ -103,7 +103,7 @@ pub const PROBE_ROUNDS_MIN: usize = 8;
 /// Races held at most.
 pub const PROBE_ROUNDS_MAX: usize = 40;
 /// After this many seconds of races no further one begins.
-pub const PROBE_RACE_SECONDS: u64 = 4;
+pub const PROBE_RACE_SECONDS: u64 = 3;
 /// A probe that takes longer than this, in seconds, is given up.
 pub const PROBE_SECONDS_MAX: u64 = 90;
 /// What a folder store was writing for longer than this, in seconds, nobody is writing any more.

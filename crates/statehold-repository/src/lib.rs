@@ -5,7 +5,7 @@
 //! Reading order:
 //!
 //! 1. [`layout`]: every object key, built and parsed here only.
-//! 2. [`format`]: the bytes of each object kind.
+//! 2. [`mod@format`]: the bytes of each object kind.
 //! 3. [`store`]: the few operations that a repository needs from an object store, with retries that
 //!    know which answers are ambiguous; [`meter`] counts them. A [`location`] names a store, and
 //!    [`probe`] finds out what it can be trusted with.

@@ -173,7 +173,7 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub const MACHINE_IDENTITY: &str = "STATEHOLD_MACHINE_IDENTITY";
 
 /// What is passed on to the S3 client as it is.
-const S3_VARIABLES: [&str; 15] = [
+const S3_VARIABLES: [&str; 16] = [
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
     "AWS_ENDPOINT_URL",
@@ -181,6 +181,7 @@ const S3_VARIABLES: [&str; 15] = [
     "AWS_ENDPOINT_URL_STS",
     "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
     "AWS_REQUEST_PAYER",
+    "AWS_CHECKSUM_ALGORITHM",
     "AWS_SERVER_SIDE_ENCRYPTION",
     "AWS_SSE_KMS_KEY_ID",
     "AWS_ROLE_ARN",
@@ -537,6 +538,10 @@ mod tests {
             ("s3://bucket/a/b", &[KEY, SECRET, REGION][..]),
             ("s3://bucket", &spaces),
             ("s3://bucket", &[REGION, (MACHINE_IDENTITY, "1")]),
+            (
+                "s3://bucket",
+                &[KEY, SECRET, REGION, ("AWS_CHECKSUM_ALGORITHM", "SHA256")],
+            ),
             ("gs://bucket", &[("GOOGLE_BEARER_TOKEN", "token")]),
             (
                 "az://container/a",

@@ -461,3 +461,30 @@ fn is_local_and_final(error: &(dyn std::error::Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_without_a_kind_still_have_a_status() {
+        let text =
+            "Error performing GET in 3 ms - Server returned non-2xx status code: 403 Forbidden: x";
+        assert_eq!(status_of(&failed(text.into())), Some(403));
+        assert_eq!(status_of(&failed("no answer after 30s".into())), None);
+        assert_eq!(status_of(&failed("status code: ".into())), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_and_grows_with_what_travels() {
+        let store = Store::memory().with_patience(Duration::from_secs(30));
+        let slow = |seconds| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok(())
+        };
+        store.within(0, slow(29)).await.unwrap();
+        store.within(0, slow(31)).await.unwrap_err();
+        store.within(64 * 64 * 1024, slow(90)).await.unwrap();
+        Store::memory().within(0, slow(9_000)).await.unwrap();
+    }
+}
