@@ -14,7 +14,9 @@ pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }
@@ -34,7 +36,10 @@ impl Entropy for SystemEntropy {
 pub(crate) fn home() -> Result<Home> {
     if let Some(home) = variable("STATEHOLD_HOME") {
         let home = PathBuf::from(home);
-        return Ok(Home { config: home.join("config"), runtime: home.join("run") });
+        return Ok(Home {
+            config: home.join("config"),
+            runtime: home.join("run"),
+        });
     }
     let user = variable("HOME").map(PathBuf::from);
     let config = variable("XDG_CONFIG_HOME")

@@ -89,7 +89,9 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
             RepositoryError::Unavailable { .. } => {
                 "nothing is lost; run the same command again once it can be reached"
             }
-            RepositoryError::Unknown { .. } => "run the same command again; it settles what happened",
+            RepositoryError::Unknown { .. } => {
+                "run the same command again; it settles what happened"
+            }
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {
                 "your folder is untouched; ask whoever runs the gateway to look at the object named"
             }

@@ -21,7 +21,12 @@ fn main() -> ExitCode {
         Err(error) => {
             let _gone = error.print();
             // Help and version are answers and not mistakes.
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            }
+            .into();
         }
     };
     let output = cli.output();
@@ -31,8 +36,11 @@ fn main() -> ExitCode {
             let exit = Exit::of_error(&error);
             if output.json {
                 let message = format!("{error:#}");
-                output::Output { json: true, quiet: false }
-                    .value(&serde_json::json!({"error": message, "exit": exit as u8}));
+                output::Output {
+                    json: true,
+                    quiet: false,
+                }
+                .value(&serde_json::json!({"error": message, "exit": exit as u8}));
             }
             output::complain(&format!("statehold: {error:#}"));
             if let Some(hint) = hint(&error) {

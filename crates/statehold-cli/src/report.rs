@@ -35,7 +35,10 @@ pub(crate) fn show_conflict(conflict: &Conflict) -> String {
         ConflictKind::DeletedHereChangedThere => "deleted here, changed there",
         ConflictKind::FileInTheWay => "a file on one side, a folder on the other",
     };
-    format!("  conflict      {}: {kind}", conflict.path.as_str().escape_debug())
+    format!(
+        "  conflict      {}: {kind}",
+        conflict.path.as_str().escape_debug()
+    )
 }
 
 /// Shows what a run came to.
@@ -55,14 +58,26 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         output.line(show_action(action));
     }
     if report.actions.len() > SHOWN_PATHS_MAX {
-        output.line(format!("  … and {} more", report.actions.len() - SHOWN_PATHS_MAX));
+        output.line(format!(
+            "  … and {} more",
+            report.actions.len() - SHOWN_PATHS_MAX
+        ));
     }
-    report.conflicts.iter().for_each(|conflict| output.line(show_conflict(conflict)));
+    report
+        .conflicts
+        .iter()
+        .for_each(|conflict| output.line(show_conflict(conflict)));
     for path in &report.busy {
-        output.line(format!("  busy          {}: changed meanwhile; the next run takes it", path.as_str().escape_debug()));
+        output.line(format!(
+            "  busy          {}: changed meanwhile; the next run takes it",
+            path.as_str().escape_debug()
+        ));
     }
     for (path, why) in &report.failed {
-        output.line(format!("  failed        {}: {why}", path.as_str().escape_debug()));
+        output.line(format!(
+            "  failed        {}: {why}",
+            path.as_str().escape_debug()
+        ));
     }
     for path in &report.set_aside {
         output.line(format!("  set aside     {}", path.display()));
@@ -71,7 +86,11 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     output.line(match report.outcome {
         Outcome::Nothing => format!("{verb}: nothing to do, at record {at}"),
         Outcome::Done => {
-            format!("{verb}: {} files, {}, now at record {at}", report.files, size(report.bytes))
+            format!(
+                "{verb}: {} files, {}, now at record {at}",
+                report.files,
+                size(report.bytes)
+            )
         }
         Outcome::Dry => format!("{verb}: {} files would move", report.files),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
@@ -106,7 +125,11 @@ pub(crate) fn record_event(
     let mut event = Event {
         ts: SystemClock.now(),
         op: verb.into(),
-        repo: settings.link.as_ref().map(|link| link.repository.clone()).unwrap_or_default(),
+        repo: settings
+            .link
+            .as_ref()
+            .map(|link| link.repository.clone())
+            .unwrap_or_default(),
         scope: options.scope.name().into(),
         files: 0,
         bytes: 0,
@@ -127,14 +150,20 @@ pub(crate) fn record_event(
             event.manifest_after = id(report.after);
             event.outcome = report.outcome;
             event.error = problem(report);
-            let paths = report.actions.iter().map(|action| action.path().to_string());
+            let paths = report
+                .actions
+                .iter()
+                .map(|action| action.path().to_string());
             event.paths = (report.outcome == Outcome::Dry).then(|| paths.collect());
         }
         Err(error) => {
             let before = connection.known;
             (event.manifest_before, event.manifest_after) = (id(before), id(before));
             event.error = Some(format!("{error:#}"));
-            if matches!(error, EngineError::Remote(statehold_repository::Error::Refused { .. })) {
+            if matches!(
+                error,
+                EngineError::Remote(statehold_repository::Error::Refused { .. })
+            ) {
                 event.outcome = Outcome::Refused;
             }
         }

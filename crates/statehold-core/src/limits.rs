@@ -64,8 +64,10 @@ pub const CHECKPOINT_RECORDS_MAX: u64 = 64;
 /// A checkpoint is never due before this many records: it keeps segments and checkpoints together
 /// within one extra write per eight pushes (1/16 for segments, 2/32 for tree and checkpoint).
 pub const CHECKPOINT_RECORDS_MIN: u64 = 32;
-/// A tree's pages lie in at most this many objects; past it, the tree is written anew.
-pub const TREE_OBJECTS_MAX: usize = 3;
+/// A tree's pages lie in at most this many objects; past it, the tree is written anew. Loading a
+/// state takes at most 24 requests: the description, two listings, the checkpoint, these objects,
+/// and for 63 records 3 segments and 15 single ones.
+pub const TREE_OBJECTS_MAX: usize = 2;
 /// Entries per listing page on average; page borders depend on paths alone, so pages are shared.
 pub const PAGE_ENTRIES_AVERAGE: u16 = 1_024;
 /// Most entries in one listing page.

@@ -90,7 +90,17 @@ pub struct DraftHead {
     pub content_bytes: u32,
     /// Packs that the record names for the first time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub packs: Vec<PackId>,
+    pub packs: Vec<NewPack>,
+}
+
+/// A pack that a record names for the first time. Its length stands in the clear, so that whoever
+/// can't read the body still knows what is stored, and a listing of the packs shows one cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPack {
+    /// Its name.
+    pub id: PackId,
+    /// Its length, in stored bytes.
+    pub bytes: u64,
 }
 
 /// A text that is no envelope.

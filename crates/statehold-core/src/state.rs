@@ -37,6 +37,8 @@ pub struct State {
 pub struct PackState {
     /// The record that named it first.
     pub since: u64,
+    /// Its length, in stored bytes.
+    pub bytes: u64,
 }
 
 /// Counts towards the next checkpoint. It is part of the fold, so everyone agrees on which
@@ -244,9 +246,9 @@ impl State {
             .draft
             .packs
             .iter()
-            .find(|id| self.packs.contains_key(id))
+            .find(|pack| self.packs.contains_key(&pack.id))
         {
-            return Err(Violation::PackAgain { pack: *pack });
+            return Err(Violation::PackAgain { pack: pack.id });
         }
         let mut changes = BTreeMap::new();
         for upsert in &push.upserts {
@@ -297,8 +299,18 @@ impl State {
                     });
                 }
                 Some(ContentObject::Pack(pack)) => {
-                    if !self.packs.contains_key(&pack) && !envelope.draft.packs.contains(&pack) {
-                        return Err(Violation::UnknownPack { path: path(), pack });
+                    let known = self.packs.get(&pack).map(|known| known.bytes);
+                    let new = || envelope.draft.packs.iter().find(|new| new.id == pack);
+                    match known.or_else(|| new().map(|new| new.bytes)) {
+                        Some(bytes) if end <= bytes => {}
+                        Some(_) => {
+                            let object = ContentObject::Pack(pack).to_string();
+                            return Err(Violation::Outside {
+                                path: path(),
+                                object,
+                            });
+                        }
+                        None => return Err(Violation::UnknownPack { path: path(), pack }),
                     }
                 }
             }
@@ -378,7 +390,8 @@ impl State {
             }
         }
         for pack in &record.envelope.draft.packs {
-            self.packs.insert(*pack, PackState { since: number });
+            let (since, bytes) = (number, pack.bytes);
+            self.packs.insert(pack.id, PackState { since, bytes });
         }
     }
 }

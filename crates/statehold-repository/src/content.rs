@@ -11,6 +11,7 @@ use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::environment::Entropy;
 use statehold_core::id::PackId;
 use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_TARGET};
+use statehold_core::record::NewPack;
 use statehold_core::tree::Tree;
 
 use crate::error::{Error, Result};
@@ -43,13 +44,23 @@ pub struct Pack {
     pub bytes: Bytes,
 }
 
+impl Pack {
+    /// How a record names it.
+    pub fn named(&self) -> NewPack {
+        NewPack {
+            id: self.id,
+            bytes: self.bytes.len() as u64,
+        }
+    }
+}
+
 /// Takes in the chunks of a push and decides where each lies. Equal chunks are stored once.
 #[derive(Debug)]
 pub struct ContentWriter {
     known: HashMap<Digest, Chunk>,
     frames: FrameWriter,
     open: OpenPack,
-    introduced: Vec<PackId>,
+    introduced: Vec<NewPack>,
 }
 
 #[derive(Debug)]
@@ -85,7 +96,7 @@ pub struct Finished {
     /// The content that rides in the record.
     pub inline: Vec<u8>,
     /// The packs that the record has to introduce.
-    pub introduced: Vec<PackId>,
+    pub introduced: Vec<NewPack>,
     /// The pack that never was, because its content is inline.
     inline_id: PackId,
 }
@@ -158,8 +169,9 @@ impl ContentWriter {
             return None;
         }
         let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
-        self.introduced.push(full.id);
-        Some(full.finish())
+        let full = full.finish();
+        self.introduced.push(full.named());
+        Some(full)
     }
 
     /// Ends the content of a push. What is left goes into the record if it is little.
@@ -169,8 +181,9 @@ impl ContentWriter {
         if self.open.container.len() - HEADER_BYTES <= INLINE_BYTES_MAX {
             inline = self.open.container.into_frames();
         } else {
-            self.introduced.push(self.open.id);
-            pack = Some(self.open.finish());
+            let last = self.open.finish();
+            self.introduced.push(last.named());
+            pack = Some(last);
         }
         Finished {
             pack,

@@ -13,7 +13,8 @@
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
 //!    implements directly and a gateway's client over HTTP.
-//! 7. [`error`]: what can go wrong, and what to do about it.
+//! 7. [`wire`]: what crosses the network between a client and a gateway.
+//! 8. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
@@ -34,6 +35,7 @@ pub mod probe;
 pub mod remote;
 pub mod repository;
 pub mod store;
+pub mod wire;
 
 pub use error::{Error, Result};
 pub use remote::Remote;

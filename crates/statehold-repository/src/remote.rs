@@ -24,7 +24,7 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     fn description(&self) -> (&Description, Digest);
 
     /// Everything a reader without a state needs: the newest checkpoint at or before a record, and
-    /// the records after it, or its own where there are none: either proves that it is the log's.
+    /// the records that follow.
     async fn open(&self, at_most: Option<u64>) -> Result<Opening>;
 
     /// The records after this number, in order; one read when there is none.
@@ -64,7 +64,8 @@ pub struct Batch {
 pub struct Opening {
     /// The checkpoint and the tree objects it names; `None` in a young repository.
     pub checkpoint: Option<(Checkpoint, HashMap<TreeId, Bytes>)>,
-    /// The records after the checkpoint, or its own.
+    /// The records after the checkpoint's own, the first of which names it. When there is none, the
+    /// checkpoint's own.
     pub batch: Batch,
 }
 
@@ -143,15 +144,11 @@ fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Loaded, bool)> {
         Some((checkpoint, trees)) => {
             let at = checkpoint.at;
             let own = records.next_if(|stored| stored.record.envelope.number == at.number);
-            let vouched = match (&own, records.peek()) {
-                (Some(own), _) => own.record.id == at.id,
-                (None, Some(next)) => {
-                    let envelope = &next.record.envelope;
-                    envelope.number == at.number + 1 && envelope.parent == at.id
-                }
-                (None, None) => false,
+            let named = match (own, records.peek()) {
+                (Some(own), _) => Some(own.record.id),
+                (None, next) => next.map(|next| next.record.envelope.parent),
             };
-            if !vouched {
+            if named != Some(at.id) {
                 let reason = format!("it is not the state at record {}", at.number);
                 return Err(Error::damaged("the checkpoint", reason));
             }

@@ -350,6 +350,16 @@ impl Repository {
 
     /// The newest usable checkpoint at or before a record.
     async fn checkpoint(&self, at_most: Option<u64>) -> Result<Option<Checkpoint>> {
+        for (number, key) in self.checkpoint_keys(at_most).await? {
+            if let Some(checkpoint) = self.read_checkpoint(number, &key).await? {
+                return Ok(Some(checkpoint));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest checkpoints at or before a record, the best first.
+    async fn checkpoint_keys(&self, at_most: Option<u64>) -> Result<Vec<(u64, String)>> {
         // Sorts after every copy of the next newer checkpoint, and before the one asked for.
         let after = match at_most.and_then(|number| number.checked_add(1)) {
             Some(newer) => format!("{}z", layout::checkpoint(newer, 0)),
@@ -362,15 +372,22 @@ impl Repository {
             .collect();
         // A later copy was written because the earlier ones turned out to be of no use.
         found.sort_unstable_by(|a, b| b.cmp(a));
-        for (number, _, key) in found {
-            let Some(bytes) = self.store.read(&key).await? else {
-                continue;
-            };
-            match Checkpoint::read(&key, &bytes) {
-                Ok(checkpoint) if checkpoint.at.number == number => return Ok(Some(checkpoint)),
-                Ok(_) => tracing::warn!(key, "a checkpoint stands under another's name"),
-                Err(error) => tracing::warn!(%error, "a checkpoint cannot be read"),
+        Ok(found.into_iter().map(|(at, _, key)| (at, key)).collect())
+    }
+
+    /// A checkpoint; `None` when it is gone or of no use.
+    async fn read_checkpoint(&self, number: u64, key: &str) -> Result<Option<Checkpoint>> {
+        let Some(bytes) = self.store.read(key).await? else {
+            return Ok(None);
+        };
+        match Checkpoint::read(key, &bytes) {
+            Ok(checkpoint) if checkpoint.at.number == number => return Ok(Some(checkpoint)),
+            Ok(_) => tracing::warn!(key, "a checkpoint stands under another's name"),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!(%error, "a checkpoint cannot be read");
             }
+            // That is no damage: the records after it can't be understood either.
+            Err(error) => return Err(error),
         }
         Ok(None)
     }
@@ -434,7 +451,9 @@ impl Repository {
         }
         let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
         while next < from + count && bytes < LOG_BATCH_BYTES {
-            let last = (next + 4 * SEGMENT_RECORDS - 1).min(from + count - 1);
+            // Up to the end of a segment, so that the next round begins with a whole one.
+            let aligned = (next / SEGMENT_RECORDS + 4) * SEGMENT_RECORDS;
+            let last = aligned.min(from + count - 1);
             for stored in self.range(next, last).await? {
                 bytes += stored.bytes.len();
                 records.push(stored);
@@ -530,25 +549,31 @@ impl Remote for Repository {
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        let Some(checkpoint) = self.checkpoint(at_most).await? else {
+        // A checkpoint's name says where it stands, so the log is listed while it is read.
+        let mut found = None;
+        for (number, key) in self.checkpoint_keys(at_most).await? {
+            let checkpoint = self.read_checkpoint(number, &key);
+            let numbers = self.numbers_after(number.saturating_sub(1));
+            let (checkpoint, numbers) = futures::join!(checkpoint, numbers);
+            if let Some(checkpoint) = checkpoint? {
+                found = Some((checkpoint, numbers?));
+                break;
+            }
+        }
+        let Some((checkpoint, numbers)) = found else {
             let numbers = self.numbers_after(0).await?;
             return Ok(Opening {
                 checkpoint: None,
                 batch: self.listed(1, &numbers).await?,
             });
         };
+        let trees = self.tree_objects(&checkpoint.tree);
         let own = checkpoint.at.number;
-        let records = async {
-            let numbers = self.numbers_after(own.saturating_sub(1)).await?;
-            // A record after the checkpoint's own names it as parent, which proves as much.
-            match numbers.split_first() {
-                Some((first, rest)) if *first == own && !rest.is_empty() => {
-                    self.listed(own + 1, rest).await
-                }
-                _ => self.listed(own, &numbers).await,
-            }
+        let records = match numbers.split_first() {
+            Some((first, rest)) if *first == own && !rest.is_empty() => self.listed(own + 1, rest),
+            _ => self.listed(own, &numbers),
         };
-        let (trees, batch) = futures::join!(self.tree_objects(&checkpoint.tree), records);
+        let (trees, batch) = futures::join!(trees, records);
         let (trees, batch) = match (trees, batch) {
             (Ok(trees), batch) => (trees, batch?),
             // Without its tree the checkpoint is of no use; the reader takes an older one.

@@ -1,11 +1,12 @@
 //! What Statehold keeps outside of workspaces: access keys, and the locks of running commands.
 
-use std::fmt;
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use statehold_core::id::WorkspaceId;
+use statehold_repository::wire::key::{InvalidKey, Key};
+use zeroize::Zeroizing;
 
 use crate::atomic::{Readers, replace_file};
 
@@ -21,40 +22,12 @@ pub struct Home {
     pub runtime: PathBuf,
 }
 
-/// The secret that opens a repository. Neither shown nor written anywhere by accident.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key(Box<str>);
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(…)")
-    }
-}
-
-impl Key {
-    /// Takes a key as it was typed or pasted; space around it is cut off.
-    pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim();
-        let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_plain && text.len() as u64 <= KEY_BYTES_MAX {
-            Ok(Self(text.into()))
-        } else {
-            Err(KeyError::Invalid)
-        }
-    }
-
-    /// The secret itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
 /// A key that cannot be kept or used. No message holds any part of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It is no key.
-    #[error("this is no access key: it is empty, too long, or holds spaces or odd characters")]
-    Invalid,
+    #[error("this is no access key")]
+    Invalid(#[from] InvalidKey),
     /// There is none.
     #[error("there is no access key for this workspace on this machine")]
     Absent,
@@ -97,34 +70,28 @@ impl Home {
 
     /// Keeps the access key of a workspace, in place of any earlier one.
     pub fn write_key(&self, workspace: WorkspaceId, key: &Key) -> Result<(), KeyError> {
-        let path = self.key_file(workspace);
-        let keys = self.keys();
-        make_private_folders(&keys)
-            .and_then(|()| replace_file(&path, key.0.as_bytes(), Readers::Owner, &keys))
-            .map_err(io_error("write", &path))
+        write_key_file(&self.key_file(workspace), key)
     }
 
     /// The access key of a workspace. Refused if other users may have read it.
     pub fn read_key(&self, workspace: WorkspaceId) -> Result<Key, KeyError> {
-        let path = self.key_file(workspace);
-        let text = match fs::metadata(&path) {
-            Ok(metadata) => {
-                let mode = mode_for_others(&metadata);
-                if mode != 0 {
-                    return Err(KeyError::Exposed { path, mode });
-                }
-                if metadata.len() > KEY_BYTES_MAX {
-                    return Err(KeyError::Invalid);
-                }
-                fs::read_to_string(&path)
-            }
-            Err(error) => Err(error),
-        };
-        match text {
-            Ok(text) => Key::parse(&text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(KeyError::Absent),
-            Err(error) => Err(io_error("read", &path)(error)),
+        read_key_file(&self.key_file(workspace))
+    }
+
+    /// Where the first gateway on this machine leaves its operator's key.
+    pub fn operator_key_file(&self) -> PathBuf {
+        self.keys().join("operator")
+    }
+
+    /// Keeps an operator's key, and says where. One that is there already is put aside, never lost.
+    pub fn write_operator_key(&self, key: &Key) -> Result<PathBuf, KeyError> {
+        let path = self.operator_key_file();
+        if let Ok(earlier) = read_key_file(&path) {
+            let aside = self.keys().join(format!("operator-{}", earlier.id()));
+            fs::rename(&path, &aside).map_err(io_error("put aside", &path))?;
         }
+        write_key_file(&path, key)?;
+        Ok(path)
     }
 
     /// Forgets the access key of a workspace. Says whether there was one.
@@ -135,6 +102,41 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(io_error("remove", &path)(error)),
         }
+    }
+}
+
+/// Writes a key to a file that its owner alone can read, and makes the folder it lies in.
+pub fn write_key_file(path: &Path, key: &Key) -> Result<(), KeyError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    make_private_folders(folder)
+        .and_then(|()| replace_file(path, key.reveal().as_bytes(), Readers::Owner, folder))
+        .map_err(io_error("write", path))
+}
+
+/// The key in a file of one's own. Refused if other users may have read it.
+pub fn read_key_file(path: &Path) -> Result<Key, KeyError> {
+    let read = || -> io::Result<Result<Zeroizing<String>, KeyError>> {
+        let metadata = fs::metadata(path)?;
+        let mode = mode_for_others(&metadata);
+        if mode != 0 {
+            return Ok(Err(KeyError::Exposed {
+                path: path.to_owned(),
+                mode,
+            }));
+        }
+        let mut text = Zeroizing::new(String::new());
+        fs::File::open(path)?
+            .take(KEY_BYTES_MAX)
+            .read_to_string(&mut text)?;
+        Ok(Ok(text))
+    };
+    match read() {
+        Ok(text) => Ok(text?.trim().parse()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(KeyError::Absent),
+        Err(error) => Err(io_error("read", path)(error)),
     }
 }
 
@@ -194,6 +196,8 @@ fn mode_for_others(_metadata: &fs::Metadata) -> u32 {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use statehold_testkit::environment::SeededEntropy;
+
     use super::*;
 
     #[test]
@@ -205,11 +209,12 @@ mod tests {
         };
         let workspace = WorkspaceId::from_bytes([7; 16]);
         assert!(matches!(home.read_key(workspace), Err(KeyError::Absent)));
-        let key = Key::parse(" shk_secret\n").unwrap();
+        let key = Key::random(&SeededEntropy::new(1));
         home.write_key(workspace, &key).unwrap();
         home.write_key(workspace, &key).unwrap();
-        assert_eq!(home.read_key(workspace).unwrap().expose(), "shk_secret");
-        assert_eq!(format!("{key:?}"), "Key(…)");
+        let secret = key.reveal();
+        assert_eq!(home.read_key(workspace).unwrap().reveal(), secret);
+        assert!(!format!("{key:?}").contains(&secret[40..]));
 
         let path = home.key_file(workspace);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -223,9 +228,6 @@ mod tests {
 
         assert!(home.remove_key(workspace).unwrap());
         assert!(!home.remove_key(workspace).unwrap());
-        for bad in ["", " ", "two words", "umläut"] {
-            assert!(Key::parse(bad).is_err());
-        }
     }
 
     #[test]

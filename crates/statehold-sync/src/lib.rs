@@ -13,7 +13,8 @@
 //!
 //! And the half that reaches out:
 //!
-//! 8. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
+//! 8. [`gateway_client`]: a repository behind a gateway.
+//! 9. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
 //!    watching person sees.
 //!
 //! # Invariants
@@ -32,6 +33,7 @@ pub mod atomic;
 pub mod engine;
 pub mod events;
 pub mod folder;
+pub mod gateway_client;
 pub mod home;
 pub mod ignore_file;
 pub mod index;

@@ -10,7 +10,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, FileEntry, Location};
 use statehold_core::id::{MachineId, Nonce};
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, DraftHead, Kind, PushBody, Upsert};
+use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, Upsert};
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::content::{ContentWriter, Pack, open_chunk};
@@ -93,7 +93,7 @@ impl Author {
     }
 
     /// The head of a draft with a new nonce; what follows from the body is filled in later.
-    pub fn head(&self, kind: Kind, packs: Vec<statehold_core::id::PackId>) -> DraftHead {
+    pub fn head(&self, kind: Kind, packs: Vec<NewPack>) -> DraftHead {
         DraftHead {
             critical: kind == Kind::Push,
             kind,

@@ -268,15 +268,21 @@ pub fn ceph() -> Result<Server, Absent> {
             needs("apt-get")?;
             let mut id = Command::new("id");
             let user = id.arg("-u").output().map_err(|error| error.to_string())?;
-            if user.stdout.trim_ascii() != b"0" {
-                return Err("its packages are installed by root only".to_owned());
+            let root = user.stdout.trim_ascii() == b"0";
+            if !root {
+                needs("sudo")?;
             }
             for arguments in [
                 &["update", "-q"][..],
                 &["install", "-y", "-q", "--no-install-recommends"],
             ] {
-                let mut apt = Command::new("apt-get");
-                apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+                let mut apt = Command::new(if root { "env" } else { "sudo" });
+                if !root {
+                    // Without asking: nobody is there to answer.
+                    apt.args(["-n", "env"]);
+                }
+                apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+                apt.args(arguments);
                 if arguments[0] == "install" {
                     apt.args(CEPH);
                 }
@@ -301,6 +307,14 @@ pub fn ceph() -> Result<Server, Absent> {
         return Err(broken(leash, &folder, "the cluster doesn't come up"));
     }
     answers(Protocol::S3, gateway, leash, folder)
+}
+
+/// The major release of the Ceph that is installed.
+pub fn ceph_release() -> Option<u32> {
+    let said = Command::new("ceph").arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = said.strip_prefix("ceph version ")?;
+    version.split('.').next()?.parse().ok()
 }
 
 /// The folder in which installed servers stay from one run to the next.

@@ -34,13 +34,20 @@ pub(crate) struct InitArgs {
 pub(super) fn run(args: &InitArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let options = InitOptions {
         preset: args.preset,
-        profile: if args.classic { Profile::Classic } else { Profile::Adaptive },
+        profile: if args.classic {
+            Profile::Classic
+        } else {
+            Profile::Adaptive
+        },
         machine_name: args.machine.clone().unwrap_or_else(machine_name),
         machine_id: None,
     };
     let workspace = Workspace::init(&global.directory()?, options, &SystemEntropy)?;
     let settings = workspace.settings();
-    output.line(format!("{} is a workspace now.", workspace.root().display()));
+    output.line(format!(
+        "{} is a workspace now.",
+        workspace.root().display()
+    ));
     output.line("What stays on this machine is listed in .stateholdignore; look through it once.");
     output.line("Next: `statehold link URL` connects it with a gateway.");
     output.value(&json!({

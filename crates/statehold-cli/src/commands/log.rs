@@ -32,14 +32,14 @@ pub(crate) struct LogArgs {
 
 /// A record as it is shown.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     number: u64,
     id: Digest,
     time: Timestamp,
     kind: Kind,
     machine: MachineId,
-    changed: Vec<String>,
-    deleted: Vec<String>,
+    changed: Vec<RepoPath>,
+    deleted: Vec<RepoPath>,
 }
 
 /// Records looked at in one go, from the newest back.
@@ -57,12 +57,20 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
             let mut found = Vec::new();
             while next < end {
                 let batch = connection.remote.records(next).await?;
-                let Some(last) = batch.records.last() else { break };
+                let Some(last) = batch.records.last() else {
+                    break;
+                };
                 next = last.record.envelope.number;
                 found.extend(batch.records);
             }
-            let wanted = found.iter().rev().filter(|stored| stored.record.envelope.number <= end);
-            rows.extend(wanted.filter_map(|stored| row(stored, args.path.as_ref())));
+            let wanted = found
+                .iter()
+                .rev()
+                .filter(|stored| stored.record.envelope.number <= end);
+            rows.extend(wanted.map(row).filter_map(|row| match &args.path {
+                Some(path) => row.about(path),
+                None => Some(row),
+            }));
             end = begin;
         }
         rows.truncate(args.limit);
@@ -78,22 +86,19 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
     Ok(Exit::Done.into())
 }
 
-/// The record as a row; `None` if it doesn't touch the path.
-fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
-    let wanted = |touched: &RepoPath| {
-        path.is_none_or(|path| touched == path || touched.is_inside(path.as_str()))
-    };
-    let text = |touched: &RepoPath| wanted(touched).then(|| touched.to_string());
+/// The record as a row.
+pub(super) fn row(stored: &StoredRecord) -> Row {
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
     if let Body::Push(push) = &stored.record.body {
-        changed = push.upserts.iter().filter_map(|upsert| text(&upsert.path)).collect();
-        deleted = push.deletes.iter().filter_map(text).collect();
-    }
-    if path.is_some() && changed.is_empty() && deleted.is_empty() {
-        return None;
+        changed = push
+            .upserts
+            .iter()
+            .map(|upsert| upsert.path.clone())
+            .collect();
+        deleted.clone_from(&push.deletes);
     }
     let envelope = &stored.record.envelope;
-    Some(Row {
+    Row {
         number: envelope.number,
         id: stored.record.id,
         time: envelope.time,
@@ -101,21 +106,49 @@ fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
         machine: envelope.draft.machine,
         changed,
         deleted,
-    })
+    }
 }
 
-fn describe(row: &Row, own: MachineId) -> String {
+impl Row {
+    /// The row with nothing but what is at or beneath a path; `None` if that is nothing.
+    fn about(mut self, path: &RepoPath) -> Option<Self> {
+        let wanted = |touched: &RepoPath| touched == path || touched.is_inside(path.as_str());
+        self.changed.retain(wanted);
+        self.deleted.retain(wanted);
+        (!self.changed.is_empty() || !self.deleted.is_empty()).then_some(self)
+    }
+}
+
+/// A row as a line.
+pub(super) fn describe(row: &Row, own: MachineId) -> String {
     let local = jiff::Timestamp::from_millisecond(row.time.as_millis())
-        .map(|time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string())
+        .map(|time| {
+            time.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%F %T %Z")
+                .to_string()
+        })
         .unwrap_or_else(|_| row.time.to_string());
     let machine = row.machine.to_string();
-    let machine = if row.machine == own { "this machine" } else { &machine[..8] };
+    let machine = if row.machine == own {
+        "this machine"
+    } else {
+        &machine[..8]
+    };
     let mut paths: Vec<String> = row.changed.iter().map(|path| format!("+{path}")).collect();
     paths.extend(row.deleted.iter().map(|path| format!("-{path}")));
-    let shown = paths.iter().take(3).map(|path| path.escape_debug().to_string()).collect::<Vec<_>>();
+    let shown = paths
+        .iter()
+        .take(3)
+        .map(|path| path.escape_debug().to_string())
+        .collect::<Vec<_>>();
     let more = match paths.len().saturating_sub(3) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{:>6}  {local}  {machine:<12}  {} {}{more}", row.number, row.kind, shown.join(" "))
+    format!(
+        "{:>6}  {local}  {machine:<12}  {} {}{more}",
+        row.number,
+        row.kind,
+        shown.join(" ")
+    )
 }

@@ -1,11 +1,13 @@
 //! The command line: one file per command. This file only says which there are.
 
+mod admin;
 mod cat;
 mod completions;
 mod demo;
 mod init;
 mod link;
 mod log;
+mod machines;
 mod serve;
 mod status;
 mod sync;
@@ -20,7 +22,12 @@ use crate::output::Output;
 
 /// Keeps the working state of agents and applications the same on every machine.
 #[derive(Debug, Parser)]
-#[command(name = "statehold", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "statehold",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 #[command(after_help = "Begin with `statehold demo`, which shows the main job on real files.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -53,6 +60,8 @@ enum Command {
     Sync(sync::RunArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
+    Machines(machines::MachinesArgs),
+    Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
     Serve(serve::ServeArgs),
     Demo(demo::DemoArgs),
@@ -62,7 +71,10 @@ enum Command {
 impl Cli {
     /// How the command is to speak.
     pub(crate) fn output(&self) -> Output {
-        Output { json: self.global.json, quiet: self.global.quiet }
+        Output {
+            json: self.global.json,
+            quiet: self.global.quiet,
+        }
     }
 }
 
@@ -89,6 +101,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Sync(args) => sync::run_sync(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
+        Command::Machines(args) => machines::run(&args, &global, output),
+        Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global),
         Command::Serve(args) => serve::run(args, output),
         Command::Demo(args) => demo::run(&args, output),

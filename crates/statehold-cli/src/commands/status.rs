@@ -30,25 +30,51 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
         Ok((connection.engine.status(args.scope).await?, connection.url))
     })?;
     let counts = |counts: Counts| {
-        format!("{} added, {} modified, {} deleted", counts.added, counts.modified, counts.deleted)
+        format!(
+            "{} added, {} modified, {} deleted",
+            counts.added, counts.modified, counts.deleted
+        )
     };
     output.line(format!("linked to   {link}"));
     let head = status.head.id.to_string();
-    output.line(format!("repository  {} paths at record {} ({})", status.entries, status.head.number, &head[..12]));
+    output.line(format!(
+        "repository  {} paths at record {} ({})",
+        status.entries,
+        status.head.number,
+        &head[..12]
+    ));
     output.line(format!("to push     {}", counts(status.outgoing)));
     output.line(format!("to pull     {}", counts(status.incoming)));
     output.line(format!("conflicts   {}", status.conflicts.len()));
-    status.conflicts.iter().for_each(|conflict| output.line(show_conflict(conflict)));
+    status
+        .conflicts
+        .iter()
+        .for_each(|conflict| output.line(show_conflict(conflict)));
     for action in status.actions.iter().take(SHOWN_PATHS_MAX) {
         output.line(show_action(action));
     }
-    if let Some(more) = status.actions.len().checked_sub(SHOWN_PATHS_MAX).filter(|more| *more > 0) {
-        output.line(format!("  … and {more} more; `statehold status --json` lists all"));
+    if let Some(more) = status
+        .actions
+        .len()
+        .checked_sub(SHOWN_PATHS_MAX)
+        .filter(|more| *more > 0)
+    {
+        output.line(format!(
+            "  … and {more} more; `statehold status --json` lists all"
+        ));
     }
     if !status.skipped.is_empty() {
-        output.line(format!("left out    {} paths; --json says why", status.skipped.len()));
+        output.line(format!(
+            "left out    {} paths; --json says why",
+            status.skipped.len()
+        ));
     }
     output.value(&status);
     let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
-    Ok(if args.exit_code && differs { Exit::Refused } else { Exit::Done }.into())
+    Ok(if args.exit_code && differs {
+        Exit::Refused
+    } else {
+        Exit::Done
+    }
+    .into())
 }

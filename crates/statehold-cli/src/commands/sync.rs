@@ -100,7 +100,14 @@ fn run(
         let connection = Connection::open(&global.directory()?, output).await?;
         let started = std::time::Instant::now();
         let result = connection.engine.run(options).await;
-        record_event(&connection, verb, &options, trigger, started.elapsed(), result.as_ref())?;
+        record_event(
+            &connection,
+            verb,
+            &options,
+            trigger,
+            started.elapsed(),
+            result.as_ref(),
+        )?;
         Ok(result?)
     })?;
     show_report(verb, &report, output);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::entry::{FileEntry, Location};
 use crate::id::{MachineId, Nonce};
-use crate::record::DraftHead;
+use crate::record::{DraftHead, NewPack};
 use crate::time::Mtime;
 
 fn path(text: &str) -> RepoPath {
@@ -104,6 +104,48 @@ fn content_in_the_record_gets_its_place() {
         stored: 10,
     };
     assert_eq!(file.chunks[0].at, place);
+}
+
+/// A pack is named once, with its length, and nothing lies in one that isn't or past its end.
+#[test]
+fn packs_are_known_before_they_are_used() {
+    let pack = PackId::from_bytes([3; 16]);
+    let lying_at = |offset| file_of(vec![chunk(Some(ContentObject::Pack(pack)), offset)]);
+    let naming = |state: &State, bytes: Option<u64>, offset| {
+        let mut record = push(state, vec![upsert("a", lying_at(offset))], &[]);
+        record.envelope.draft.packs = bytes
+            .map(|bytes| NewPack { id: pack, bytes })
+            .into_iter()
+            .collect();
+        record
+    };
+    let mut state = empty();
+    let unknown = Violation::UnknownPack {
+        path: path("a"),
+        pack,
+    };
+    let outside = Violation::Outside {
+        path: path("a"),
+        object: format!("packs/{pack}"),
+    };
+    for (bytes, offset, expected) in [
+        (None, 16, Applied::Void(unknown)),
+        (Some(100), 91, Applied::Void(outside.clone())),
+        (Some(100), 90, Applied::Changed),
+        (Some(100), 16, Applied::Void(Violation::PackAgain { pack })),
+        (None, 91, Applied::Void(outside)),
+        (None, 90, Applied::Changed),
+    ] {
+        let record = naming(&state, bytes, offset);
+        assert_eq!(state.apply(&record), Ok(expected), "{bytes:?} at {offset}");
+    }
+    assert_eq!(
+        state.packs[&pack],
+        PackState {
+            since: 3,
+            bytes: 100
+        }
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use statehold_core::digest::Digest;
+use statehold_core::entry::Entry;
 use statehold_core::id::KeyId;
 use statehold_core::limits::{
     BODY_RAW_BYTES_MAX, DRAFT_BYTES_MAX, DRAFT_HEAD_RAW_BYTES_MAX, ENVELOPE_RAW_BYTES_MAX,
@@ -10,7 +11,7 @@ use statehold_core::limits::{
 use statehold_core::record::{Body, Draft, DraftHead, Envelope, Record, RecordRef};
 use statehold_core::time::Timestamp;
 
-use super::frame::{FrameWriter, expand, frame_len};
+use super::frame::{FrameWriter, expand, expand_exact, frame_len};
 use super::header::{HEADER_BYTES, ObjectKind, read, write};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -80,6 +81,7 @@ impl StoredDraft {
                 "it is cut short or goes on after its end",
             ));
         }
+        check_content(&body, &bytes[end - head.content_bytes as usize..])?;
         Ok(Self {
             draft: Draft { head, body },
             bytes,
@@ -200,6 +202,33 @@ fn json_line(value: &impl serde::Serialize) -> Vec<u8> {
 fn with_newline(mut line: Vec<u8>) -> Vec<u8> {
     line.push(b'\n');
     line
+}
+
+/// Every chunk that rides in the draft is what its digest says, so that damage on the way is found
+/// before the record that names it is written.
+fn check_content(body: &Body, content: &[u8]) -> Result<()> {
+    let Body::Push(push) = body else {
+        return Ok(());
+    };
+    let files = push
+        .upserts
+        .iter()
+        .filter_map(|upsert| match &upsert.entry {
+            Entry::File(file) => Some(&file.chunks),
+            Entry::Symlink { .. } | Entry::Directory => None,
+        });
+    for chunk in files.flatten().filter(|chunk| chunk.at.object.is_none()) {
+        let frame = usize::try_from(chunk.at.offset)
+            .ok()
+            .and_then(|start| content.get(start..start.checked_add(chunk.at.stored as usize)?))
+            .ok_or_else(|| Error::damaged("the draft", "a chunk lies outside of its content"))?;
+        let raw = expand_exact("the draft", frame, chunk.raw as usize)?;
+        if Digest::of(&raw) != chunk.digest {
+            let reason = format!("it does not hold the chunk {}", chunk.digest);
+            return Err(Error::damaged("the draft", reason));
+        }
+    }
+    Ok(())
 }
 
 /// What is appended has to be readable, and the envelope comes on top.

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use statehold_core::digest::Digest;
 
 use super::container::{Container, ContainerWriter};
 use super::header::ObjectKind;
@@ -14,6 +15,15 @@ struct SegmentLine {
     number: u64,
     offset: u64,
     bytes: u64,
+    /// First half of the BLAKE3 digest of the object: nothing else vouches for its content frames
+    /// until they are expanded.
+    check: String,
+}
+
+fn check_of(object: &[u8]) -> String {
+    let mut check = Digest::of(object).to_string();
+    check.truncate(32);
+    check
 }
 
 /// The segment of these records.
@@ -23,10 +33,12 @@ pub fn write(records: &[StoredRecord]) -> Bytes {
     for stored in records {
         let bytes = stored.bytes.len() as u64;
         let number = stored.record.envelope.number;
+        let check = check_of(&stored.bytes);
         table.push(SegmentLine {
             number,
             offset: writer.push(&stored.bytes),
             bytes,
+            check,
         });
     }
     writer.finish(table)
@@ -41,8 +53,14 @@ pub fn read(object: &str, bytes: Bytes, from: u64, to: u64) -> Result<Vec<Stored
             format!("it does not hold the records {from} to {to}"),
         ));
     }
+    // What is wrong with a copy says nothing about the record itself.
     let record = |line: &SegmentLine| {
-        StoredRecord::read(line.number, container.frames(line.offset, line.bytes)?)
+        let bytes = container.frames(line.offset, line.bytes)?;
+        if check_of(&bytes) != line.check {
+            let reason = format!("record {} does not have its checksum", line.number);
+            return Err(Error::damaged(object, reason));
+        }
+        StoredRecord::read(line.number, bytes)
     };
     container.table.iter().map(record).collect()
 }

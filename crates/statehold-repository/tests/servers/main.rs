@@ -179,14 +179,18 @@ async fn misfortunes(server: &Server) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ceph_is_for_many_writers_unless_its_bucket_keeps_versions() {
-    let Some((server, _alone)) = start("Ceph", true, servers::ceph).await else {
+    let everywhere = cfg!(target_os = "linux");
+    let Some((server, _alone)) = start("Ceph", everywhere, servers::ceph).await else {
         return;
     };
     is_for_many_writers("Ceph", &bucket(&server, "plain").await).await;
     let versioned = bucket(&server, "versioned").await;
     server.keep_versions("versioned").await.unwrap();
     let report = verdict("Ceph, versioned bucket", &versioned).await;
-    assert_ne!(report.grade, Grade::A, "{report:?}");
+    // A later release may do better; that the probe says so is all that can be asked of it then.
+    if servers::ceph_release() == Some(16) {
+        assert_eq!(report.grade, Grade::B, "{report:?}");
+    }
     // It checks signatures.
     let location: StoreLocation = "s3://plain".parse().unwrap();
     let stranger = |name: &str| match name {

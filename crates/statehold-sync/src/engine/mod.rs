@@ -391,8 +391,7 @@ impl Engine {
             // It never landed and never will; its files are scanned and planned like any other.
             Err(
                 error @ (statehold_repository::Error::Conflict { .. }
-                | statehold_repository::Error::Refused { .. }
-                | statehold_repository::Error::Diverged { .. }),
+                | statehold_repository::Error::Refused { .. }),
             ) => tracing::info!(%error, "an interrupted push did not land"),
             Err(error) => return Err(error.into()),
         }
@@ -651,14 +650,13 @@ impl Engine {
         let appended = match self.remote.append(&outbound.draft, &known).await {
             Ok(appended) => appended,
             Err(error) => {
-                let landed_for_sure_not = matches!(
+                // Only these two say that it has not landed and never will.
+                let never_lands = matches!(
                     error,
                     statehold_repository::Error::Conflict { .. }
                         | statehold_repository::Error::Refused { .. }
-                        | statehold_repository::Error::Denied { .. }
-                        | statehold_repository::Error::Diverged { .. }
                 );
-                if landed_for_sure_not {
+                if never_lands {
                     journal.clear()?;
                 }
                 return Err(error.into());

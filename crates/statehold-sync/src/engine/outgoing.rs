@@ -7,11 +7,11 @@ use statehold_core::chunking::{chunks_to_keep, cut};
 use statehold_core::digest::{Digest, FileHasher};
 use statehold_core::entry::{Chunk, Entry, FileEntry, Signature};
 use statehold_core::environment::Entropy;
-use statehold_core::id::{MachineId, Nonce, PackId};
+use statehold_core::id::{MachineId, Nonce};
 use statehold_core::limits::CHUNK_BYTES_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
-use statehold_core::record::{Body, DraftHead, Kind, PushBody, Upsert};
+use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::state::State;
 use statehold_repository::content::{ContentWriter, Finished, Pack};
@@ -280,7 +280,7 @@ impl Default for ReadContent {
     }
 }
 
-fn draft_head(machine: MachineId, packs: Vec<PackId>, entropy: &dyn Entropy) -> DraftHead {
+fn draft_head(machine: MachineId, packs: Vec<NewPack>, entropy: &dyn Entropy) -> DraftHead {
     DraftHead {
         kind: Kind::Push,
         critical: true,

@@ -1,0 +1,243 @@
+//! `statehold link` and `unlink`: connect a workspace with a repository, and undo it.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::json;
+use statehold_repository::Remote as _;
+use statehold_repository::wire::bodies::{Info, NewInvite, Role};
+use statehold_repository::wire::key::{INVITE_PREFIX, Invite, Key};
+use statehold_sync::gateway_client::GatewayClient;
+use statehold_sync::home::read_key_file;
+use statehold_sync::workspace::{Link, Workspace};
+
+use super::{GlobalArgs, block_on};
+use crate::connection::{client, folder_of, open_folder};
+use crate::environment::{SystemEntropy, home, variable};
+use crate::exit::Exit;
+use crate::output::{Output, complain};
+
+/// Connect the workspace with a repository
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The key or invite is read from --key-file, from STATEHOLD_KEY, or from standard
+input, so that it stands in no shell history and no process list. An invite, and a
+key that may make others, give this machine a key of its own.
+
+Examples:
+  statehold link https://gateway.example.org          (asks for the invite)
+  statehold link http://127.0.0.1:7411 --key-file operator.key
+  statehold link file:///mnt/shared/state             (a folder, without a gateway)"
+)]
+pub(crate) struct LinkArgs {
+    /// The gateway's address, or a folder
+    url: String,
+    /// A file that holds the key or the invite
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// What this machine's own key may do: read, push, maintain or own
+    #[arg(long, default_value = "push", value_name = "ROLE")]
+    role: Role,
+}
+
+/// Disconnect the workspace; its files stay as they are
+#[derive(Debug, Args)]
+pub(crate) struct UnlinkArgs {
+    /// Leave this machine's key valid at the gateway
+    #[arg(long)]
+    keep_key: bool,
+}
+
+/// What proves who links.
+enum Credential {
+    Key(Key),
+    Invite(Invite),
+}
+
+pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let mut workspace = Workspace::find(&global.directory()?)
+        .context("this needs a workspace; `statehold init` makes a folder one")?;
+    if let Some(link) = &workspace.settings().link {
+        bail!(
+            "the workspace is linked with {} already; `statehold unlink` undoes that",
+            link.url
+        );
+    }
+    let config = std::path::absolute(home()?.config)?;
+    if config.starts_with(workspace.root()) {
+        bail!(
+            "{}, where keys are kept, lies inside the workspace and would be shared with it; \
+             set STATEHOLD_HOME or XDG_CONFIG_HOME to a folder outside",
+            config.display()
+        );
+    }
+    let link = block_on(async {
+        match folder_of(&args.url) {
+            Some(folder) => link_folder(&folder).await,
+            None => link_gateway(&workspace, &args).await,
+        }
+    })?;
+    workspace.change_settings(|settings| settings.link = Some(link.clone()))?;
+    output.line(format!(
+        "{} is linked with {}.",
+        workspace.root().display(),
+        link.url
+    ));
+    output.line("Next: `statehold status`, then `statehold pull` and `statehold push`.");
+    output.value(&json!({
+        "url": link.url, "repository": link.repository, "key": link.key_id,
+    }));
+    Ok(Exit::Done.into())
+}
+
+async fn link_folder(folder: &std::path::Path) -> Result<Link> {
+    let folder = std::path::absolute(folder)?;
+    let repository = open_folder(&folder).await?;
+    let id = repository.description().0.repository;
+    let url = format!("file://{}", folder.display());
+    Ok(Link {
+        url,
+        repository: id.to_string(),
+        repository_id: Some(id),
+        key_id: None,
+    })
+}
+
+async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
+    let key = match read_credential(args)? {
+        Credential::Invite(invite) => redeem(workspace, &args.url, &invite).await?,
+        Credential::Key(key) => {
+            let client = client(&args.url, Some(&key), None)?;
+            match client.info().await?.role {
+                // Such a key is not this machine's alone, so it makes one that is.
+                Role::Own | Role::Operator => {
+                    let invite = own_invite(&client, args.role).await?;
+                    redeem(workspace, &args.url, &invite).await?
+                }
+                Role::Read | Role::Push | Role::Maintain => key,
+            }
+        }
+    };
+    let info: Info = client(&args.url, Some(&key), None)?.info().await?;
+    home()?.write_key(workspace.settings().workspace, &key)?;
+    Ok(Link {
+        url: args.url.clone(),
+        repository: info.name,
+        repository_id: Some(info.repository),
+        key_id: Some(info.key),
+    })
+}
+
+async fn own_invite(client: &GatewayClient, role: Role) -> Result<Invite> {
+    let invite = Invite::random(&SystemEntropy);
+    let new = NewInvite {
+        invite: invite.id(),
+        hash: invite.hash(),
+        role,
+        label: "link".into(),
+        repositories: Vec::new(),
+        expires: None,
+    };
+    client.add_invite(&new).await?;
+    Ok(invite)
+}
+
+/// Turns an invite into this machine's own key. The key is drawn and kept here first, so that a
+/// lost answer costs neither.
+async fn redeem(workspace: &Workspace, url: &str, invite: &Invite) -> Result<Key> {
+    let settings = workspace.settings();
+    let home = home()?;
+    let key = match home.read_key(settings.workspace) {
+        Ok(key) => key,
+        Err(_) => Key::random(&SystemEntropy),
+    };
+    home.write_key(settings.workspace, &key)?;
+    let machine = Some(settings.machine.id);
+    client(url, None, None)?
+        .redeem(invite, &key, &settings.machine.name, machine)
+        .await?;
+    Ok(key)
+}
+
+fn read_credential(args: &LinkArgs) -> Result<Credential> {
+    let text = if let Some(path) = &args.key_file {
+        let first = std::fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        if first.trim().starts_with(INVITE_PREFIX) {
+            first
+        } else {
+            return Ok(Credential::Key(read_key_file(path)?));
+        }
+    } else if let Some(text) = variable("STATEHOLD_KEY") {
+        text
+    } else {
+        if std::io::stdin().is_terminal() {
+            complain("Paste the invite or key, then press Enter:");
+        }
+        let mut line = String::new();
+        std::io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .context("no key or invite could be read")?;
+        line
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        bail!("no key or invite was given; an operator makes one with `statehold admin invite`");
+    }
+    if text.starts_with(INVITE_PREFIX) {
+        return Ok(Credential::Invite(text.parse()?));
+    }
+    Ok(Credential::Key(text.parse()?))
+}
+
+pub(super) fn run_unlink(
+    args: &UnlinkArgs,
+    global: &GlobalArgs,
+    output: Output,
+) -> Result<ExitCode> {
+    let mut workspace = Workspace::find(&global.directory()?)?;
+    let settings = workspace.settings().clone();
+    let Some(link) = settings.link else {
+        output.line("The workspace is not linked.");
+        return Ok(Exit::Done.into());
+    };
+    let home = home()?;
+    if let (Some(id), Ok(key), false) = (
+        link.key_id,
+        home.read_key(settings.workspace),
+        args.keep_key,
+    ) {
+        let revoked =
+            block_on(async { Ok(client(&link.url, Some(&key), None)?.revoke(id).await?) });
+        if let Err(error) = revoked {
+            complain(&format!(
+                "the key could not be revoked at the gateway: {error:#}"
+            ));
+            complain(&format!(
+                "whoever owns the repository can: `statehold machines revoke {id}`"
+            ));
+        }
+    }
+    home.remove_key(settings.workspace)?;
+    workspace.change_settings(|settings| settings.link = None)?;
+    // Another repository shares no base with this one.
+    for path in [
+        workspace.index_path(),
+        workspace.index_path().with_file_name("gateway.json"),
+    ] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    output.line(format!(
+        "The workspace is no longer linked with {}; its files are untouched.",
+        link.url
+    ));
+    output.value(&json!({"unlinked": link.url}));
+    Ok(Exit::Done.into())
+}

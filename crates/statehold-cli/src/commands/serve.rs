@@ -1,0 +1,154 @@
+//! `statehold serve`: the gateway.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::json;
+use statehold_gateway::tls::TlsFiles;
+use statehold_gateway::{Gateway, Server};
+use statehold_repository::store::Store;
+use statehold_sync::home::Home;
+
+use super::block_on;
+use crate::connection::{folder_of, system};
+use crate::environment::home;
+use crate::exit::Exit;
+use crate::output::{Output, complain};
+
+/// Where a gateway listens unless it is told otherwise.
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:7411";
+const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
+
+/// Run a gateway in front of a store
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statehold serve --store ./vault
+  statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
+      --tls-cert fullchain.pem --tls-key privkey.pem")]
+pub(crate) struct ServeArgs {
+    /// Where everything is kept: a folder, which is made if need be
+    #[arg(long, value_name = "WHERE")]
+    store: String,
+    /// The address to listen at; port 0 takes any that is free
+    #[arg(long, default_value = DEFAULT_LISTEN, value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The certificate chain, as PEM; read again when it changes
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, as PEM
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Serve without TLS on an address that other machines reach, because a proxy in front has it
+    #[arg(long)]
+    behind_proxy: bool,
+}
+
+pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
+    let Some(folder) = folder_of(&args.store) else {
+        bail!("{}: this version keeps its store in a folder", args.store);
+    };
+    let tls = match (args.tls_cert, args.tls_key) {
+        (Some(certificates), Some(key)) => Some(TlsFiles { certificates, key }),
+        _ => None,
+    };
+    if tls.is_none() && !args.listen.ip().is_loopback() && !args.behind_proxy {
+        bail!(
+            "{} can be reached by other machines, and keys would travel in the clear; give \
+             --tls-cert and --tls-key, or --behind-proxy if a proxy in front has TLS",
+            args.listen
+        );
+    }
+    start_logging(output);
+    block_on(async {
+        let started = Started::on(Store::folder(&folder)?, args.listen, tls, &home()?).await?;
+        started.announce(output);
+        started
+            .server
+            .serve(stop_signal())
+            .await
+            .context("the gateway stopped")
+    })?;
+    Ok(Exit::Done.into())
+}
+
+/// A gateway that listens and doesn't serve yet.
+pub(super) struct Started {
+    /// The gateway.
+    pub(super) server: Server,
+    /// Where it can be reached.
+    pub(super) url: String,
+    /// Where the first operator's key was left, if this was the first start.
+    pub(super) operator_key: Option<PathBuf>,
+}
+
+impl Started {
+    /// Opens a store and listens. The first operator's key is left in `home`.
+    pub(super) async fn on(
+        store: Store,
+        listen: SocketAddr,
+        tls: Option<TlsFiles>,
+        home: &Home,
+    ) -> Result<Self> {
+        let (clock, entropy) = system();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (gateway, key) = Gateway::bootstrap(store, clock, entropy).await?;
+        // Kept at once: it is not to be had a second time.
+        let operator_key = match key {
+            Some(key) => Some(home.write_operator_key(&key)?),
+            None => None,
+        };
+        let server = Server::bind(listen, gateway, tls).await?;
+        let url = format!("{scheme}://{}", server.local_addr());
+        Ok(Self {
+            server,
+            url,
+            operator_key,
+        })
+    }
+
+    fn announce(&self, output: Output) {
+        output.line(format!("listening at {}", self.url));
+        if let Some(path) = &self.operator_key {
+            output.line(format!(
+                "first start: the operator's key is in {}",
+                path.display()
+            ));
+            output.line("make an invite for each machine with `statehold admin invite`");
+        }
+        output.value(&json!({"url": self.url, "operator_key": self.operator_key}));
+    }
+}
+
+/// Over when the process is asked to stop.
+async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => {
+                complain(&format!("the signal to stop cannot be heard: {error}"));
+                return;
+            }
+        };
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Logs to standard error, as much as `STATEHOLD_LOG` says.
+fn start_logging(output: Output) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if output.json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+}

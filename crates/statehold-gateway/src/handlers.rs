@@ -1,0 +1,451 @@
+//! The requests, one function each: who may, what is read, what is answered.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
+use statehold_core::record::Kind;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::wire::bodies::{
+    Info, InviteInfo, InviteList, KeyInfo, KeyList, Limits, NewInvite, NewKey, NewTenant, Place,
+    ReadRequest, RedeemRequest, RenameRequest, Role, TenantInfo, TenantList,
+};
+use statehold_repository::wire::frames::{CHUNK_STORED_BYTES_MAX, End, Frame};
+use statehold_repository::wire::problem::Problem;
+use statehold_repository::wire::{
+    DRAFT_BYTES_MAX, JSON_BYTES_MAX, MEDIA_FRAMES, READ_BYTES_MAX, version,
+};
+use statehold_repository::{Error, Remote};
+
+use crate::auth::Access;
+use crate::gateway::Gateway;
+use crate::guard::take_body;
+use crate::refusal::Refusal;
+
+/// Drafts that are expanded at once: each may take half a gigabyte while it is.
+pub(crate) const DRAFT_READERS_MAX: usize = 2;
+/// Largest body of a request that says a few words, in bytes.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+
+type Answer<T> = Result<T, Refusal>;
+
+/// An id in an address.
+pub(crate) struct Id<T>(T);
+
+impl<T> FromRequestParts<Gateway> for Id<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Answer<Self> {
+        let text = Path::<String>::from_request_parts(parts, gateway).await;
+        let text = text.map_err(|error| Problem::refused(error.body_text()))?;
+        Ok(Self(text.parse().map_err(Problem::refused)?))
+    }
+}
+
+/// The query of an address.
+pub(crate) struct Asked<T>(T);
+
+impl<T: DeserializeOwned> FromRequestParts<Gateway> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Gateway) -> Answer<Self> {
+        let query = Query::try_from_uri(&parts.uri);
+        let Query(asked) = query.map_err(|error| Problem::refused(error.body_text()))?;
+        Ok(Self(asked))
+    }
+}
+
+async fn take_json<T: DeserializeOwned>(gateway: &Gateway, body: Body, limit: usize) -> Answer<T> {
+    let taken = take_body(gateway, body, limit).await?;
+    Ok(serde_json::from_slice(&taken.bytes).map_err(Problem::refused)?)
+}
+
+pub(crate) async fn livez() -> &'static str {
+    "alive\n"
+}
+
+pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Answer<&'static str> {
+    gateway.is_ready().await?;
+    Ok("ready\n")
+}
+
+pub(crate) async fn info(access: Access, State(gateway): State<Gateway>) -> Answer<Json<Info>> {
+    let repository = access.repository(Role::Read).await?;
+    let (description, genesis) = repository.description();
+    let id = access.repository_id();
+    let registry = gateway.registry().await?;
+    let name = registry.repository(id).map(|row| row.name.clone());
+    let key = access.key();
+    Ok(Json(Info {
+        version: version::OWN.to_owned(),
+        repository: id,
+        name: name.unwrap_or_default(),
+        key: key.key,
+        label: key.label.clone(),
+        role: key.role,
+        expires: key.expires,
+        description: description.clone(),
+        genesis,
+        limits: Limits::default(),
+    }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct OpenQuery {
+    at_most: Option<u64>,
+}
+
+pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answer<Frames> {
+    let repository = access.repository(Role::Read).await?;
+    let opening = repository.open(query.at_most).await?;
+    let mut frames = Vec::new();
+    let mut head = 0;
+    if let Some((checkpoint, trees)) = opening.checkpoint {
+        head = checkpoint.at.number;
+        frames.push(Frame::Checkpoint(checkpoint.write()));
+        let tree = |(id, bytes)| Frame::Tree { id, bytes };
+        frames.extend(trees.into_iter().map(tree));
+    }
+    frames.extend(opening.batch.records.into_iter().map(record_frame));
+    Ok(Frames::new(frames, head, opening.batch.more))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct LogQuery {
+    after: u64,
+}
+
+pub(crate) async fn log(access: Access, Asked(query): Asked<LogQuery>) -> Answer<Frames> {
+    let repository = access.repository(Role::Read).await?;
+    // Far beyond any log, and far enough from the end of numbers to count on from there.
+    if query.after > u64::MAX / 2 {
+        return Err(Problem::refused("no log is that long").into());
+    }
+    let batch = repository.records(query.after).await?;
+    let frames = batch.records.into_iter().map(record_frame).collect();
+    Ok(Frames::new(frames, query.after, batch.more))
+}
+
+pub(crate) async fn read(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<Frames> {
+    let repository = access.repository(Role::Read).await?;
+    let request: ReadRequest = take_json(&gateway, body, JSON_BYTES_MAX).await?;
+    if request.places.len() > READ_RANGES_MAX {
+        let reason = format!("at most {READ_RANGES_MAX} ranges at once");
+        return Err(Problem::refused(reason).into());
+    }
+    let stored = |place: &Place| u64::from(place.stored);
+    if request.places.iter().map(stored).sum::<u64>() > READ_BYTES_MAX {
+        let reason = format!("at most {READ_BYTES_MAX} bytes at once");
+        return Err(Problem::refused(reason).into());
+    }
+    let in_bounds = |place: &Place| {
+        let end = place.offset.checked_add(u64::from(place.stored));
+        let fits = (1..=CHUNK_STORED_BYTES_MAX).contains(&(place.stored as usize));
+        fits && end.is_some_and(|end| end <= RECORD_BYTES_MAX as u64)
+    };
+    if !request.places.iter().all(in_bounds) {
+        return Err(Problem::refused("a range is empty or lies past the end of objects").into());
+    }
+    let places: Vec<_> = request
+        .places
+        .iter()
+        .map(Place::location)
+        .collect::<Result<_, _>>()?;
+    let chunks = repository.read(&places).await?;
+    let frames = chunks.into_iter().map(Frame::Chunk).collect();
+    Ok(Frames::new(frames, 0, false))
+}
+
+pub(crate) async fn put_pack(
+    access: Access,
+    State(gateway): State<Gateway>,
+    Id(id): Id<PackId>,
+    body: Body,
+) -> Answer<StatusCode> {
+    let repository = access.repository(Role::Push).await?;
+    let taken = take_body(&gateway, body, PACK_BYTES_MAX).await?;
+    let put = repository.put_pack(id, taken.bytes.clone()).await;
+    put.map_err(from_outside)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn append(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<Frames> {
+    let repository = access.repository(Role::Push).await?;
+    let taken = take_body(&gateway, body, DRAFT_BYTES_MAX).await?;
+    let draft = read_draft(&gateway, taken.bytes.clone()).await?;
+    check_kind(&access, &draft)?;
+    let key = Some(access.key().key);
+    let stored = repository.append_as(&draft, key).await?;
+    // What the client lacks is what stands before the body it has sent itself.
+    let number = stored.record.envelope.number;
+    let body_bytes = u64::from(stored.record.envelope.draft.body_bytes);
+    let head = usize::try_from(stored.record.content_start.saturating_sub(body_bytes));
+    let bytes = stored
+        .bytes
+        .slice(..head.unwrap_or(0).min(stored.bytes.len()));
+    Ok(Frames::new(
+        vec![Frame::Record { number, bytes }],
+        number,
+        false,
+    ))
+}
+
+/// Expanding a draft takes processor time and memory, so few are at once, and none of them on a
+/// thread that others wait for.
+async fn read_draft(gateway: &Gateway, bytes: Bytes) -> Answer<StoredDraft> {
+    let permit = std::sync::Arc::clone(gateway.drafts())
+        .acquire_owned()
+        .await;
+    let read = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        StoredDraft::read(bytes)
+    });
+    let read = read
+        .await
+        .unwrap_or_else(|error| Err(Error::refused(error)));
+    Ok(read.map_err(from_outside)?)
+}
+
+/// Damage in what a client sends says nothing about the store.
+fn from_outside(error: Error) -> Error {
+    match error {
+        Error::Damaged { object, reason } => Error::refused(format!("{object}: {reason}")),
+        other => other,
+    }
+}
+
+/// What a role may append.
+fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
+    match &draft.draft.head.kind {
+        Kind::Push | Kind::Note => access.require(Role::Push).map(drop),
+        kind @ (Kind::Registry | Kind::Other(_)) => {
+            Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
+        }
+    }
+}
+
+pub(crate) async fn redeem(State(gateway): State<Gateway>, body: Body) -> Answer<Json<KeyInfo>> {
+    let request: RedeemRequest = take_json(&gateway, body, SMALL_BYTES_MAX).await?;
+    let info = gateway
+        .redeem(&request)
+        .await
+        .map_err(|error| match error {
+            // Not the store's denial but ours.
+            Error::Denied { reason } => Refusal::from(Problem::denied(reason)),
+            other => other.into(),
+        })?;
+    Ok(Json(info))
+}
+
+/// Whether a key may be seen by another: same tenant, and a repository in common.
+fn in_reach(access: &Access, info: &KeyInfo) -> bool {
+    let own = access.key();
+    let shares = |id: &RepositoryId| own.repositories.contains(id);
+    info.tenant == own.tenant && info.repositories.iter().any(shares)
+}
+
+pub(crate) async fn machines(
+    access: Access,
+    State(gateway): State<Gateway>,
+) -> Answer<Json<KeyList>> {
+    access.require(Role::Read)?;
+    let mut keys = gateway.registry().await?.keys();
+    keys.retain(|info| in_reach(&access, info));
+    for info in &mut keys {
+        info.own = info.key == access.key().key;
+    }
+    Ok(Json(KeyList { keys }))
+}
+
+/// A key that may be changed by whoever asks: their own, or any in reach up to their own role.
+async fn changeable(access: &Access, gateway: &Gateway, key: KeyId) -> Answer<()> {
+    if key == access.key().key {
+        return Ok(());
+    }
+    access.require(Role::Own)?;
+    let registry = gateway.registry().await?;
+    let info = registry.key(key).map(|row| &row.info);
+    let everywhere = access.key().role == Role::Operator;
+    match info.filter(|info| everywhere || in_reach(access, info)) {
+        Some(info) if info.role <= access.key().role => Ok(()),
+        Some(_) => Err(Problem::denied("the key has a higher role than yours").into()),
+        None => {
+            let object = "the key".into();
+            Err(Error::NotFound { object }.into())
+        }
+    }
+}
+
+pub(crate) async fn revoke(
+    access: Access,
+    State(gateway): State<Gateway>,
+    Id(key): Id<KeyId>,
+) -> Answer<Json<KeyInfo>> {
+    changeable(&access, &gateway, key).await?;
+    Ok(Json(gateway.revoke_key(key).await?))
+}
+
+pub(crate) async fn rename(
+    access: Access,
+    State(gateway): State<Gateway>,
+    Id(key): Id<KeyId>,
+    body: Body,
+) -> Answer<Json<KeyInfo>> {
+    changeable(&access, &gateway, key).await?;
+    let request: RenameRequest = take_json(&gateway, body, SMALL_BYTES_MAX).await?;
+    Ok(Json(gateway.rename_key(key, &request.label).await?))
+}
+
+/// Only what one has oneself can be passed on. No repositories named means one's own.
+fn passed_on(access: &Access, role: Role, repositories: &mut Vec<RepositoryId>) -> Answer<()> {
+    if repositories.is_empty() {
+        repositories.push(access.repository_id());
+    }
+    let own = access.key();
+    if role > own.role {
+        return Err(Problem::denied("the role is higher than yours").into());
+    }
+    let operator = own.role == Role::Operator;
+    if !operator && !repositories.iter().all(|id| own.repositories.contains(id)) {
+        let object = "the repository".into();
+        return Err(Error::NotFound { object }.into());
+    }
+    Ok(())
+}
+
+async fn new_invite(
+    access: &Access,
+    gateway: &Gateway,
+    body: Body,
+) -> Answer<(StatusCode, Json<InviteInfo>)> {
+    let mut new: NewInvite = take_json(gateway, body, SMALL_BYTES_MAX).await?;
+    passed_on(access, new.role, &mut new.repositories)?;
+    Ok((StatusCode::CREATED, Json(gateway.add_invite(&new).await?)))
+}
+
+pub(crate) async fn add_invite(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<impl IntoResponse> {
+    access.require(Role::Own)?;
+    new_invite(&access, &gateway, body).await
+}
+
+pub(crate) async fn admin_add_invite(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<impl IntoResponse> {
+    access.require(Role::Operator)?;
+    new_invite(&access, &gateway, body).await
+}
+
+pub(crate) async fn admin_invites(
+    access: Access,
+    State(gateway): State<Gateway>,
+) -> Answer<Json<InviteList>> {
+    access.require(Role::Operator)?;
+    let invites = gateway.registry().await?.invites();
+    Ok(Json(InviteList { invites }))
+}
+
+pub(crate) async fn admin_add_key(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<(StatusCode, Json<KeyInfo>)> {
+    access.require(Role::Operator)?;
+    let mut new: NewKey = take_json(&gateway, body, SMALL_BYTES_MAX).await?;
+    passed_on(&access, new.role, &mut new.repositories)?;
+    Ok((StatusCode::CREATED, Json(gateway.add_key(&new).await?)))
+}
+
+pub(crate) async fn admin_keys(
+    access: Access,
+    State(gateway): State<Gateway>,
+) -> Answer<Json<KeyList>> {
+    access.require(Role::Operator)?;
+    let keys = gateway.registry().await?.keys();
+    Ok(Json(KeyList { keys }))
+}
+
+pub(crate) async fn admin_add_tenant(
+    access: Access,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Answer<(StatusCode, Json<TenantInfo>)> {
+    access.require(Role::Operator)?;
+    let new: NewTenant = take_json(&gateway, body, SMALL_BYTES_MAX).await?;
+    Ok((StatusCode::CREATED, Json(gateway.add_tenant(&new).await?)))
+}
+
+pub(crate) async fn admin_tenants(
+    access: Access,
+    State(gateway): State<Gateway>,
+) -> Answer<Json<TenantList>> {
+    access.require(Role::Operator)?;
+    let tenants = gateway.registry().await?.tenants();
+    Ok(Json(TenantList { tenants }))
+}
+
+fn record_frame(stored: StoredRecord) -> Frame {
+    Frame::Record {
+        number: stored.record.envelope.number,
+        bytes: stored.bytes,
+    }
+}
+
+/// An answer of frames, its end included.
+pub(crate) struct Frames(Vec<Frame>);
+
+impl Frames {
+    /// `head` stands for the newest record where the frames hold none.
+    fn new(mut frames: Vec<Frame>, head: u64, more: bool) -> Self {
+        let number = |frame: &Frame| match frame {
+            Frame::Record { number, .. } => Some(*number),
+            _ => None,
+        };
+        let head = frames.iter().rev().find_map(number).unwrap_or(head);
+        let end = End {
+            frames: frames.len() as u64,
+            more,
+            head,
+        };
+        frames.push(Frame::End(end));
+        Self(frames)
+    }
+}
+
+impl IntoResponse for Frames {
+    fn into_response(self) -> Response {
+        let parts: Vec<Bytes> = self.0.iter().flat_map(Frame::encode).collect();
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        let body = Body::from_stream(stream::iter(parts.map(Ok::<_, std::convert::Infallible>)));
+        let mut response = body.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_FRAMES));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        response
+    }
+}

@@ -1,0 +1,215 @@
+//! A repository as a gateway serves it: appends stand in a queue, the state at the head is kept, and
+//! the caches beside the log are written after the answer.
+//!
+//! Other gateways may append to the same log at any time. The kept state is therefore never more
+//! than a guess at the head: an append that finds its number taken catches up and goes on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use statehold_core::digest::Digest;
+use statehold_core::entry::Location;
+use statehold_core::environment::{Clock, Entropy};
+use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::state::State;
+use statehold_repository::format::description::Description;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::remote::{self, Batch, Opening};
+use statehold_repository::store::Store;
+use statehold_repository::{Error, Remote, Repository, Result};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Granted;
+
+/// Appends that may wait for one repository; the next one is asked to come back later.
+pub const QUEUE_MAX: usize = 64;
+
+/// A repository that is served.
+#[derive(Debug, Clone)]
+pub struct HostedRepository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    repository: Repository,
+    /// The state at the newest record that was appended or read here.
+    state: Mutex<Option<Arc<State>>>,
+    /// Held by the append under way.
+    turn: tokio::sync::Mutex<()>,
+    places: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl HostedRepository {
+    /// Serves a repository. What goes on after an answer runs in `tasks`.
+    pub fn new(repository: Repository, tasks: TaskTracker) -> Self {
+        let inner = Inner {
+            repository,
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            places: Semaphore::new(QUEUE_MAX),
+            tasks,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Appends a draft in the name of a key. The append is carried through even when the caller
+    /// goes away, so that a broken connection doesn't leave it half tried.
+    pub async fn append_as(&self, draft: &StoredDraft, key: Option<KeyId>) -> Result<StoredRecord> {
+        let (inner, draft) = (Arc::clone(&self.inner), draft.clone());
+        let task = async move { inner.append(&draft, key).await };
+        let done = self.inner.tasks.spawn(task).await;
+        done.unwrap_or_else(|error| {
+            Err(Error::Unavailable {
+                what: "the append".into(),
+                source: error.into(),
+            })
+        })
+    }
+}
+
+impl Inner {
+    async fn append(
+        self: &Arc<Self>,
+        draft: &StoredDraft,
+        key: Option<KeyId>,
+    ) -> Result<StoredRecord> {
+        let _place = self.places.try_acquire().map_err(|_| Error::Unavailable {
+            what: "a place in the queue".into(),
+            source: "too many appends are waiting".into(),
+        })?;
+        let _turn = self.turn.lock().await;
+        let known = self.state().await?;
+        let (stored, state) = self.repository.append_as(draft, &known, key).await?;
+        self.keep(&state);
+        let moved = state.head.number > known.head.number;
+        drop(known);
+        if moved {
+            self.tend_later(state);
+        }
+        Ok(stored)
+    }
+
+    fn kept(&self) -> Option<Arc<State>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clone()
+    }
+
+    fn keep(&self, state: &Arc<State>) {
+        let mut kept = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept
+            .as_ref()
+            .is_none_or(|kept| kept.head.number <= state.head.number)
+        {
+            *kept = Some(Arc::clone(state));
+        }
+    }
+
+    /// A state that was at the head not long ago.
+    async fn state(self: &Arc<Self>) -> Result<Arc<State>> {
+        if let Some(state) = self.kept() {
+            return Ok(state);
+        }
+        let loaded = remote::load(&self.repository).await?;
+        self.keep(&loaded.state);
+        if let Some(overdue) = loaded.overdue {
+            self.tend_later(overdue);
+        }
+        Ok(loaded.state)
+    }
+
+    fn tend_later(self: &Arc<Self>, state: Arc<State>) {
+        let inner = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Err(error) = inner.repository.tend(&state).await {
+                tracing::warn!(%error, "a segment or checkpoint could not be written");
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Remote for HostedRepository {
+    fn description(&self) -> (&Description, Digest) {
+        self.inner.repository.description()
+    }
+
+    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
+        self.inner.repository.open(at_most).await
+    }
+
+    async fn records(&self, after: u64) -> Result<Batch> {
+        // The one read that finds nothing new also settles that nothing is.
+        self.inner.repository.records(after).await
+    }
+
+    async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
+        self.inner.repository.read(places).await
+    }
+
+    async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        self.inner.repository.put_pack(id, bytes).await
+    }
+
+    /// The state kept here stands in for the caller's.
+    async fn append(&self, draft: &StoredDraft, _known: &Arc<State>) -> Result<StoredRecord> {
+        self.append_as(draft, None).await
+    }
+
+    /// Nothing to do: the repository is tended after each append.
+    async fn tend(&self, _state: &Arc<State>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The repositories of a store that were asked for so far.
+#[derive(Debug)]
+pub(crate) struct Hosts {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    tasks: TaskTracker,
+    open: Mutex<HashMap<RepositoryId, Arc<OnceCell<HostedRepository>>>>,
+}
+
+impl Hosts {
+    pub(crate) fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            entropy,
+            tasks,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The repository that a request was granted. It is made at the first request.
+    pub(crate) async fn get(&self, granted: &Granted) -> Result<HostedRepository> {
+        let (tenant, id) = (granted.tenant(), granted.repository());
+        let cell = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(open.entry(id).or_default())
+        };
+        let make = || async {
+            let store = self
+                .store
+                .inside(&tenant.to_string())
+                .inside(&id.to_string());
+            let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+            let repository = Repository::open_or_create(store, id, clock, entropy).await?;
+            Ok(HostedRepository::new(repository, self.tasks.clone()))
+        };
+        cell.get_or_try_init(make).await.cloned()
+    }
+}

@@ -1,0 +1,88 @@
+//! Problems as HTTP answers: the one place where causes become status codes and headers.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use statehold_repository::Error;
+use statehold_repository::wire::MEDIA_PROBLEM;
+use statehold_repository::wire::problem::{Fault, Problem};
+
+/// An answer that says no.
+#[derive(Debug)]
+pub(crate) struct Refusal(Box<Problem>);
+
+impl Refusal {
+    pub(crate) fn new(fault: Fault, detail: impl ToString) -> Self {
+        Self(Box::new(Problem::new(fault, detail)))
+    }
+
+    /// The one answer to every key that opens nothing, whatever the reason.
+    pub(crate) fn unauthenticated() -> Self {
+        Self::new(Fault::Unauthenticated, "a valid key is needed")
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let fault = Fault::TooLarge {
+            limit: limit as u64,
+        };
+        Self::new(fault, format!("the body is larger than {limit} bytes"))
+    }
+
+    pub(crate) fn busy() -> Self {
+        Self::new(Fault::Busy, "the gateway is busy; try again")
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        if let Error::Unavailable { source, what } = &error {
+            tracing::warn!(what, cause = %source, "something is not available");
+        } else if let Error::Damaged { .. } | Error::TooNew { .. } = &error {
+            tracing::error!(%error, "a request met something that cannot be read");
+        }
+        // What the store says can name its places and credentials, which is not for clients.
+        Self::from(Problem::from(match error {
+            Error::Unavailable { what, .. } => Error::Unavailable {
+                what,
+                source: "see the gateway's log".into(),
+            },
+            Error::Denied { .. } => Error::Unavailable {
+                what: "the store".into(),
+                source: "it denies access to the gateway; see the gateway's log".into(),
+            },
+            other => other,
+        }))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(problem) = self;
+        let status =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, Body::from(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(MEDIA_PROBLEM),
+        );
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let challenge = HeaderValue::from_static("Bearer");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,39 @@
+//! The route table. It fits on a screen, and should go on doing so.
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post, put};
+
+use crate::gateway::Gateway;
+use crate::guard::{guard, no_method, no_route};
+use crate::handlers as h;
+
+/// All routes of a gateway.
+pub(crate) fn router(gateway: Gateway) -> Router {
+    Router::new()
+        .route("/livez", get(h::livez))
+        .route("/readyz", get(h::readyz))
+        .route("/v1/info", get(h::info))
+        .route("/v1/open", get(h::open))
+        .route("/v1/log", get(h::log).post(h::append))
+        .route("/v1/read", post(h::read))
+        .route("/v1/packs/{id}", put(h::put_pack))
+        .route("/v1/redeem", post(h::redeem))
+        .route("/v1/invites", post(h::add_invite))
+        .route("/v1/machines", get(h::machines))
+        .route("/v1/machines/{key}/revoke", post(h::revoke))
+        .route("/v1/machines/{key}/rename", post(h::rename))
+        .route("/v1/admin/keys", get(h::admin_keys).post(h::admin_add_key))
+        .route(
+            "/v1/admin/tenants",
+            get(h::admin_tenants).post(h::admin_add_tenant),
+        )
+        .route(
+            "/v1/admin/invites",
+            get(h::admin_invites).post(h::admin_add_invite),
+        )
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(gateway.clone(), guard))
+        .with_state(gateway)
+}

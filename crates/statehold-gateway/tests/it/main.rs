@@ -1,0 +1,10 @@
+//! Real servers on real stores, and the client that ships.
+
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod transfer;
+#[cfg(test)]
+mod world;

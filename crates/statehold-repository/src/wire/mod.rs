@@ -1,0 +1,35 @@
+//! What crosses the network between a client and a gateway. Both sides use these types, so neither
+//! can drift away from the other.
+//!
+//! - [`frames`]: the stream that records, listings and content travel in.
+//! - [`problem`]: errors, as `application/problem+json`, one code per [`crate::Error`] variant.
+//! - [`key`]: the text form of access keys and invites.
+//! - [`bodies`]: the JSON bodies of requests and answers.
+//! - [`version`]: which programs understand each other.
+
+pub mod bodies;
+pub mod frames;
+pub mod key;
+pub mod problem;
+pub mod version;
+
+/// Media type of a frame stream.
+pub const MEDIA_FRAMES: &str = "application/vnd.statehold.frames";
+/// Media type of a draft.
+pub const MEDIA_DRAFT: &str = "application/vnd.statehold.draft";
+/// Media type of a pack.
+pub const MEDIA_PACK: &str = "application/vnd.statehold.pack";
+/// Media type of an error.
+pub const MEDIA_PROBLEM: &str = "application/problem+json";
+
+/// Names the repository meant, where a key reaches several: an id among the key's own.
+pub const HEADER_REPOSITORY: &str = "x-statehold-repository";
+/// The sender's version.
+pub const HEADER_VERSION: &str = "x-statehold-version";
+
+/// Largest record that a gateway takes, in bytes as sent. Larger pushes put their content in packs.
+pub const DRAFT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest JSON body, in bytes, the list of a batched read included.
+pub const JSON_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most stored bytes that one batched read may ask for.
+pub const READ_BYTES_MAX: u64 = 32 * 1024 * 1024;

@@ -1,0 +1,177 @@
+//! Long logs: segments and checkpoints are caches, so whatever becomes of them, a reader sees what
+//! the log says.
+
+use std::sync::Arc;
+
+use object_store::memory::InMemory;
+use statehold_core::digest::Digest;
+use statehold_repository::format::checkpoint::Checkpoint;
+use statehold_repository::remote::{advance, load};
+use statehold_repository::{Remote as _, layout};
+use statehold_testkit::author::read_file;
+use statehold_testkit::faulty_store::WormStore;
+
+use crate::scene::{Scene, open};
+
+/// Past the first segment, the first checkpoint, several of both.
+const LENGTHS: [u64; 8] = [1, 15, 16, 17, 33, 65, 130, 210];
+
+async fn assert_cold_load_is_the_fold(scene: &Scene, what: &str) {
+    let (cold, folded) = (scene.load_cold().await, scene.fold_from_scratch().await);
+    let cold = cold.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(*cold, folded, "{what}");
+    assert_eq!(cold.tree.root(), folded.tree.root(), "{what}");
+}
+
+#[tokio::test]
+async fn a_cold_load_is_the_fold_of_all_records() {
+    let mut scene = Scene::new().await;
+    for length in LENGTHS {
+        scene.push_many(length - scene.state.head.number).await;
+        assert_cold_load_is_the_fold(&scene, &format!("{length} records")).await;
+        // A reader who was there before comes to the same.
+        for since in [0, 1, length / 2, length - 1] {
+            let mut old = scene.repository.empty_state();
+            for number in 1..=since {
+                let stored = scene.repository.record(number).await.unwrap().unwrap();
+                old.apply(&stored.record).unwrap();
+            }
+            let restarted = open(&scene.store).await;
+            let caught_up = advance(&restarted, &Arc::new(old)).await.unwrap();
+            assert_eq!(caught_up, scene.state, "{length} records, from {since}");
+        }
+    }
+    assert_eq!(scene.keys("segments").await.len(), 13);
+    assert!(scene.keys("checkpoints").await.len() >= 3);
+}
+
+/// Everything works on a store that refuses every overwrite and every delete.
+#[tokio::test]
+async fn nothing_is_ever_overwritten_or_deleted() {
+    let worm = Arc::new(WormStore::new(Arc::new(InMemory::new())));
+    let mut scene = Scene::over(Arc::<WormStore>::clone(&worm)).await;
+    scene.push_many(140).await;
+    let noise = statehold_testkit::environment::SeededEntropy::new(3).bytes(600_000);
+    scene.push(&[("large", Some(&noise))]).await;
+    assert_cold_load_is_the_fold(&scene, "write-once").await;
+    let read = read_file(&open(&scene.store).await, &scene.state, "large").await;
+    assert_eq!(read.unwrap(), noise);
+    assert_eq!(worm.refused(), 0);
+}
+
+/// Every cache that is missing, damaged or another history's is passed over.
+#[tokio::test]
+async fn useless_caches_are_passed_over() {
+    let (mut scene, mut foreign) = (Scene::new().await, Scene::new().await);
+    foreign.push(&[("foreign", Some(b"x"))]).await;
+    scene.push_many(150).await;
+    foreign.push_many(149).await;
+    for folder in ["segments", "checkpoints", "trees"] {
+        for key in scene.keys(folder).await {
+            let good = scene.bytes(&key).await;
+            scene.remove(&key).await;
+            assert_cold_load_is_the_fold(&scene, &format!("{key} missing")).await;
+            let mut flipped = good.to_vec();
+            let middle = flipped.len() / 2;
+            flipped[middle] ^= 0x10;
+            for (what, bytes) in [
+                ("flipped", flipped),
+                ("cut", good[..good.len() / 2].to_vec()),
+                ("empty", Vec::new()),
+            ] {
+                scene.overwrite(&key, bytes).await;
+                assert_cold_load_is_the_fold(&scene, &format!("{key} {what}")).await;
+            }
+            scene.overwrite(&key, good).await;
+        }
+    }
+    // Another history has objects of the same names, whole and readable.
+    for folder in ["segments", "checkpoints"] {
+        for key in scene.keys(folder).await {
+            let (good, other) = (scene.bytes(&key).await, foreign.bytes(&key).await);
+            assert_ne!(good, other);
+            scene.overwrite(&key, other).await;
+            assert_cold_load_is_the_fold(&scene, &format!("{key} of another history")).await;
+            scene.overwrite(&key, good).await;
+        }
+    }
+    // Neighbours vouch for one another only if the log vouches for the last.
+    for key in scene.keys("segments").await {
+        scene.overwrite(&key, foreign.bytes(&key).await).await;
+    }
+    assert_cold_load_is_the_fold(&scene, "all segments of another history").await;
+}
+
+/// A checkpoint that nobody wrote, or that is of no use, is written by the next reader.
+#[tokio::test]
+async fn a_checkpoint_of_no_use_is_replaced() {
+    let (mut scene, mut foreign) = (Scene::new().await, Scene::new().await);
+    foreign.push(&[("foreign", Some(b"x"))]).await;
+    scene.push_many(100).await;
+    foreign.push_many(99).await;
+    let newest = scene.keys("checkpoints").await.remove(0);
+    let (number, _) = layout::parse_checkpoint(&newest).unwrap();
+    assert!(number < 100, "there are records after it");
+    let good = scene.bytes(&newest).await;
+    let tree = layout::tree(Checkpoint::read(&newest, &good).unwrap().tree.id);
+    let good_tree = scene.bytes(&tree).await;
+    for (key, bytes) in [
+        (&newest, foreign.bytes(&newest).await),
+        (&newest, good.slice(..40)),
+        (&tree, good_tree.slice(..40)),
+    ] {
+        scene.overwrite(key, bytes).await;
+        let repository = open(&scene.store).await;
+        let overdue = load(&repository).await.unwrap().overdue.unwrap();
+        assert_eq!(overdue.head.number, number);
+        repository.tend(&overdue).await.unwrap();
+        // Now it is there, under another name, and the next reader begins with it.
+        let loaded = load(&repository).await.unwrap();
+        assert_eq!(loaded.overdue, None);
+        assert_eq!(*loaded.state, scene.fold_from_scratch().await);
+        let opening = repository.open(None).await.unwrap();
+        assert_eq!(opening.checkpoint.unwrap().0.at.number, number);
+        // Tending again has nothing to do.
+        let before = scene.keys("trees").await;
+        repository.tend(&overdue).await.unwrap();
+        assert_eq!(scene.keys("trees").await, before);
+        for copy in 1..4 {
+            if scene
+                .keys("checkpoints")
+                .await
+                .contains(&layout::checkpoint(number, copy))
+            {
+                scene.remove(&layout::checkpoint(number, copy)).await;
+            }
+        }
+        scene.overwrite(&newest, good.clone()).await;
+        scene.overwrite(&tree, good_tree.clone()).await;
+    }
+}
+
+/// The tree at an old record is found over the checkpoint before it.
+#[tokio::test]
+async fn a_reader_may_begin_at_an_older_checkpoint() {
+    let mut scene = Scene::new().await;
+    scene.push_many(140).await;
+    for at_most in [0, 31, 63, 64, 100, 139, u64::MAX] {
+        let opening = scene.repository.open(Some(at_most)).await.unwrap();
+        let found = opening
+            .checkpoint
+            .map_or(0, |(checkpoint, _)| checkpoint.at.number);
+        let numbers: Vec<u64> = scene
+            .keys("checkpoints")
+            .await
+            .iter()
+            .filter_map(|key| layout::parse_checkpoint(key))
+            .map(|(number, _)| number)
+            .collect();
+        let best = numbers.iter().filter(|number| **number <= at_most).max();
+        assert_eq!(
+            found,
+            best.copied().unwrap_or(0),
+            "at most {at_most} of {numbers:?}"
+        );
+    }
+    assert_ne!(scene.state.tree.root(), Digest::of(b""));
+}

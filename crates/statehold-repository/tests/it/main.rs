@@ -1,0 +1,15 @@
+//! The repository over real stores: what it promises, what it costs, and what damage does to it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "these are tests, helpers included: failing is what a panic is for"
+)]
+
+mod append;
+mod damage;
+mod golden;
+mod history;
+mod requests;
+mod scene;
+mod stores;

@@ -1,0 +1,735 @@
+//! A repository behind a gateway: [`Remote`] over HTTP.
+//!
+//! Every request may be repeated: packs have names of their own, drafts a nonce, keys and invites
+//! ids that the client draws. So whatever fails on the way is tried again, and only an append that
+//! never got an answer ends as "unknown".
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use statehold_core::digest::Digest;
+use statehold_core::entry::Location;
+use statehold_core::id::{KeyId, MachineId, PackId, RepositoryId};
+use statehold_core::state::State;
+use statehold_repository::format::checkpoint::Checkpoint;
+use statehold_repository::format::description::Description;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::remote::{Batch, Opening};
+use statehold_repository::wire::bodies::{
+    Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant, Place,
+    ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
+};
+use statehold_repository::wire::frames::{Decoder, End, Frame};
+use statehold_repository::wire::key::{Invite, Key};
+use statehold_repository::wire::problem::{PROBLEM_BYTES_MAX, Problem};
+use statehold_repository::wire::version::OWN;
+use statehold_repository::wire::{
+    HEADER_REPOSITORY, HEADER_VERSION, JSON_BYTES_MAX, MEDIA_DRAFT, MEDIA_PACK,
+};
+use statehold_repository::{Error, Remote, Result};
+use url::{Host, Url};
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for an answer to begin, and for each further piece of it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body is expected to pass at this rate at least, in bytes per second.
+const UPLOAD_RATE_MIN: u64 = 8 * 1024;
+/// The gateway closes connections that say nothing for ten seconds; ours end before that.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often a request is sent before its failure is reported.
+const ATTEMPTS_MAX: u32 = 6;
+/// First wait between attempts; doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between attempts, also when the gateway asks for more.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Bytes of content asked for at once.
+const READ_BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// Requests for content under way at once.
+const READ_PARALLEL: usize = 3;
+
+/// Where a gateway is, and how to trust it.
+#[derive(Debug, Clone)]
+pub struct GatewayAddress {
+    /// Its base address, such as `https://gateway.example.org`.
+    pub url: Url,
+    /// Further certificate authorities to trust, as PEM.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+impl GatewayAddress {
+    /// The gateway at an address, trusted by the system's authorities.
+    pub fn parse(text: &str) -> Result<Self> {
+        let url = Url::parse(text)
+            .map_err(|error| Error::refused(format!("{text} is no address: {error}")))?;
+        let authorities = Vec::new();
+        Ok(Self { url, authorities })
+    }
+}
+
+/// Speaks to a gateway.
+#[derive(Clone)]
+pub struct GatewayClient {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl std::fmt::Debug for GatewayClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GatewayClient({})", self.base)
+    }
+}
+
+/// A request, ready to be sent as often as need be.
+struct Ask {
+    method: Method,
+    path: String,
+    query: Option<(&'static str, u64)>,
+    body: Option<(&'static str, Bytes)>,
+}
+
+impl Ask {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            query: None,
+            body: None,
+        }
+    }
+
+    fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    fn post(path: impl Into<String>, body: &impl Serialize) -> Result<Self> {
+        let body = serde_json::to_vec(body).map_err(Error::refused)?;
+        Ok(Self::new(Method::POST, path).with("application/json", body.into()))
+    }
+
+    fn with(self, media: &'static str, body: Bytes) -> Self {
+        let body = Some((media, body));
+        Self { body, ..self }
+    }
+
+    fn query(self, name: &'static str, value: Option<u64>) -> Self {
+        let query = value.map(|value| (name, value));
+        Self { query, ..self }
+    }
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// The answer is clear, and trying again gives the same.
+    Final(Error),
+    /// Trying again may help.
+    Again {
+        error: Error,
+        /// How long the gateway asks to wait.
+        wait: Option<Duration>,
+        /// Whether the gateway may have acted on the request.
+        reached: bool,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Failure {
+    /// A failure on the way.
+    fn on_the_way(path: &str, error: reqwest::Error) -> Self {
+        let reached = !error.is_connect() && !error.is_builder();
+        let error = Error::Unavailable {
+            what: format!("the gateway, asked for {path},"),
+            source: error.without_url().into(),
+        };
+        Self::Again {
+            error,
+            wait: None,
+            reached,
+        }
+    }
+
+    fn silent(path: &str) -> Self {
+        let error = Error::Unavailable {
+            what: format!("the gateway, asked for {path},"),
+            source: "no answer in time".into(),
+        };
+        Self::Again {
+            error,
+            wait: None,
+            reached: true,
+        }
+    }
+}
+
+/// How a request ended for good.
+struct Failed {
+    error: Error,
+    /// Whether the gateway may have acted on it.
+    reached: bool,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl GatewayClient {
+    /// A client with a key; without one, all it can do is redeem an invite. The key of a
+    /// repository among several can be used for one of them by naming it.
+    ///
+    /// Keys and invites never travel over plain HTTP, except to this machine itself.
+    pub fn new(
+        address: &GatewayAddress,
+        key: Option<&Key>,
+        repository: Option<RepositoryId>,
+    ) -> Result<Self> {
+        let url = &address.url;
+        let loopback = is_loopback(url);
+        if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+            return Err(Error::refused(format!(
+                "{} would carry the key in the clear; use https",
+                url.host_str().unwrap_or(url.scheme())
+            )));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::refused("a gateway's address holds no user name"));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER_VERSION, HeaderValue::from_static(OWN));
+        if let Some(key) = key {
+            let text = zeroize::Zeroizing::new(format!("Bearer {}", key.reveal().as_str()));
+            let mut value = HeaderValue::from_str(&text).map_err(Error::refused)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        if let Some(repository) = repository {
+            let value = HeaderValue::from_str(&repository.to_string()).map_err(Error::refused)?;
+            headers.insert(HEADER_REPOSITORY, value);
+        }
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .user_agent(concat!("statehold/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_nodelay(true)
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none());
+        if loopback {
+            // A proxy is another machine, and has no business with this one's own gateway.
+            builder = builder.no_proxy();
+        }
+        for pem in &address.authorities {
+            let found = reqwest::Certificate::from_pem_bundle(pem).map_err(Error::refused)?;
+            builder = builder.tls_certs_merge(found);
+        }
+        let http = builder.build().map_err(|error| Error::Unavailable {
+            what: "an HTTP client".into(),
+            source: error.into(),
+        })?;
+        let mut base = url.clone();
+        base.set_query(None);
+        base.set_fragment(None);
+        if !base.path().ends_with('/') {
+            let path = format!("{}/", base.path());
+            base.set_path(&path);
+        }
+        Ok(Self { http, base })
+    }
+
+    /// What the key reaches.
+    pub async fn info(&self) -> Result<Info> {
+        self.json(Ask::get("v1/info")).await
+    }
+
+    /// Turns an invite into a key drawn here. Sending it again with the same key is safe.
+    pub async fn redeem(
+        &self,
+        invite: &Invite,
+        key: &Key,
+        label: &str,
+        machine: Option<MachineId>,
+    ) -> Result<KeyInfo> {
+        let request = RedeemRequest {
+            invite: invite.reveal().to_string(),
+            key: key.id(),
+            hash: key.hash(),
+            label: label.to_owned(),
+            machine,
+        };
+        self.json(Ask::post("v1/redeem", &request)?).await
+    }
+
+    /// The machines, that is the keys, that share a repository with this one.
+    pub async fn machines(&self) -> Result<Vec<KeyInfo>> {
+        let list: KeyList = self.json(Ask::get("v1/machines")).await?;
+        Ok(list.keys)
+    }
+
+    /// Ends a key: one's own, or any when the own role allows it.
+    pub async fn revoke(&self, key: KeyId) -> Result<KeyInfo> {
+        self.json(Ask::new(Method::POST, format!("v1/machines/{key}/revoke")))
+            .await
+    }
+
+    /// Calls a machine something else.
+    pub async fn rename(&self, key: KeyId, label: &str) -> Result<KeyInfo> {
+        let request = RenameRequest {
+            label: label.to_owned(),
+        };
+        self.json(Ask::post(format!("v1/machines/{key}/rename"), &request)?)
+            .await
+    }
+
+    /// Adds an invite to one's own repositories. Takes the role `own`.
+    pub async fn add_invite(&self, new: &NewInvite) -> Result<InviteInfo> {
+        self.json(Ask::post("v1/invites", new)?).await
+    }
+
+    /// Adds a key. Takes the role `operator`, as everything below does.
+    pub async fn admin_add_key(&self, new: &NewKey) -> Result<KeyInfo> {
+        self.json(Ask::post("v1/admin/keys", new)?).await
+    }
+
+    /// Adds a tenant.
+    pub async fn admin_add_tenant(&self, new: &NewTenant) -> Result<TenantInfo> {
+        self.json(Ask::post("v1/admin/tenants", new)?).await
+    }
+
+    /// Adds an invite to any repository.
+    pub async fn admin_add_invite(&self, new: &NewInvite) -> Result<InviteInfo> {
+        self.json(Ask::post("v1/admin/invites", new)?).await
+    }
+
+    /// All keys.
+    pub async fn admin_keys(&self) -> Result<Vec<KeyInfo>> {
+        let list: KeyList = self.json(Ask::get("v1/admin/keys")).await?;
+        Ok(list.keys)
+    }
+
+    /// All tenants.
+    pub async fn admin_tenants(&self) -> Result<Vec<TenantInfo>> {
+        let list: TenantList = self.json(Ask::get("v1/admin/tenants")).await?;
+        Ok(list.tenants)
+    }
+
+    /// All invites.
+    pub async fn admin_invites(&self) -> Result<Vec<InviteInfo>> {
+        let list: InviteList = self.json(Ask::get("v1/admin/invites")).await?;
+        Ok(list.invites)
+    }
+
+    async fn json<T: DeserializeOwned + Send>(&self, ask: Ask) -> Result<T> {
+        let Json(value) = self.send(&ask).await?;
+        Ok(value)
+    }
+
+    /// Sends a request until there is a clear answer, or patience ends.
+    async fn send<A: Answer>(&self, ask: &Ask) -> Result<A, Failed> {
+        let mut ever_reached = false;
+        let mut attempt = 1;
+        loop {
+            let outcome = match self.try_send(ask).await {
+                Ok(response) => A::read(&ask.path, response).await,
+                Err(failure) => Err(failure),
+            };
+            let (error, wait) = match outcome {
+                Ok(value) => return Ok(value),
+                Err(Failure::Final(error)) => {
+                    let reached = ever_reached;
+                    return Err(Failed { error, reached });
+                }
+                Err(Failure::Again {
+                    error,
+                    wait,
+                    reached,
+                }) => {
+                    ever_reached |= reached;
+                    (error, wait)
+                }
+            };
+            if attempt >= ATTEMPTS_MAX {
+                let reached = ever_reached;
+                return Err(Failed { error, reached });
+            }
+            let wait = wait.unwrap_or_default().max(backoff(attempt));
+            tracing::debug!(path = ask.path, attempt, %error, "trying again");
+            tokio::time::sleep(wait.min(BACKOFF_MAX)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn try_send(&self, ask: &Ask) -> Result<Response, Failure> {
+        let mut url = self.base.join(&ask.path).map_err(Error::refused)?;
+        if let Some((name, value)) = ask.query {
+            url.query_pairs_mut().append_pair(name, &value.to_string());
+        }
+        let mut request = self.http.request(ask.method.clone(), url);
+        let mut patience = ANSWER_TIMEOUT;
+        match &ask.body {
+            Some((media, body)) => {
+                patience += Duration::from_secs(body.len() as u64 / UPLOAD_RATE_MIN);
+                request = request.header(CONTENT_TYPE, *media).body(body.clone());
+            }
+            None if ask.method == Method::POST => request = request.body(Bytes::new()),
+            None => {}
+        }
+        let response = match tokio::time::timeout(patience, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(Failure::on_the_way(&ask.path, error)),
+            Err(_) => return Err(Failure::silent(&ask.path)),
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let seconds = response.headers().get(RETRY_AFTER);
+        let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
+        let wait = seconds.map(Duration::from_secs);
+        let body = collect(&ask.path, response, PROBLEM_BYTES_MAX).await?;
+        let error = Problem::read(status.as_u16(), &body);
+        Err(match status {
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS => Failure::Again {
+                error,
+                wait,
+                reached: true,
+            },
+            _ => Failure::Final(error),
+        })
+    }
+}
+
+/// What is made of an answer's body.
+trait Answer: Sized {
+    fn read(path: &str, response: Response) -> impl Future<Output = Result<Self, Failure>> + Send;
+}
+
+/// Success says it all.
+struct Done;
+
+impl Answer for Done {
+    async fn read(_: &str, _: Response) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+}
+
+struct Json<T>(T);
+
+impl<T: DeserializeOwned + Send> Answer for Json<T> {
+    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
+        let bytes = collect(path, response, JSON_BYTES_MAX).await?;
+        let damaged = |error| Error::damaged("the gateway's answer", error);
+        Ok(Self(serde_json::from_slice(&bytes).map_err(damaged)?))
+    }
+}
+
+struct Frames(Vec<Frame>, End);
+
+impl Answer for Frames {
+    async fn read(path: &str, mut response: Response) -> Result<Self, Failure> {
+        let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
+        while let Some(bytes) = next_piece(path, &mut response).await? {
+            decoder.push(&bytes);
+            while let Some(frame) = decoder.next_frame()? {
+                frames.push(frame);
+            }
+        }
+        match decoder.finish() {
+            Ok(end) => Ok(Self(frames, end)),
+            // Something on the way ended the body early and made it look whole.
+            Err(error) => Err(Failure::Again {
+                error,
+                wait: None,
+                reached: true,
+            }),
+        }
+    }
+}
+
+/// The wait before the next attempt: doubled each time, and spread so that clients that failed
+/// together don't come back together.
+fn backoff(attempt: u32) -> Duration {
+    let full = BACKOFF_MIN
+        .saturating_mul(1 << attempt.min(16))
+        .min(BACKOFF_MAX);
+    // A hasher's seed is as random as this needs.
+    let chance = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+        % 512;
+    full / 2 + full.mul_f64(chance as f64 / 1024.0)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+async fn next_piece(path: &str, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, response.chunk()).await {
+        Ok(Ok(piece)) => Ok(piece),
+        Ok(Err(error)) => Err(Failure::on_the_way(path, error)),
+        Err(_) => Err(Failure::silent(path)),
+    }
+}
+
+async fn collect(path: &str, mut response: Response, limit: usize) -> Result<Bytes, Failure> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = next_piece(path, &mut response).await? {
+        if bytes.len() + piece.len() > limit {
+            let reason = format!("it has more than {limit} bytes");
+            return Err(Error::damaged("the gateway's answer", reason).into());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+/// A repository behind a gateway.
+#[derive(Debug)]
+pub struct GatewayRemote {
+    client: GatewayClient,
+    info: Info,
+}
+
+impl GatewayRemote {
+    /// Asks the gateway what the client's key reaches, and opens that.
+    pub async fn connect(client: GatewayClient) -> Result<Self> {
+        let info = client.info().await?;
+        Ok(Self { client, info })
+    }
+
+    /// Opens what an earlier [`Self::connect`] found, without asking again.
+    pub const fn with_info(client: GatewayClient, info: Info) -> Self {
+        Self { client, info }
+    }
+
+    /// What the gateway said about key and repository.
+    pub const fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The client, for everything that is not about the repository.
+    pub const fn client(&self) -> &GatewayClient {
+        &self.client
+    }
+
+    /// Cuts a list of places into requests of bounded size.
+    fn batches<'a>(&self, places: &'a [Location]) -> Vec<&'a [Location]> {
+        let bytes_max = READ_BATCH_BYTES.min(self.info.limits.read_bytes);
+        let count_max = usize::try_from(self.info.limits.read_ranges).unwrap_or(usize::MAX);
+        let (mut batches, mut start, mut bytes) = (Vec::new(), 0, 0);
+        for (index, place) in places.iter().enumerate() {
+            let stored = u64::from(place.stored);
+            if index > start && (bytes + stored > bytes_max || index - start >= count_max) {
+                batches.push(&places[start..index]);
+                (start, bytes) = (index, 0);
+            }
+            bytes += stored;
+        }
+        if start < places.len() {
+            batches.push(&places[start..]);
+        }
+        batches
+    }
+
+    async fn read_batch(&self, places: &[Location]) -> Result<Vec<Bytes>> {
+        let wanted = places.iter().map(Place::of).collect::<Result<_>>()?;
+        let request = ReadRequest { places: wanted };
+        let Frames(frames, _) = self.client.send(&Ask::post("v1/read", &request)?).await?;
+        let chunk = |frame| match frame {
+            Frame::Chunk(bytes) => Ok(bytes),
+            _ => Err(strange("a frame that is no chunk")),
+        };
+        let chunks: Vec<Bytes> = frames.into_iter().map(chunk).collect::<Result<_>>()?;
+        let lengths = chunks.iter().map(|chunk| chunk.len() as u64);
+        if !lengths.eq(places.iter().map(|place| u64::from(place.stored))) {
+            return Err(strange("other ranges than were asked for"));
+        }
+        Ok(chunks)
+    }
+}
+
+fn strange(what: &str) -> Error {
+    Error::damaged("the gateway's answer", format!("it holds {what}"))
+}
+
+#[async_trait]
+impl Remote for GatewayRemote {
+    fn description(&self) -> (&Description, Digest) {
+        (&self.info.description, self.info.genesis)
+    }
+
+    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
+        let ask = Ask::get("v1/open").query("at_most", at_most);
+        let Frames(frames, end) = self.client.send(&ask).await?;
+        let (mut checkpoint, mut trees, mut records) = (None, HashMap::new(), Vec::new());
+        for frame in frames {
+            match frame {
+                Frame::Checkpoint(bytes) => {
+                    checkpoint = Some(Checkpoint::read("the checkpoint", &bytes)?);
+                }
+                Frame::Tree { id, bytes } => drop(trees.insert(id, bytes)),
+                Frame::Record { number, bytes } => {
+                    records.push(StoredRecord::read(number, bytes)?);
+                }
+                Frame::Chunk(_) | Frame::End(_) => return Err(strange("a chunk")),
+            }
+        }
+        let more = end.more;
+        Ok(Opening {
+            checkpoint: checkpoint.map(|checkpoint| (checkpoint, trees)),
+            batch: Batch { records, more },
+        })
+    }
+
+    async fn records(&self, after: u64) -> Result<Batch> {
+        let ask = Ask::get("v1/log").query("after", Some(after));
+        let Frames(frames, end) = self.client.send(&ask).await?;
+        let mut records = Vec::with_capacity(frames.len());
+        for (frame, expected) in frames.into_iter().zip(after.saturating_add(1)..) {
+            match frame {
+                Frame::Record { number, bytes } if number == expected => {
+                    records.push(StoredRecord::read(number, bytes)?);
+                }
+                _ => return Err(strange("something else than the records in order")),
+            }
+        }
+        let more = end.more && !records.is_empty();
+        Ok(Batch { records, more })
+    }
+
+    async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
+        let batches: Vec<Vec<Location>> = self
+            .batches(places)
+            .into_iter()
+            .map(<[_]>::to_vec)
+            .collect();
+        let chunks: Vec<Vec<Bytes>> = stream::iter(batches)
+            .map(async move |batch: Vec<Location>| self.read_batch(&batch).await)
+            .buffered(READ_PARALLEL)
+            .try_collect()
+            .await?;
+        Ok(chunks.into_iter().flatten().collect())
+    }
+
+    async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        check_size("the pack", bytes.len(), self.info.limits.pack_bytes)?;
+        let ask = Ask::new(Method::PUT, format!("v1/packs/{id}")).with(MEDIA_PACK, bytes);
+        let Done = self.client.send(&ask).await?;
+        Ok(())
+    }
+
+    async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
+        check_size("the push", draft.bytes.len(), self.info.limits.draft_bytes)?;
+        let ask = Ask::new(Method::POST, "v1/log").with(MEDIA_DRAFT, draft.bytes.clone());
+        let Frames(frames, _) = self.client.send(&ask).await.map_err(|failed: Failed| {
+            match failed.error {
+                // It may have landed. The same draft handed in again settles it.
+                Error::Unavailable { .. } | Error::Damaged { .. } if failed.reached => {
+                    let number = known.head.number.saturating_add(1);
+                    tracing::debug!(error = %failed.error, "no answer to an append");
+                    Error::Unknown { number }
+                }
+                error => error,
+            }
+        })?;
+        let Ok(
+            [
+                Frame::Record {
+                    number,
+                    bytes: head,
+                },
+            ],
+        ) = <[Frame; 1]>::try_from(frames)
+        else {
+            return Err(strange("something else than one record"));
+        };
+        rebuild(draft, number, &head)
+    }
+
+    /// Nothing to do: the gateway writes its own caches.
+    async fn tend(&self, _state: &Arc<State>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn check_size(what: &str, len: usize, limit: u64) -> Result<()> {
+    if len as u64 > limit {
+        return Err(Error::refused(format!(
+            "{what} has {len} bytes, the gateway takes {limit}"
+        )));
+    }
+    Ok(())
+}
+
+/// The record that a draft became: what the gateway put in front of it, and the draft's own bytes.
+fn rebuild(draft: &StoredDraft, number: u64, head: &[u8]) -> Result<StoredRecord> {
+    let own = &draft.draft.head;
+    let rest = own.body_bytes as usize + own.content_bytes as usize;
+    let start = draft.bytes.len().saturating_sub(rest);
+    let mut bytes = BytesMut::with_capacity(head.len() + rest);
+    bytes.extend_from_slice(head);
+    bytes.extend_from_slice(&draft.bytes[start..]);
+    let stored = StoredRecord::read(number, bytes.freeze())?;
+    if stored.record.envelope.draft != *own || !stored.has_content() {
+        return Err(strange("another record than the one sent"));
+    }
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_travel_in_the_clear_only_within_this_machine() {
+        for (url, allowed) in [
+            ("https://gateway.example.org", true),
+            ("https://gateway.example.org/behind/a/path", true),
+            ("http://127.0.0.1:8080", true),
+            ("http://localhost:8080", true),
+            ("http://[::1]:8080", true),
+            ("http://gateway.example.org", false),
+            ("http://localhost.example.org", false),
+            ("http://10.0.0.1", false),
+            ("http://127.0.0.1.example.org", false),
+            ("ftp://localhost", false),
+            ("file:///etc/passwd", false),
+            ("https://user:word@gateway.example.org", false),
+        ] {
+            let address = GatewayAddress::parse(url).unwrap();
+            let client = GatewayClient::new(&address, None, None);
+            assert_eq!(client.is_ok(), allowed, "{url}");
+        }
+    }
+
+    #[test]
+    fn waits_grow_and_stay_in_bounds() {
+        for attempt in 1..40 {
+            assert!((BACKOFF_MIN..=BACKOFF_MAX).contains(&backoff(attempt)));
+        }
+    }
+}
