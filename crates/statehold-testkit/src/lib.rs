@@ -13,6 +13,9 @@
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
 //! 11. [`author`]: pushes from plain lists of paths and contents.
+//! 12. [`servers`]: real object stores, installed and started by the tests that need them.
+//! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
+//!     be had.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,8 +26,11 @@ pub mod crash;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
+pub mod google_double;
 pub mod invariants;
+pub mod loopback;
 pub mod machine;
+pub mod servers;
 pub mod trace;
 pub mod world;
 
