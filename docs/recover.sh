@@ -46,7 +46,7 @@ while :; do
 done
 [ "$number" -gt 0 ] || { echo "the log is empty" >&2; exit 1; }
 if later=$(printf 'log/%020d' "$((number + 1))") && [ -z "${AT:-}" ] &&
-    ls "$REPO/log" | LC_ALL=C awk -v l="${later#log/}" '$0 > l { found = 1 } END { exit !found }'; then
+    ls "$REPO/log" | LC_ALL=C awk -v l="${later#log/}" 'length($0) == 20 && $0 > l { found = 1 } END { exit !found }'; then
     echo "$later is missing and later records are there; going on with what is before it" >&2
 fi
 
