@@ -1,0 +1,4 @@
+//! The `statehold` command as its users run it.
+
+#[cfg(test)]
+mod recovery;
