@@ -1,12 +1,14 @@
 //! From a folder to an engine: the workspace, its link, its key, and the repository behind them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::record::RecordRef;
+use statehold_repository::location::StoreLocation;
+use statehold_repository::probe::{admit, newest_or_probe};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
@@ -74,8 +76,13 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 }
 
 async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
-    if let Some(folder) = folder_of(&link.url) {
-        return Ok(Arc::new(open_folder(&folder).await?));
+    if let Some(location) = store_of(&link.url)? {
+        // The store was probed when it was linked.
+        let (clock, entropy) = system();
+        let store = location.open(&variable)?;
+        let found = Repository::open_existing(store, clock, entropy).await?;
+        let object = format!("the repository at {location}");
+        return Ok(Arc::new(found.ok_or(Error::NotFound { object })?));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
@@ -95,19 +102,32 @@ async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> 
     Ok(Arc::new(remote))
 }
 
-/// The folder that a link without a gateway leads to.
-pub(crate) fn folder_of(url: &str) -> Option<PathBuf> {
-    match url.strip_prefix("file://") {
-        Some(path) => Some(PathBuf::from(path)),
-        None => (!url.contains("://")).then(|| PathBuf::from(url)),
+/// The store that an address leads to straight, without a gateway; `None` for a gateway's address.
+pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
+    if address.starts_with("http://") || address.starts_with("https://") {
+        return Ok(None);
     }
+    if address.contains(':') {
+        return Ok(Some(address.parse()?));
+    }
+    Ok(Some(StoreLocation::Folder(std::path::absolute(address)?)))
 }
 
-/// The repository in a folder, made if need be.
-pub(crate) async fn open_folder(folder: &Path) -> Result<Repository> {
+/// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
+/// the owner's word that nobody else writes to it.
+pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
+    let store = location.open(&variable)?;
+    let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
+    admit(&report).enter(alone)?;
+    Ok(store)
+}
+
+/// The repository in a store, made if need be.
+pub(crate) async fn open_repository(location: &StoreLocation) -> Result<Repository> {
     let (clock, entropy) = system();
     let id = RepositoryId::random(&*entropy);
-    Ok(Repository::open_or_create(Store::folder(folder)?, id, clock, entropy).await?)
+    let store = open_store(location, false).await?;
+    Ok(Repository::open_or_create(store, id, clock, entropy).await?)
 }
 
 /// A client for the gateway at an address. `STATEHOLD_CA` names a file with further authorities.
@@ -129,7 +149,7 @@ pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
     let workspace = Workspace::find(folder)
         .context("this needs a workspace; `statehold init` makes a folder one")?;
     match &workspace.settings().link {
-        Some(link) if folder_of(&link.url).is_none() => client(
+        Some(link) if store_of(&link.url)?.is_none() => client(
             &link.url,
             Some(&workspace_key(&workspace)?),
             link.repository_id,
