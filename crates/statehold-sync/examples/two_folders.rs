@@ -101,16 +101,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let status = desktop.status(Scope::All).await?;
     let mut out = std::io::stdout();
     use std::io::Write as _;
-    writeln!(
-        out,
-        "pushed: {:?}, {} files",
-        pushed.outcome, pushed.files
-    )?;
-    writeln!(
-        out,
-        "pulled: {:?}, {} files",
-        pulled.outcome, pulled.files
-    )?;
+    writeln!(out, "pushed: {:?}, {} files", pushed.outcome, pushed.files)?;
+    writeln!(out, "pulled: {:?}, {} files", pulled.outcome, pulled.files)?;
     writeln!(
         out,
         "second edit: {:?} at {}",

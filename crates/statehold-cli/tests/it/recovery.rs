@@ -114,7 +114,10 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
 
     // Enough that does not compress for packs, and a file of several chunks.
     scratch.write("large.bin", noise(3_000_000));
-    scratch.write("sessions/log.ndjson", "{\"event\":\"begin\"}\n".repeat(60_000));
+    scratch.write(
+        "sessions/log.ndjson",
+        "{\"event\":\"begin\"}\n".repeat(60_000),
+    );
     scratch.write("notes/it's \"new\"\nline.md", "odd names\n");
     scratch.write("empty", "");
     scratch.write("run.sh", "#!/bin/sh\n");
