@@ -44,11 +44,12 @@ while :; do
     part "$REPO/$name" "$((size - content - body))" "$body" | zstd -dcq | tail -n +2 |
         jq -c --arg in "$name" --argjson start "$((size - content))" '. + {in: $in, start: $start}' >>"$work/lines"
 done
-[ "$number" -gt 0 ] || { echo "the log is empty" >&2; exit 1; }
 if later=$(printf 'log/%020d' "$((number + 1))") && [ -z "${AT:-}" ] &&
-    ls "$REPO/log" | LC_ALL=C awk -v l="${later#log/}" 'length($0) == 20 && $0 > l { found = 1 } END { exit !found }'; then
+    ls "$REPO/log" | LC_ALL=C awk -v next_name="${later#log/}" \
+        'length($0) == 20 && $0 > next_name { found = 1 } END { exit !found }'; then
     echo "$later is missing and later records are there; going on with what is before it" >&2
 fi
+[ "$number" -gt 0 ] || { echo "the log is empty" >&2; exit 1; }
 
 # 2. The fold: path -> entry, with every chunk in an object and at an offset of its own.
 jq -n 'reduce inputs as $line ({};
@@ -68,7 +69,9 @@ safe() {
     *//* | */../* | */./*) echo "a path leads elsewhere: $1" >&2; exit 1 ;;
     esac
 }
-fields() { jq -j "to_entries[] | select(.value.type == \"$1\") | ($2) | map(tostring + \"\\u0000\") | add" "$work/tree"; }
+fields() {
+    jq -j "to_entries[] | select(.value.type == \"$1\") | ($2) | map(tostring + \"\\u0000\") | add" "$work/tree"
+}
 
 fields directory '[.key]' >"$work/directories"
 while IFS= read -r -d '' path; do
