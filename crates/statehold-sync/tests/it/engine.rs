@@ -207,7 +207,7 @@ async fn a_log_that_grows_sends_its_tail() {
         use std::io::Write as _;
         let tail: Vec<u8> = (0..32)
             .flat_map(|i| {
-                *Digest::of(&[round.to_le_bytes(), (i as u32).to_le_bytes()].concat()).as_bytes()
+                *Digest::of(&[round.to_le_bytes(), i.cast_unsigned().to_le_bytes()].concat()).as_bytes()
             })
             .collect();
         log.write_all(&tail).unwrap();
