@@ -15,7 +15,7 @@ use statehold_sync::home::read_key_file;
 use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{client, folder_of, open_folder};
+use crate::connection::{client, folder_of, forget_info, keep_info, open_folder};
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -115,6 +115,7 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
     };
     let info: Info = client(&args.url, Some(&key), None)?.info().await?;
     home()?.write_key(workspace.settings().workspace, &key)?;
+    keep_info(workspace, &info);
     Ok(Link {
         url: args.url.clone(),
         repository: info.name,
@@ -195,6 +196,7 @@ pub(super) fn run_unlink(
     let settings = workspace.settings().clone();
     let Some(link) = settings.link else {
         output.line("The workspace is not linked.");
+        output.value(&json!({"unlinked": null}));
         return Ok(Exit::Done.into());
     };
     let home = home()?;
@@ -215,6 +217,7 @@ pub(super) fn run_unlink(
         }
     }
     home.remove_key(settings.workspace)?;
+    forget_info(&workspace);
     workspace.change_settings(|settings| settings.link = None)?;
     // Another repository shares no base with this one.
     match std::fs::remove_file(workspace.index_path()) {
