@@ -16,6 +16,7 @@
 //! 12. [`servers`]: real object stores, installed and started by the tests that need them.
 //! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
 //!     be had.
+//! 14. [`process`]: the real program, with gateways and machines as processes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,6 +31,7 @@ pub mod google_double;
 pub mod invariants;
 pub mod loopback;
 pub mod machine;
+pub mod process;
 pub mod servers;
 pub mod trace;
 pub mod world;

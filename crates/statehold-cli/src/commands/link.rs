@@ -16,7 +16,7 @@ use statehold_sync::home::read_key_file;
 use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{client, open_repository, store_of};
+use crate::connection::{client, forget_info, keep_info, open_repository, store_of};
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -122,6 +122,7 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
     };
     let info: Info = client(&args.url, Some(&key), None)?.info().await?;
     home()?.write_key(workspace.settings().workspace, &key)?;
+    keep_info(workspace, &info);
     Ok(Link {
         url: args.url.clone(),
         repository: info.name,
@@ -202,6 +203,7 @@ pub(super) fn run_unlink(
     let settings = workspace.settings().clone();
     let Some(link) = settings.link else {
         output.line("The workspace is not linked.");
+        output.value(&json!({"unlinked": null}));
         return Ok(Exit::Done.into());
     };
     let home = home()?;
@@ -222,16 +224,12 @@ pub(super) fn run_unlink(
         }
     }
     home.remove_key(settings.workspace)?;
+    forget_info(&workspace);
     workspace.change_settings(|settings| settings.link = None)?;
     // Another repository shares no base with this one.
-    for path in [
-        workspace.index_path(),
-        workspace.index_path().with_file_name("gateway.json"),
-    ] {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+    match std::fs::remove_file(workspace.index_path()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
     }
     output.line(format!(
         "The workspace is no longer linked with {}; its files are untouched.",

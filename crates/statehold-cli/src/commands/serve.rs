@@ -69,7 +69,6 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             args.listen
         );
     }
-    start_logging(output);
     block_on(async {
         let started = Started::on(
             open_store(&location, args.alone).await?,
@@ -150,19 +149,5 @@ async fn stop_signal() {
     tokio::select! {
         _ = interrupt => {}
         _ = terminate.recv() => {}
-    }
-}
-
-/// Logs to standard error, as much as `STATEHOLD_LOG` says.
-fn start_logging(output: Output) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if output.json {
-        builder.json().init();
-    } else {
-        builder.init();
     }
 }
