@@ -78,7 +78,7 @@ pub const HEAD_WINDOW_MAX: u64 = 16;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most ranges in one batched read.
-pub const READ_RANGES_MAX: usize = 65_536;
+pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.
 pub const RANGE_GAP_BYTES_MAX: u64 = 256 * 1024;
 

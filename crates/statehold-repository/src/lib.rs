@@ -32,6 +32,7 @@ pub mod layout;
 pub mod location;
 pub mod meter;
 pub mod probe;
+mod ranges;
 pub mod remote;
 pub mod repository;
 pub mod store;

@@ -13,6 +13,7 @@ use statehold_repository::wire::bodies::{Info, NewInvite, Role};
 use statehold_repository::wire::key::{INVITE_PREFIX, Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
 use statehold_sync::home::read_key_file;
+use statehold_sync::journal::Journal;
 use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
@@ -226,6 +227,7 @@ pub(super) fn run_unlink(
     home.remove_key(settings.workspace)?;
     forget_info(&workspace);
     workspace.change_settings(|settings| settings.link = None)?;
+    Journal::of(&workspace).clear()?;
     // Another repository shares no base with this one.
     match std::fs::remove_file(workspace.index_path()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),

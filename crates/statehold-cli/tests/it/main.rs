@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod lost_host;
+#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod refusals;

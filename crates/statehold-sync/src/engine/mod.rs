@@ -606,7 +606,8 @@ impl Engine {
         now.scan.cache.merge(placed.cache);
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&now.index)?;
-        self.write_manifest(now)
+        self.write_manifest(now)?;
+        placed.damage.map_or(Ok(()), |damage| Err(damage.into()))
     }
 
     async fn send(

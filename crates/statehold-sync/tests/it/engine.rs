@@ -7,7 +7,9 @@ use statehold_core::digest::Digest;
 use statehold_core::event::Outcome;
 use statehold_core::plan::{ConflictKind, Direction, Strategy};
 use statehold_repository::meter::Usage;
+use statehold_repository::store::Store;
 use statehold_sync::engine::RunOptions;
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
 const PUSH: RunOptions = RunOptions {
@@ -303,4 +305,35 @@ async fn a_folder_that_goes_elsewhere_stays_where_it_holds_ignored_files() {
     assert_eq!(read(&b, "folder/cache"), "mine");
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     assert_eq!(b.push().await.unwrap().outcome, Outcome::Nothing);
+}
+
+#[tokio::test]
+async fn one_damaged_pack_leaves_its_files_alone_and_brings_all_others() {
+    let vault = tempfile::tempdir().unwrap();
+    let shared = Shared::on(Store::folder(vault.path()).unwrap());
+    let (a, b) = two_machines(&shared).await;
+    let noise = SeededEntropy::new(3);
+    a.write("in a pack", noise.bytes(400_000)).unwrap();
+    a.push().await.unwrap();
+    a.write("fine", "fine").unwrap();
+    a.push().await.unwrap();
+    let pack = fs::read_dir(vault.path().join("packs"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100_000] ^= 1;
+    for damage in [Some(&bytes[..]), Some(&bytes[..1_000]), None] {
+        match damage {
+            Some(bytes) => fs::write(&pack, bytes).unwrap(),
+            None => fs::remove_file(&pack).unwrap(),
+        }
+        let error = b.pull().await.unwrap_err();
+        let name = pack.file_name().unwrap().to_str().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(read(&b, "fine"), "fine");
+        assert!(!b.path("in a pack").exists());
+    }
 }
