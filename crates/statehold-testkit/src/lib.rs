@@ -14,6 +14,7 @@
 //! 10. [`conformance`]: what every store has to do.
 //! 11. [`author`]: pushes from plain lists of paths and contents.
 //! 12. [`process`]: the real program, with gateways and machines as processes.
+//! 13. [`killing`]: the real program under `kill -9`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,7 @@ pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
 pub mod invariants;
+pub mod killing;
 pub mod machine;
 pub mod process;
 pub mod trace;
