@@ -43,7 +43,7 @@ pub struct Kills {
 }
 
 /// The shape of the tree that is pushed and pulled.
-const FILES: u64 = 400;
+const FILES: u64 = 120;
 /// Noise in the larger files, so that packs are written besides records.
 const NOISE_BYTES: usize = 120_000;
 /// Rounds without a kill, to learn how long things take.
@@ -138,7 +138,7 @@ impl World {
             if self.random.chance(if old.is_empty() { 900 } else { 300 }) {
                 let version = self.random.number();
                 let mut content = format!("{path} {version:016x}\n").repeat(20).into_bytes();
-                if number % 40 == 0 {
+                if number % 20 == 0 {
                     content.extend(self.random.bytes(NOISE_BYTES));
                 }
                 content.extend(format!("end of {version:016x}\n").bytes());
