@@ -37,12 +37,26 @@ enum Task {
     },
 }
 
+/// What is shown with the real program, which has to be built beside the one that shows it.
+const NEEDS_BINARY: [&str; 3] = ["kill", "crowd", "tree"];
+
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Test => tests::run(),
         Task::Ci => ci(),
         Task::Tidy => tidy::run(),
-        Task::Show { arguments } => program("show", &arguments),
+        Task::Show { arguments } => {
+            if NEEDS_BINARY.iter().any(|name| arguments[0] == *name) {
+                cargo(&[
+                    "build",
+                    "--quiet",
+                    "--release",
+                    "--package",
+                    "statehold-cli",
+                ])?;
+            }
+            program("show", &arguments)
+        }
         Task::Bench { arguments } => program("bench", &arguments),
     }
 }

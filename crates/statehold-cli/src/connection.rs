@@ -21,7 +21,7 @@ use statehold_sync::home::KeyError;
 use statehold_sync::index::Index;
 use statehold_sync::progress::{Progress, Unwatched};
 use statehold_sync::rate_limit::RateLimited;
-use statehold_sync::workspace::{Link, Workspace};
+use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 
 use crate::environment::{SystemClock, SystemEntropy, home, variable};
 use crate::output::{Output, is_watched};
@@ -52,8 +52,7 @@ impl Connection {
         output: Output,
         bytes_per_second: Option<NonZeroU64>,
     ) -> Result<Self> {
-        let workspace = Workspace::find(folder)
-            .context("this needs a workspace; `statehold init` makes a folder one")?;
+        let workspace = find_workspace(folder)?;
         let Some(link) = workspace.settings().link.clone() else {
             bail!(
                 "{} is not linked with a repository; `statehold link URL` does that",
@@ -81,6 +80,15 @@ impl Connection {
             url: link.url,
             known,
         })
+    }
+}
+
+/// The workspace that a folder lies in.
+pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
+    match Workspace::find(folder) {
+        Err(error @ WorkspaceError::NotFound { .. }) => Err(anyhow::Error::from(error)
+            .context("this needs a workspace; `statehold init` makes a folder one")),
+        found => Ok(found?),
     }
 }
 
@@ -206,8 +214,7 @@ pub(crate) fn client(
 
 /// A client for the gateway that a folder's workspace is linked with.
 pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
-    let workspace = Workspace::find(folder)
-        .context("this needs a workspace; `statehold init` makes a folder one")?;
+    let workspace = find_workspace(folder)?;
     match &workspace.settings().link {
         Some(link) if store_of(&link.url)?.is_none() => client(
             &link.url,

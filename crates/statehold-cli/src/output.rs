@@ -67,6 +67,12 @@ pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// A number of things for people.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    let many = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{many}")
+}
+
 /// A size for people: decimal, as the limits are.
 pub(crate) fn size(bytes: u64) -> String {
     let mut value = bytes;

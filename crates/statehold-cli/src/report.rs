@@ -12,7 +12,7 @@ use statehold_sync::scan::{SkipReason, Skipped};
 
 use crate::connection::Connection;
 use crate::environment::SystemClock;
-use crate::output::{Output, complain, size};
+use crate::output::{Output, complain, count, size};
 
 /// Paths that are shown before "and so many more".
 pub(crate) const SHOWN_PATHS_MAX: usize = 20;
@@ -118,21 +118,21 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         Outcome::Nothing => format!("{verb}: nothing to do, at record {at}"),
         Outcome::Done => {
             format!(
-                "{verb}: {} files, {}, now at record {at}",
-                report.files,
+                "{verb}: {}, {}, now at record {at}",
+                count(report.files, "file"),
                 size(report.bytes)
             )
         }
-        Outcome::Dry => format!("{verb}: {} files would move", report.files),
+        Outcome::Dry => format!("{verb}: {} would move", count(report.files, "file")),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
         Outcome::Conflict => format!(
-            "{verb}: {} conflicts; both sides are as they were. \
+            "{verb}: {}; both sides are as they were. \
              `statehold pull --on-conflict local|remote|newest` decides",
-            report.conflicts.len()
+            count(report.conflicts.len() as u64, "conflict")
         ),
         Outcome::Partial => format!(
-            "{verb}: {} files, {}, some were left out, now at record {at}",
-            report.files,
+            "{verb}: {}, {}, some were left out, now at record {at}",
+            count(report.files, "file"),
             size(report.bytes)
         ),
         Outcome::Deferred => format!("{verb}: left to a later run"),

@@ -17,6 +17,7 @@
 //! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
 //!     be had.
 //! 14. [`process`]: the real program, with gateways and machines as processes.
+//! 15. [`killing`]: the real program under `kill -9`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +30,7 @@ pub mod faulty_store;
 pub mod gateway;
 pub mod google_double;
 pub mod invariants;
+pub mod killing;
 pub mod loopback;
 pub mod machine;
 pub mod process;

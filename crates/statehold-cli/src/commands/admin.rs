@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use statehold_core::id::{KeyId, RepositoryId, TenantId};
 use statehold_repository::wire::bodies::{NewInvite, NewKey, NewTenant, Role};
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
-use statehold_sync::home::{read_key_file, write_key_file};
+use statehold_sync::home::{KeyError, read_key_file, write_key_file};
 
 use super::machines::describe;
 use super::{block_on, serve::DEFAULT_URL};
@@ -92,7 +92,17 @@ enum TenantAction {
 pub(super) fn run(args: AdminArgs, output: Output) -> Result<ExitCode> {
     let key = match &args.key_file {
         Some(path) => read_key_file(path)?,
-        None => read_key_file(&home()?.operator_key_file())?,
+        None => {
+            let path = home()?.operator_key_file();
+            match read_key_file(&path) {
+                Err(KeyError::Absent) => bail!(
+                    "there is no operator's key in {}; run this where the gateway was first \
+                     started, or name the key with --key-file",
+                    path.display()
+                ),
+                key => key?,
+            }
+        }
     };
     let client = client(&args.gateway, Some(&key), None)?;
     block_on(act(args, client, output))?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use similar::TextDiff;
@@ -115,6 +115,12 @@ pub(super) fn run(args: &DiffArgs, global: &GlobalArgs, output: Output) -> Resul
         if let Source::Folder(_) = to.source {
             leave_out_unseen(&mut from, &connection)?;
         }
+        if let Some(path) = &args.path
+            && !holds(&from, path)
+            && !holds(&to, path)
+        {
+            bail!("{path} is neither in {} nor in {}", from.name, to.name);
+        }
         let differences = compare(&from, &to, args.path.as_ref());
         if output.json {
             output.value(&differences);
@@ -193,6 +199,11 @@ fn leave_out_unseen(side: &mut Side, connection: &Connection) -> Result<()> {
     side.entries
         .retain(|path, shown| !is_left_out(&rules, &ignore, path, !shown.signature.is_leaf()));
     Ok(())
+}
+
+fn holds(side: &Side, path: &RepoPath) -> bool {
+    let is_beneath = |found: &RepoPath| found == path || found.is_inside(path.as_str());
+    side.entries.keys().any(is_beneath)
 }
 
 fn compare(from: &Side, to: &Side, wanted: Option<&RepoPath>) -> Vec<Difference> {

@@ -17,7 +17,9 @@ use statehold_sync::journal::Journal;
 use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{client, forget_info, keep_info, open_repository, store_of};
+use crate::connection::{
+    client, find_workspace, forget_info, keep_info, open_repository, store_of,
+};
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -60,8 +62,7 @@ enum Credential {
 }
 
 pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
-    let mut workspace = Workspace::find(&global.directory()?)
-        .context("this needs a workspace; `statehold init` makes a folder one")?;
+    let mut workspace = find_workspace(&global.directory()?)?;
     if let Some(link) = &workspace.settings().link {
         bail!(
             "the workspace is linked with {} already; `statehold unlink` undoes that",
@@ -107,6 +108,8 @@ async fn link_store(location: &StoreLocation) -> Result<Link> {
 }
 
 async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
+    // An address that can't be right is told before anybody pastes a secret.
+    client(&args.url, None, None)?;
     let key = match read_credential(args)? {
         Credential::Invite(invite) => redeem(workspace, &args.url, &invite).await?,
         Credential::Key(key) => {
@@ -200,7 +203,7 @@ pub(super) fn run_unlink(
     global: &GlobalArgs,
     output: Output,
 ) -> Result<ExitCode> {
-    let mut workspace = Workspace::find(&global.directory()?)?;
+    let mut workspace = find_workspace(&global.directory()?)?;
     let settings = workspace.settings().clone();
     let Some(link) = settings.link else {
         output.line("The workspace is not linked.");

@@ -80,7 +80,10 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
         output.line(describe(row, own));
     }
     if rows.is_empty() {
-        output.line("nothing yet");
+        output.line(match &args.path {
+            Some(path) => format!("no record touches {path}"),
+            None => "nothing yet".into(),
+        });
     }
     output.value(&rows);
     Ok(Exit::Done.into())

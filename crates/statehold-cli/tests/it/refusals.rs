@@ -235,3 +235,69 @@ fn damage_in_the_log_is_named() {
     let name = record.file_name().unwrap().to_str().unwrap();
     assert!(damaged.err.contains(name), "{}", damaged.err);
 }
+
+#[test]
+fn what_was_asked_for_and_is_not_there_is_named() {
+    let Two {
+        gateway,
+        a,
+        b: _b,
+        installation,
+    } = Two::new();
+    a.write("x", "x").unwrap();
+    run(&a, &["push"], 0);
+    let stranger = installation.machine("stranger").unwrap();
+    run(&stranger, &["init"], 0);
+    for (machine, arguments, said) in [
+        (
+            &a,
+            &["cat", "nope"][..],
+            "nope is not in the repository at record 1",
+        ),
+        (
+            &a,
+            &["cat", "x", "--at", "7"],
+            "there is no record 7; the newest is 1",
+        ),
+        (
+            &a,
+            &["diff", "nope"],
+            "nope is neither in record 1 nor in this folder",
+        ),
+        (&a, &["link", &gateway.url], "linked with http://127.0.0.1"),
+        (
+            &a,
+            &["serve", "--store", "s3://bucket"],
+            "keeps its store in a folder",
+        ),
+        (
+            &stranger,
+            &["admin", "keys"],
+            "there is no operator's key in",
+        ),
+        (&stranger, &["link", "ftp://x"], "use https"),
+        (
+            &stranger,
+            &["link", "http://gateway.example.org"],
+            "in the clear; use https",
+        ),
+        (
+            &stranger,
+            &["link", &gateway.url],
+            "`statehold admin invite`",
+        ),
+    ] {
+        let refused = run(machine, arguments, 1);
+        assert!(refused.err.contains(said), "{arguments:?}: {}", refused.err);
+    }
+    assert!(
+        run(&a, &["log", "nope"], 0)
+            .out
+            .contains("no record touches nope")
+    );
+    a.write(".statehold/settings.json", r#"{"version":9}"#)
+        .unwrap();
+    let newer = run(&a, &["push"], 1);
+    assert!(newer.err.contains("have version 9"), "{}", newer.err);
+    assert!(!newer.err.contains("init"), "{}", newer.err);
+}

@@ -162,9 +162,7 @@ fn the_doctor_counts_what_is_wrong() {
     let silent = run(&a, &["doctor", "--silent"], 0);
     assert_eq!((silent.out.as_str(), silent.err.as_str()), ("", ""));
 
-    let mut wrong = 0;
-    let mut next = |check: &str| {
-        wrong += 1;
+    let next = |check: &str, wrong: i32| {
         let ran = run(&a, &["doctor", "--silent"], wrong);
         assert!(ran.err.contains(&format!("FAIL  {check}")), "{}", ran.err);
         assert_eq!(ran.out, "");
@@ -172,19 +170,31 @@ fn the_doctor_counts_what_is_wrong() {
     a.write("Twin.md", "1").unwrap();
     a.write("a:b", "2").unwrap();
     run(&a, &["push"], 0);
-    next("windows");
+    next("windows", 1);
+    a.write("twin.md", "3").unwrap();
+    run(&a, &["push"], 0);
+    next("twins", 2);
+    let rules = r#"{"strict_prefixes":["state/log/"]}"#;
+    a.write(".statehold/sync-rules.json", rules).unwrap();
+    a.write("state/log/new.txt", "4").unwrap();
+    next("coverage", 3);
     a.write(".statehold/staging/left", "half").unwrap();
-    next("staging");
-    a.write(".stateholdignore", "a{b").unwrap();
-    a.write(".statehold/index", "nonsense").unwrap();
+    next("staging", 4);
     // Without an index nobody knows the names in the repository.
-    next("index");
+    a.write(".statehold/index", "nonsense").unwrap();
+    next("index", 3);
+    // And without rules or an ignore file the folder cannot be looked at.
+    a.write(".stateholdignore", "a{b").unwrap();
+    next("ignore", 3);
+    a.write(".statehold/sync-rules.json", "{").unwrap();
+    next("rules", 4);
     gateway.kill().unwrap();
-    next("gateway");
+    next("gateway", 5);
     let mut keys = fs::read_dir(a.home.join("config/statehold/keys")).unwrap();
     let key = keys.next().unwrap().unwrap().path();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    run(&a, &["doctor", "--silent"], wrong);
+    // The key fails instead of the gateway, which nobody can be asked about without one.
+    next("key", 5);
     a.write(".statehold/settings.json", "{").unwrap();
     let broken = run(&a, &["doctor"], 1);
     assert!(broken.err.contains("settings.json"), "{}", broken.err);

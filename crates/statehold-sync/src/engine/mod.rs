@@ -241,6 +241,11 @@ impl Engine {
         }
         self.carry_out(&mut now, options, &mut report).await?;
         if !options.dry {
+            if options.direction != Direction::Push {
+                // A pull that was killed after its last switch has nothing left to receive, and
+                // what it had staged would stay for good.
+                self.clear_staging();
+            }
             now.index.cache = std::mem::take(&mut now.scan.cache);
             self.write_index(&now.index)?;
         }

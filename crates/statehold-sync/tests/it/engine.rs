@@ -337,3 +337,18 @@ async fn one_damaged_pack_leaves_its_files_alone_and_brings_all_others() {
         assert!(!b.path("in a pack").exists());
     }
 }
+
+/// Goal: what a killed pull had staged goes, also when there is nothing left to receive.
+/// Method: a leftover in the staging folder, and a pull that finds nothing new.
+#[tokio::test]
+async fn a_pull_with_nothing_new_clears_what_a_killed_one_left() {
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("x", "x").unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    let staging = b.engine.workspace().staging();
+    fs::write(staging.join("left"), "half").unwrap();
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+    assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
+}

@@ -2,7 +2,11 @@
 
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
+mod crowd;
+mod kill;
+mod program;
 mod simulation;
+mod tree;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -18,10 +22,19 @@ struct Arguments {
 enum Show {
     /// Clients, gateways and a faulty store under one seed, with every invariant checked.
     Simulation(simulation::SimulationArgs),
+    /// `kill -9` of client or gateway at random moments: nothing is lost, nothing is half there.
+    Kill(kill::KillArgs),
+    /// Many processes push at once through two gateways: all succeed.
+    Crowd(crowd::CrowdArgs),
+    /// Thousands of real files and the odd ones arrive as they were.
+    Tree(tree::TreeArgs),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().show {
         Show::Simulation(args) => simulation::run(&args),
+        Show::Kill(args) => kill::run(&args),
+        Show::Crowd(args) => crowd::run(&args),
+        Show::Tree(args) => tree::run(&args),
     }
 }
