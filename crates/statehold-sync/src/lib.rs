@@ -14,7 +14,8 @@
 //! And the half that reaches out:
 //!
 //! 8. [`gateway_client`]: a repository behind a gateway.
-//! 9. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
+//! 9. [`secrets`]: what is searched before it is sent.
+//! 10. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
 //!    watching person sees.
 //!
 //! # Invariants
@@ -43,5 +44,6 @@ pub mod manifest_file;
 pub mod preset;
 pub mod progress;
 pub mod scan;
+pub mod secrets;
 pub mod stat_cache;
 pub mod workspace;
