@@ -102,8 +102,6 @@ pub const STORE_BACKOFF_MS_MAX: u64 = 5_000;
 
 /// A debounced call within this many seconds of the last one ends silently.
 pub const DEBOUNCE_SECONDS: u64 = 60;
-/// A debounce lock older than this many seconds is stale.
-pub const DEBOUNCE_STALE_SECONDS: u64 = 120;
 /// The event log is rotated at this many bytes.
 pub const EVENT_LOG_BYTES_MAX: u64 = 10_000_000;
 /// Rotated event logs that are kept.

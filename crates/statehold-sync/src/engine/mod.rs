@@ -26,10 +26,11 @@ use statehold_repository::remote::{advance, fold, load};
 use tokio::task::JoinSet;
 
 use crate::folder::{Folder, FolderError};
+use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
 use crate::journal::{Journal, JournalError};
-use crate::locks::{LockError, Wait, lock_workspace};
+use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, write_manifest};
 use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
@@ -179,6 +180,8 @@ pub struct Engine {
     progress: Arc<dyn Progress>,
     /// Files that may be sent although they seem to hold secrets.
     allowed_secrets: Vec<RepoPath>,
+    /// Where the lock lies that is held during an upload.
+    upload_locks: Option<Home>,
 }
 
 /// How often a push is planned anew because others came first.
@@ -212,7 +215,13 @@ impl Engine {
             entropy,
             progress,
             allowed_secrets: Vec::new(),
+            upload_locks: None,
         })
+    }
+
+    /// Makes uploads hold a lock in the user's runtime folder, which other programs can look at.
+    pub fn lock_uploads(&mut self, home: Home) {
+        self.upload_locks = Some(home);
     }
 
     /// Lets these files be sent although they seem to hold secrets, in this run and, as long as they
@@ -688,6 +697,10 @@ impl Engine {
         }
         let known = Arc::clone(&checkout.state);
         let settings = self.workspace.settings();
+        let _upload = match &self.upload_locks {
+            Some(home) => Some(lock_upload(home, settings.workspace, Wait::Yes)?),
+            None => None,
+        };
         let total = actions
             .iter()
             .filter_map(|action| now.scan.entries.get(action.path()));
