@@ -30,15 +30,16 @@ pub(crate) struct Connection {
     pub(crate) remote: Arc<dyn Remote>,
     /// Where it is.
     pub(crate) url: String,
-    /// The newest record that the workspace had seen when it was opened.
-    pub(crate) known: Option<RecordRef>,
 }
 
 impl Connection {
     /// Opens the workspace that a folder lies in, and its repository.
     pub(crate) async fn open(folder: &Path, output: Output) -> Result<Self> {
-        let workspace = Workspace::find(folder)
-            .context("this needs a workspace; `statehold init` makes a folder one")?;
+        Self::of(find_workspace(folder)?, output).await
+    }
+
+    /// Opens the repository of a workspace.
+    pub(crate) async fn of(workspace: Workspace, output: Output) -> Result<Self> {
         let Some(link) = workspace.settings().link.clone() else {
             bail!(
                 "{} is not linked with a repository; `statehold link URL` does that",
@@ -51,19 +52,25 @@ impl Connection {
         } else {
             Arc::new(Unwatched)
         };
-        let index = Index::read(&workspace.index_path()).ok();
-        let known = index
-            .and_then(|index| index.checkout)
-            .map(|checkout| checkout.state.head);
         let (clock, entropy) = system();
         let engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         Ok(Self {
             engine,
             remote,
             url: link.url,
-            known,
         })
     }
+}
+
+/// The workspace that a folder lies in.
+pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
+    Workspace::find(folder).context("this needs a workspace; `statehold init` makes a folder one")
+}
+
+/// The newest record that a workspace has seen.
+pub(crate) fn known_record(workspace: &Workspace) -> Option<RecordRef> {
+    let index = Index::read(&workspace.index_path()).ok()?;
+    index.checkout.map(|checkout| checkout.state.head)
 }
 
 /// The system's clock and randomness.

@@ -58,6 +58,8 @@ enum Command {
     Push(sync::RunArgs),
     Pull(sync::RunArgs),
     Sync(sync::RunArgs),
+    #[command(hide = true)]
+    DeferredPush(sync::DeferredPushArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
     Machines(machines::MachinesArgs),
@@ -99,6 +101,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Push(args) => sync::run_push(&args, &global, output),
         Command::Pull(args) => sync::run_pull(&args, &global, output),
         Command::Sync(args) => sync::run_sync(&args, &global, output),
+        Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
         Command::Machines(args) => machines::run(&args, &global, output),
