@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::RepoPath;
 
+/// Where the rules of a repository lie, if it holds any: the agent workspace's own file, which
+/// travels like every other and which a gateway goes by.
+pub const SHARED_RULES_PATH: &str = "state/bin/sync/sync-rules.json";
+
 /// The rules as they stand in `sync-rules.json`. Globs match whole paths; `*` stays within a name
 /// and `**` crosses folders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,7 +201,25 @@ fn compile<'a>(globs: impl Iterator<Item = &'a String>) -> Result<GlobSet, Inval
     })
 }
 
+impl Default for RuleSet {
+    fn default() -> Self {
+        Self::new(SyncRules::default())
+            .expect("the globs in this file are globs; a test reads them")
+    }
+}
+
 impl RuleSet {
+    /// What never travels, and nothing else.
+    pub fn always() -> Self {
+        Self::new(SyncRules {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            strict_prefixes: Vec::new(),
+            append_only: Vec::new(),
+        })
+        .expect("the globs in this file are globs; a test reads them")
+    }
+
     /// Compiles the rules.
     pub fn new(rules: SyncRules) -> Result<Self, InvalidRules> {
         let fixed = ALWAYS_DENIED.iter().map(|glob| (*glob).to_owned());
@@ -408,6 +430,8 @@ mod tests {
         ] {
             assert!(RuleSet::from_json(bad).is_err());
         }
-        assert!(RuleSet::new(SyncRules::default()).is_ok());
+        let path = RepoPath::parse("state/log/new").unwrap();
+        assert_ne!(RuleSet::default().verdict(&path), Verdict::Allowed);
+        assert_eq!(RuleSet::always().verdict(&path), Verdict::Allowed);
     }
 }
