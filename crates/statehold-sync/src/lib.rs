@@ -7,7 +7,8 @@
 //! 3. [`stat_cache`], [`index`]: what is remembered between runs: digests by stamps, and the base
 //!    of comparisons.
 //! 4. [`preset`], [`workspace`], [`home`]: where settings, keys, rules and logs lie.
-//! 5. [`locks`]: who may work at the same time, and how often.
+//! 5. [`coverage`]: whether the rules name everything that they have to;
+//!    [`locks`]: who may work at the same time, and how often.
 //! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
 //! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
 //!
@@ -16,7 +17,7 @@
 //! 8. [`gateway_client`]: a repository behind a gateway.
 //! 9. [`secrets`]: what is searched before it is sent.
 //! 10. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
-//!    watching person sees.
+//!     watching person sees.
 //!
 //! # Invariants
 //!
@@ -31,6 +32,7 @@ compile_error!(
 );
 
 pub mod atomic;
+pub mod coverage;
 pub mod engine;
 pub mod events;
 pub mod folder;

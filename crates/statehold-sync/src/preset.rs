@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use statehold_core::rules::SyncRules;
+use statehold_core::rules::{SHARED_RULES_PATH, SyncRules};
 
 /// A kind of folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct Layout {
 /// In the agent workspace the rules travel with everything else, and the logs lie where its own
 /// tools look for them.
 const AGENT_LAYOUT: Layout = Layout {
-    rules: "state/bin/sync/sync-rules.json",
+    rules: SHARED_RULES_PATH,
     logs: "state/log",
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",

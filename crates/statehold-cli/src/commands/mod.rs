@@ -8,6 +8,7 @@ mod init;
 mod link;
 mod log;
 mod machines;
+mod rules;
 mod serve;
 mod status;
 mod sync;
@@ -62,6 +63,7 @@ enum Command {
     DeferredPush(sync::DeferredPushArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
+    Rules(rules::RulesArgs),
     Machines(machines::MachinesArgs),
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
@@ -104,6 +106,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
+        Command::Rules(args) => rules::run(&args, &global, output),
         Command::Machines(args) => machines::run(&args, &global, output),
         Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global),

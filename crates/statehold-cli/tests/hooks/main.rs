@@ -338,3 +338,29 @@ fn a_conflict_leaves_a_row_and_moves_nothing() {
         assert_eq!(row["manifest_before"], row["manifest_after"]);
     }
 }
+
+#[test]
+fn rules_are_checked_and_explained() {
+    let machine = Machine::new("agent");
+    assert_eq!(machine.call("rules", &["check"]).status.code(), Some(0));
+    machine.write("state/log/new.ndjson", "1");
+    let checked = machine.call("rules", &["check", "--json"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(value["uncovered"][0]["path"], "state/log/new.ndjson");
+    machine.write(".stateholdignore", "*.tmp\n");
+    for (path, travels, why) in [
+        ("state/log/new.ndjson", false, "state/log/"),
+        ("state/log/changelog.ndjson", true, "SYNC_ALLOW"),
+        ("state/log/sync-events.ndjson", false, "never travels"),
+        ("state/.env", false, "**/.env"),
+        ("state/a.tmp", false, ".stateholdignore has *.tmp"),
+        ("state/a.md", true, "no rule"),
+    ] {
+        let told = machine.call("rules", &["explain", path]);
+        let told = String::from_utf8(told.stdout).unwrap();
+        let verb = if travels { "travels" } else { "stays here" };
+        assert!(told.starts_with(&format!("{path}: {verb}")), "{told}");
+        assert!(told.contains(why), "{told}");
+    }
+}
