@@ -36,23 +36,20 @@ pub(crate) struct Connection {
     pub(crate) remote: Arc<dyn Remote>,
     /// Where it is.
     pub(crate) url: String,
-    /// The newest record that the workspace had seen when it was opened.
-    pub(crate) known: Option<RecordRef>,
 }
 
 impl Connection {
     /// Opens the workspace that a folder lies in, and its repository.
     pub(crate) async fn open(folder: &Path, output: Output) -> Result<Self> {
-        Self::open_slowed(folder, output, None).await
+        Self::of(find_workspace(folder)?, output, None).await
     }
 
-    /// The same, with content moving at so many bytes per second at most.
-    pub(crate) async fn open_slowed(
-        folder: &Path,
+    /// Opens the repository of a workspace, with content moving at so many bytes per second at most.
+    pub(crate) async fn of(
+        workspace: Workspace,
         output: Output,
         bytes_per_second: Option<NonZeroU64>,
     ) -> Result<Self> {
-        let workspace = find_workspace(folder)?;
         let Some(link) = workspace.settings().link.clone() else {
             bail!(
                 "{} is not linked with a repository; `statehold link URL` does that",
@@ -68,17 +65,12 @@ impl Connection {
         } else {
             Arc::new(Unwatched)
         };
-        let index = Index::read(&workspace.index_path()).ok();
-        let known = index
-            .and_then(|index| index.checkout)
-            .map(|checkout| checkout.state.head);
         let (clock, entropy) = system();
         let engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         Ok(Self {
             engine,
             remote,
             url: link.url,
-            known,
         })
     }
 }
@@ -90,6 +82,12 @@ pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
             .context("this needs a workspace; `statehold init` makes a folder one")),
         found => Ok(found?),
     }
+}
+
+/// The newest record that a workspace has seen.
+pub(crate) fn known_record(workspace: &Workspace) -> Option<RecordRef> {
+    let index = Index::read(&workspace.index_path()).ok()?;
+    index.checkout.map(|checkout| checkout.state.head)
 }
 
 /// The system's clock and randomness.

@@ -6,11 +6,17 @@ use anyhow::Result;
 use statehold_core::bands::TOO_LARGE;
 use statehold_core::environment::Clock as _;
 use statehold_core::event::{Event, Outcome};
+use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Conflict, ConflictKind};
+use statehold_core::record::RecordRef;
+use statehold_core::secrets::Finding;
+use statehold_core::time::Timestamp;
+use statehold_repository::Error as RepositoryError;
 use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::scan::{SkipReason, Skipped};
+use statehold_sync::workspace::Workspace;
 
-use crate::connection::Connection;
+use crate::connection::known_record;
 use crate::environment::SystemClock;
 use crate::output::{Output, complain, count, size};
 
@@ -67,6 +73,17 @@ pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
     ))
 }
 
+/// A secret, on a line of its own. What it is stays where it was found.
+fn show_finding(path: &RepoPath, finding: &Finding) -> String {
+    let rule = &finding.rule;
+    let article = match rule.as_bytes().first() {
+        Some(b'A' | b'E' | b'I' | b'O' | b'a') => "an",
+        _ => "a",
+    };
+    let path = path.as_str().escape_debug();
+    format!("{path}:{}: looks like {article} {rule}", finding.line)
+}
+
 /// Shows what a run came to.
 pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     if !report.too_large.is_empty() && !output.json {
@@ -79,6 +96,17 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             ));
         }
         complain(TOO_LARGE);
+    }
+    if !report.secrets.is_empty() && !output.json {
+        for file in &report.secrets {
+            for finding in &file.findings {
+                complain(&show_finding(&file.path, finding));
+            }
+        }
+        complain(
+            "take the secrets out, or send a file all the same with `--allow-secret PATH`, \
+             or name it in .stateholdignore to keep it on this machine",
+        );
     }
     for action in report.actions.iter().take(SHOWN_PATHS_MAX) {
         output.line(show_action(action));
@@ -141,44 +169,62 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     output.value(report);
 }
 
-/// Adds the call's row to the event log.
+/// What a row says about the call itself, whatever it came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    /// The verb.
+    pub(crate) verb: &'a str,
+    /// What was to be done.
+    pub(crate) options: &'a RunOptions,
+    /// What set it off.
+    pub(crate) trigger: &'a str,
+}
+
+/// How a call ended.
+pub(crate) enum Ended<'a> {
+    /// With a report.
+    Reported(&'a Report),
+    /// Early.
+    Failed(&'a anyhow::Error),
+    /// Before it began: another one came shortly before.
+    Deferred,
+}
+
+/// Adds the call's row to the event log of the workspace.
 pub(crate) fn record_event(
-    connection: &Connection,
-    verb: &str,
-    options: &RunOptions,
-    trigger: &str,
+    workspace: &Workspace,
+    call: Call<'_>,
     took: Duration,
-    result: Result<&Report, &EngineError>,
+    ended: &Ended<'_>,
 ) -> Result<()> {
-    let workspace = connection.engine.workspace();
     let settings = workspace.settings();
-    let id = |record: Option<statehold_core::record::RecordRef>| record.map(|record| record.id);
+    let id = |record: Option<RecordRef>| record.map(|record| record.id);
+    let now = SystemClock.now().as_millis();
+    let began = now.saturating_sub(i64::try_from(took.as_millis()).unwrap_or(0));
+    let link = settings.link.as_ref();
     let mut event = Event {
-        ts: SystemClock.now(),
-        op: verb.into(),
-        repo: settings
-            .link
-            .as_ref()
-            .map(|link| link.repository.clone())
-            .unwrap_or_default(),
-        scope: options.scope.name().into(),
+        ts: Timestamp::from_millis(began),
+        op: call.verb.into(),
+        repo: link.map(|link| link.repository.clone()).unwrap_or_default(),
+        scope: call.options.scope.name().into(),
         files: 0,
         bytes: 0,
         dur_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         manifest_before: None,
         manifest_after: None,
-        trigger: trigger.into(),
+        trigger: call.trigger.into(),
         machine: settings.machine.name.clone(),
-        outcome: Outcome::Failed,
+        outcome: Outcome::Deferred,
         error: None,
         paths: None,
     };
-    match result {
-        Ok(report) => {
+    match ended {
+        Ended::Reported(report) => {
             event.files = report.files;
             event.bytes = report.bytes;
             event.manifest_before = id(report.before);
-            event.manifest_after = id(report.after);
+            let landed = report.outcome != Outcome::Dry && report.files > 0;
+            event.manifest_after = id(if landed { report.after } else { report.before });
             event.outcome = report.outcome;
             event.error = problem(report);
             let paths = report
@@ -187,21 +233,32 @@ pub(crate) fn record_event(
                 .map(|action| action.path().to_string());
             event.paths = (report.outcome == Outcome::Dry).then(|| paths.collect());
         }
-        Err(error) => {
-            let before = connection.known;
-            (event.manifest_before, event.manifest_after) = (id(before), id(before));
+        Ended::Failed(error) => {
+            let known = known_record(workspace);
+            (event.manifest_before, event.manifest_after) = (id(known), id(known));
+            event.outcome = outcome_of_error(error);
             event.error = Some(format!("{error:#}"));
-            if matches!(
-                error,
-                EngineError::Remote(statehold_repository::Error::Refused { .. })
-            ) {
-                event.outcome = Outcome::Refused;
-            }
         }
+        // It has to be quick, so nobody looked what the workspace knows.
+        Ended::Deferred => {}
     }
     workspace.make_log_folder(&workspace.folder()?)?;
     workspace.events().append(&event)?;
     Ok(())
+}
+
+fn outcome_of_error(error: &anyhow::Error) -> Outcome {
+    let found = error
+        .chain()
+        .find_map(|cause| match cause.downcast_ref::<EngineError>() {
+            Some(EngineError::Remote(error)) => Some(error),
+            _ => cause.downcast_ref::<RepositoryError>(),
+        });
+    match found {
+        Some(RepositoryError::Refused { .. } | RepositoryError::Denied { .. }) => Outcome::Refused,
+        Some(RepositoryError::Conflict { .. }) => Outcome::Conflict,
+        _ => Outcome::Failed,
+    }
 }
 
 /// What a row's `error` says about a run that ended with a report.
@@ -214,6 +271,7 @@ fn problem(report: &Report) -> Option<String> {
     };
     count(report.conflicts.len(), "conflicts");
     count(report.too_large.len(), "files too large");
+    count(report.secrets.len(), "files with what looks like a secret");
     count(report.busy.len(), "files busy");
     count(report.failed.len(), "paths failed");
     (!problems.is_empty()).then(|| problems.join(", "))

@@ -44,9 +44,10 @@ pub struct Event {
     pub bytes: u64,
     /// How long it took, in milliseconds.
     pub dur_ms: u64,
-    /// Id of the newest record that the workspace knew before.
+    /// Id of the record that the workspace knew before; none if it knew none or, in a deferred row,
+    /// if nobody looked.
     pub manifest_before: Option<Digest>,
-    /// Id of the newest record that it knows now; the one before when nothing landed.
+    /// Id of the record that it knew after; the one before when nothing landed.
     pub manifest_after: Option<Digest>,
     /// What set it off: `manual`, or the runtime whose hook did.
     pub trigger: String,

@@ -9,10 +9,11 @@
 //! 5. [`rebase`]: which records may land although others came first.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out.
 //! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
-//! 8. [`chunking`]: where files are cut, and which tails are merged.
-//! 9. [`manifest`], [`event`]: the two files people and scripts read.
-//! 10. [`limits`]: every bound in the product, with its unit and reason.
-//! 11. [`environment`]: the two traits through which time and randomness enter.
+//! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
+//! 9. [`chunking`]: where files are cut, and which tails are merged.
+//! 10. [`manifest`], [`event`]: the two files people and scripts read.
+//! 11. [`limits`]: every bound in the product, with its unit and reason.
+//! 12. [`environment`]: the two traits through which time and randomness enter.
 //!
 //! # Invariants
 //!
@@ -35,6 +36,7 @@ pub mod rebase;
 pub mod record;
 pub mod rules;
 pub mod scope;
+pub mod secrets;
 pub mod state;
 pub mod time;
 pub mod tree;

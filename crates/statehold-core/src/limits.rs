@@ -18,6 +18,12 @@ pub const FILE_BYTES_MAX: u64 = 10_000_000;
 /// The largest file under `sources/` or of an append-only log named by the rules, in bytes.
 pub const LARGE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
+/// How much of a file is searched for secrets, in bytes from its beginning. Long transcripts are
+/// searched whole; past this, a push would spend more time on searching than on sending.
+pub const SECRET_SEARCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most findings that are listed for one file.
+pub const SECRET_FINDINGS_MAX: usize = 16;
+
 /// New content up to this many stored bytes rides inside the record, so that a push is one write.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 /// A pack is closed when it reaches this many stored bytes.
@@ -113,8 +119,6 @@ pub const STAGING_SECONDS: u64 = 24 * 60 * 60;
 
 /// A debounced call within this many seconds of the last one ends silently.
 pub const DEBOUNCE_SECONDS: u64 = 60;
-/// A debounce lock older than this many seconds is stale.
-pub const DEBOUNCE_STALE_SECONDS: u64 = 120;
 /// The event log is rotated at this many bytes.
 pub const EVENT_LOG_BYTES_MAX: u64 = 10_000_000;
 /// Rotated event logs that are kept.

@@ -2,12 +2,19 @@
 //!
 //! Deny wins. Beneath a strict prefix (`state/log/` by default) every path has to match one of the
 //! lists; one that matches neither is refused, so that a new log is never shared by accident. What
-//! must never travel is denied whatever the file says.
+//! must never travel is denied whatever the file says. Names under which tools keep credentials are
+//! denied too, unless `SYNC_ALLOW` names that very path.
+
+use std::collections::BTreeSet;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::path::RepoPath;
+
+/// Where the rules of a repository lie, if it holds any: the agent workspace's own file, which
+/// travels like every other and which a gateway goes by.
+pub const SHARED_RULES_PATH: &str = "state/bin/sync/sync-rules.json";
 
 /// The rules as they stand in `sync-rules.json`. Globs match whole paths; `*` stays within a name
 /// and `**` crosses folders.
@@ -44,6 +51,32 @@ const ALWAYS_DENIED: [&str; 9] = [
     "**/.git/**",
     "**/.git",
 ];
+
+/// Names under which tools keep credentials. Certificates and settings files that hold one only now
+/// and then are told by their content instead: [`crate::secrets`].
+const SECRET_NAMES: [&str; 18] = [
+    "**/.credentials.json",
+    "**/credentials.json",
+    "**/auth.json",
+    "**/.env",
+    "**/.env.*",
+    "**/.netrc",
+    "**/_netrc",
+    "**/.pgpass",
+    "**/.pypirc",
+    "**/.git-credentials",
+    "**/id_rsa",
+    "**/id_dsa",
+    "**/id_ecdsa",
+    "**/id_ecdsa_sk",
+    "**/id_ed25519",
+    "**/id_ed25519_sk",
+    "**/.aws/credentials",
+    "**/.vault-token",
+];
+
+/// Ends of names that show what belongs into a file with credentials.
+const TEMPLATE_ENDINGS: [&str; 4] = [".example", ".sample", ".template", ".dist"];
 
 impl Default for SyncRules {
     fn default() -> Self {
@@ -84,6 +117,39 @@ pub enum Verdict {
     },
 }
 
+/// Which rule decides about a path, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "rule")]
+pub enum Reason {
+    /// It may travel since no rule says otherwise.
+    NoRule,
+    /// It may travel: `SYNC_ALLOW` names it.
+    Allow {
+        /// The glob.
+        glob: String,
+    },
+    /// It may not, whatever the rules file says.
+    AlwaysDenied {
+        /// The glob.
+        glob: String,
+    },
+    /// It may not: `SYNC_DENY` names it.
+    Deny {
+        /// The glob.
+        glob: String,
+    },
+    /// It may not: tools keep credentials under this name. `SYNC_ALLOW` with the very path allows it.
+    SecretName {
+        /// The glob.
+        glob: String,
+    },
+    /// It may not: beneath this prefix every path has to match a list.
+    Uncovered {
+        /// The prefix.
+        prefix: String,
+    },
+}
+
 /// Rules that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRules {
@@ -111,6 +177,9 @@ pub struct RuleSet {
     deny: GlobSet,
     denied_globs: Vec<String>,
     append_only: GlobSet,
+    secret_names: GlobSet,
+    /// Paths in the allow list that are no patterns.
+    named: BTreeSet<String>,
 }
 
 fn compile<'a>(globs: impl Iterator<Item = &'a String>) -> Result<GlobSet, InvalidRules> {
@@ -132,7 +201,25 @@ fn compile<'a>(globs: impl Iterator<Item = &'a String>) -> Result<GlobSet, Inval
     })
 }
 
+impl Default for RuleSet {
+    fn default() -> Self {
+        Self::new(SyncRules::default())
+            .expect("the globs in this file are globs; a test reads them")
+    }
+}
+
 impl RuleSet {
+    /// What never travels, and nothing else.
+    pub fn always() -> Self {
+        Self::new(SyncRules {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            strict_prefixes: Vec::new(),
+            append_only: Vec::new(),
+        })
+        .expect("the globs in this file are globs; a test reads them")
+    }
+
     /// Compiles the rules.
     pub fn new(rules: SyncRules) -> Result<Self, InvalidRules> {
         let fixed = ALWAYS_DENIED.iter().map(|glob| (*glob).to_owned());
@@ -141,6 +228,8 @@ impl RuleSet {
             allow: compile(rules.allow.iter())?,
             deny: compile(denied_globs.iter())?,
             append_only: compile(rules.append_only.iter())?,
+            secret_names: compile(SECRET_NAMES.map(str::to_owned).iter())?,
+            named: rules.allow.iter().cloned().collect(),
             denied_globs,
             rules,
         })
@@ -159,18 +248,80 @@ impl RuleSet {
 
     /// Says whether a path may travel.
     pub fn verdict(&self, path: &RepoPath) -> Verdict {
+        match self.secret_name(path) {
+            Some(glob) => match self.shared_verdict(path) {
+                denied @ Verdict::Denied { .. } => denied,
+                Verdict::Allowed | Verdict::Uncovered { .. } => {
+                    Verdict::Denied { glob: glob.into() }
+                }
+            },
+            None => self.shared_verdict(path),
+        }
+    }
+
+    /// The same, but for names of credentials: what a gateway goes by. A path that may travel from
+    /// one machine by its own rules file is no other's business, and the gateway doesn't see that
+    /// file.
+    pub fn shared_verdict(&self, path: &RepoPath) -> Verdict {
         if let Some(index) = self.deny.matches(path.as_str()).first() {
             return Verdict::Denied {
                 glob: self.denied_globs[*index].clone(),
             };
         }
-        let mut strict = self.rules.strict_prefixes.iter();
-        match strict.rfind(|prefix| path.as_str().starts_with(prefix.as_str())) {
+        match self.strict_prefix(path) {
             Some(prefix) if !self.allow.is_match(path.as_str()) => Verdict::Uncovered {
-                prefix: prefix.clone(),
+                prefix: prefix.to_owned(),
             },
             _ => Verdict::Allowed,
         }
+    }
+
+    /// Says which rule decides about a path.
+    pub fn explain(&self, path: &RepoPath) -> Reason {
+        if let Some(index) = self.deny.matches(path.as_str()).first() {
+            let glob = self.denied_globs[*index].clone();
+            return if *index < ALWAYS_DENIED.len() {
+                Reason::AlwaysDenied { glob }
+            } else {
+                Reason::Deny { glob }
+            };
+        }
+        if let Some(glob) = self.secret_name(path) {
+            return Reason::SecretName { glob: glob.into() };
+        }
+        if let Some(index) = self.allow.matches(path.as_str()).first() {
+            let glob = self.rules.allow[*index].clone();
+            return Reason::Allow { glob };
+        }
+        match self.strict_prefix(path) {
+            Some(prefix) => Reason::Uncovered {
+                prefix: prefix.to_owned(),
+            },
+            None => Reason::NoRule,
+        }
+    }
+
+    /// Folders, each ended by a slash, beneath which every path has to match a list.
+    pub fn strict_prefixes(&self) -> &[String] {
+        &self.rules.strict_prefixes
+    }
+
+    fn strict_prefix(&self, path: &RepoPath) -> Option<&str> {
+        let mut strict = self.rules.strict_prefixes.iter();
+        strict
+            .rfind(|prefix| path.as_str().starts_with(prefix.as_str()))
+            .map(String::as_str)
+    }
+
+    /// The glob by which a path has the name of credentials, unless the rules name that path.
+    fn secret_name(&self, path: &RepoPath) -> Option<&'static str> {
+        let path = path.as_str();
+        let is_template = || TEMPLATE_ENDINGS.iter().any(|ending| path.ends_with(ending));
+        if !self.secret_names.is_match(path) || self.named.contains(path) || is_template() {
+            return None;
+        }
+        let index = *self.secret_names.matches(path).first()?;
+        Some(SECRET_NAMES[index])
     }
 
     /// Whether the path is a log that only grows.
@@ -220,6 +371,56 @@ mod tests {
     }
 
     #[test]
+    fn names_of_credentials_are_denied_unless_the_very_path_is_allowed() {
+        let rules = br#"{"SYNC_ALLOW":["a/.env","**/auth.json","state/log/x"],
+            "SYNC_DENY":["b/**"],"strict_prefixes":["state/log/"]}"#;
+        let rules = RuleSet::from_json(rules).unwrap();
+        let secret = |glob: &str| Reason::SecretName { glob: glob.into() };
+        let allow = |glob: &str| Reason::Allow { glob: glob.into() };
+        for (path, reason) in [
+            (".env", secret("**/.env")),
+            ("x/.env.production", secret("**/.env.*")),
+            ("x/.env.example", Reason::NoRule),
+            ("x/.environment", Reason::NoRule),
+            // The path itself is named; a pattern that happens to match is not enough.
+            ("a/.env", allow("a/.env")),
+            ("a/auth.json", secret("**/auth.json")),
+            (
+                "b/.env",
+                Reason::Deny {
+                    glob: "b/**".into(),
+                },
+            ),
+            (".ssh/id_ed25519", secret("**/id_ed25519")),
+            (".ssh/id_ed25519.pub", Reason::NoRule),
+            ("home/.aws/credentials", secret("**/.aws/credentials")),
+            ("docs/credentials", Reason::NoRule),
+            ("state/log/x", allow("state/log/x")),
+            ("state/log/.env", secret("**/.env")),
+            (
+                "state/log/y",
+                Reason::Uncovered {
+                    prefix: "state/log/".into(),
+                },
+            ),
+            (
+                "state/log/alerts/a",
+                Reason::AlwaysDenied {
+                    glob: "state/log/alerts/**".into(),
+                },
+            ),
+        ] {
+            let path = RepoPath::parse(path).unwrap();
+            assert_eq!(rules.explain(&path), reason, "{path}");
+            let travels = matches!(reason, Reason::NoRule | Reason::Allow { .. });
+            assert_eq!(rules.verdict(&path) == Verdict::Allowed, travels, "{path}");
+        }
+        // A gateway leaves names alone.
+        let path = RepoPath::parse("x/.env").unwrap();
+        assert_eq!(rules.shared_verdict(&path), Verdict::Allowed);
+    }
+
+    #[test]
     fn wrong_rules_are_refused() {
         for bad in [
             &b"{"[..],
@@ -229,6 +430,8 @@ mod tests {
         ] {
             assert!(RuleSet::from_json(bad).is_err());
         }
-        assert!(RuleSet::new(SyncRules::default()).is_ok());
+        let path = RepoPath::parse("state/log/new").unwrap();
+        assert_ne!(RuleSet::default().verdict(&path), Verdict::Allowed);
+        assert_eq!(RuleSet::always().verdict(&path), Verdict::Allowed);
     }
 }

@@ -1,5 +1,7 @@
 //! The requests, one function each: who may, what is read, what is answered.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Query, State};
@@ -13,6 +15,7 @@ use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
 use statehold_core::record::Kind;
+use statehold_core::rules::{RuleSet, SHARED_RULES_PATH, Verdict};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, Limits, NewInvite, NewKey, NewTenant, Place,
@@ -28,6 +31,7 @@ use statehold_repository::{Error, Remote};
 use crate::auth::Access;
 use crate::gateway::Gateway;
 use crate::guard::take_body;
+use crate::hosted::HostedRepository;
 use crate::refusal::Refusal;
 
 /// Drafts that are expanded at once: each may take half a gigabyte while it is.
@@ -193,6 +197,9 @@ pub(crate) async fn append(
     let taken = take_body(&gateway, body, DRAFT_BYTES_MAX).await?;
     let draft = read_draft(&gateway, taken.bytes.clone()).await?;
     check_kind(&access, &draft)?;
+    if access.key().role < Role::Own {
+        check_rules(&repository, &draft).await?;
+    }
     let key = Some(access.key().key);
     let stored = repository.append_as(&draft, key).await?;
     // What the client lacks is what stands before the body it has sent itself.
@@ -212,9 +219,7 @@ pub(crate) async fn append(
 /// Expanding a draft takes processor time and memory, so few are at once, and none of them on a
 /// thread that others wait for.
 async fn read_draft(gateway: &Gateway, bytes: Bytes) -> Answer<StoredDraft> {
-    let permit = std::sync::Arc::clone(gateway.drafts())
-        .acquire_owned()
-        .await;
+    let permit = Arc::clone(gateway.drafts()).acquire_owned().await;
     let read = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         StoredDraft::read(bytes)
@@ -240,6 +245,35 @@ fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
         kind @ (Kind::Registry | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
         }
+    }
+}
+
+/// Whether a push keeps the repository's rules. Clients keep them too; this is for those that don't,
+/// and for machines whose rules are older. Who owns the repository is above them.
+///
+/// A push that brings the rules is held to what never travels alone: it and what its rules are for
+/// could come in two pushes just as well.
+async fn check_rules(repository: &HostedRepository, draft: &StoredDraft) -> Answer<()> {
+    let statehold_core::record::Body::Push(push) = &draft.draft.body else {
+        return Ok(());
+    };
+    let mut paths = push.upserts.iter().map(|upsert| &upsert.path);
+    let rules = if paths.clone().any(|path| path.as_str() == SHARED_RULES_PATH) {
+        Arc::new(RuleSet::always())
+    } else {
+        repository.rules().await?
+    };
+    let broken = paths.find_map(|path| match rules.shared_verdict(path) {
+        Verdict::Allowed => None,
+        Verdict::Denied { glob } => Some(format!("{path} may not be pushed: {glob} denies it")),
+        Verdict::Uncovered { prefix } => Some(format!(
+            "{path} may not be pushed: beneath {prefix} every path has to match SYNC_ALLOW or \
+             SYNC_DENY in {SHARED_RULES_PATH}"
+        )),
+    });
+    match broken {
+        Some(reason) => Err(Problem::refused(reason).into()),
+        None => Ok(()),
     }
 }
 

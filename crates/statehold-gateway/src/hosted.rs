@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use statehold_core::digest::Digest;
-use statehold_core::entry::Location;
+use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::rules::{RuleSet, SHARED_RULES_PATH};
 use statehold_core::state::State;
-use statehold_repository::content::check_pack;
+use statehold_repository::content::{check_pack, open_chunk};
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
@@ -28,6 +29,9 @@ use crate::auth::Granted;
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
 
+/// Largest rules file that is read, in bytes: the bound that clients keep.
+const RULES_BYTES_MAX: u64 = 1024 * 1024;
+
 /// A repository that is served.
 #[derive(Debug, Clone)]
 pub struct HostedRepository {
@@ -39,6 +43,8 @@ struct Inner {
     repository: Repository,
     /// The state at the newest record that was appended or read here.
     state: Mutex<Option<Arc<State>>>,
+    /// The rules that were read last, and the digest of their file.
+    rules: Mutex<Option<(Digest, Arc<RuleSet>)>>,
     /// Held by the append under way.
     turn: tokio::sync::Mutex<()>,
     places: Semaphore,
@@ -51,6 +57,7 @@ impl HostedRepository {
         let inner = Inner {
             repository,
             state: Mutex::default(),
+            rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             places: Semaphore::new(QUEUE_MAX),
             tasks,
@@ -73,6 +80,48 @@ impl HostedRepository {
             })
         })
     }
+
+    /// The rules that pushes have to keep: those of the repository's own file, otherwise the
+    /// default ones. A file that can't be used counts as none.
+    pub(crate) async fn rules(&self) -> Result<Arc<RuleSet>> {
+        let state = self.inner.state().await?;
+        let found = state.tree.get(SHARED_RULES_PATH);
+        let Some(Entry::File(file)) = found.filter(|entry| is_read(entry)) else {
+            return Ok(default_rules());
+        };
+        let rules = &self.inner.rules;
+        let known = rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((digest, known)) = known
+            && digest == file.digest
+        {
+            return Ok(known);
+        }
+        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
+        let frames = self.inner.repository.read(&places).await?;
+        let mut text = Vec::new();
+        for (chunk, frame) in file.chunks.iter().zip(&frames) {
+            text.extend(open_chunk(chunk, frame)?);
+        }
+        let read = RuleSet::from_json(&text).map_or_else(
+            |error| {
+                tracing::warn!(%error, "the rules in a repository cannot be used");
+                default_rules()
+            },
+            Arc::new,
+        );
+        let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+        *rules = Some((file.digest, Arc::clone(&read)));
+        Ok(read)
+    }
+}
+
+/// Whether an entry is a file of a size that rules have.
+fn is_read(entry: &Entry) -> bool {
+    matches!(entry, Entry::File(file) if file.size <= RULES_BYTES_MAX)
+}
+
+fn default_rules() -> Arc<RuleSet> {
+    Arc::new(RuleSet::default())
 }
 
 impl Inner {

@@ -108,6 +108,18 @@ impl IgnoreFile {
         path.ancestors().any(ancestor) || self.ignores_alone(path, is_directory)
     }
 
+    /// The pattern that keeps this path, or a folder it lies in, out, as it stands in the file.
+    pub fn ignoring_line(&self, path: &RepoPath, is_directory: bool) -> Option<String> {
+        let ancestors = path.ancestors().map(|folder| (folder, true));
+        let mut places = ancestors.chain([(path.as_str(), is_directory)]);
+        places.find_map(|(place, is_directory)| {
+            let matched = self.patterns.matched(place, is_directory);
+            let is_ignore = matched.is_ignore();
+            let line = matched.inner().map(|glob| glob.original().to_owned());
+            line.filter(|_| is_ignore)
+        })
+    }
+
     /// Whether a pattern names this very path.
     pub(crate) fn ignores_alone(&self, path: &RepoPath, is_directory: bool) -> bool {
         if self.patterns.is_empty() {
@@ -134,6 +146,10 @@ mod tests {
         assert!(ignores("a/cache/x/y"));
         assert!(!ignores("a/cache"));
         assert!(ignore.ignores(&RepoPath::parse("a/cache").unwrap(), true));
+        let line = |path: &str| ignore.ignoring_line(&RepoPath::parse(path).unwrap(), false);
+        assert_eq!(line("a/cache/x/y").as_deref(), Some("cache/"));
+        assert_eq!(line("a/b.tmp").as_deref(), Some("*.tmp"));
+        assert_eq!(line("a/keep.tmp"), None);
     }
 
     #[test]

@@ -7,15 +7,17 @@
 //! 3. [`stat_cache`], [`index`]: what is remembered between runs: digests by stamps, and the base
 //!    of comparisons.
 //! 4. [`preset`], [`workspace`], [`home`]: where settings, keys, rules and logs lie.
-//! 5. [`locks`]: who may work at the same time, and how often.
+//! 5. [`coverage`]: whether the rules name everything that they have to;
+//!    [`locks`]: who may work at the same time, and how often.
 //! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
 //! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
 //!
 //! And the half that reaches out:
 //!
 //! 8. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
-//! 9. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
-//!    watching person sees.
+//! 9. [`secrets`]: what is searched before it is sent.
+//! 10. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
+//!     watching person sees.
 //!
 //! # Invariants
 //!
@@ -30,6 +32,7 @@ compile_error!(
 );
 
 pub mod atomic;
+pub mod coverage;
 pub mod engine;
 pub mod events;
 pub mod folder;
@@ -44,5 +47,6 @@ pub mod preset;
 pub mod progress;
 pub mod rate_limit;
 pub mod scan;
+pub mod secrets;
 pub mod stat_cache;
 pub mod workspace;

@@ -6,13 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use statehold_core::digest::Digest;
 use statehold_core::id::WorkspaceId;
-use statehold_core::limits::{DEBOUNCE_SECONDS, DEBOUNCE_STALE_SECONDS};
 use statehold_core::time::Timestamp;
 
 use crate::home::Home;
@@ -184,19 +184,24 @@ pub enum Debounce {
     TooSoon {
         /// When the last call went through.
         seconds_ago: u64,
+        /// How long the window still lasts.
+        remaining: Duration,
     },
 }
 
-/// Decides whether a call goes through: one in [`DEBOUNCE_SECONDS`] per workspace and runtime
-/// does. Of several at the same moment, one does.
+/// Decides whether a call goes through: one in a window ([`DEBOUNCE_SECONDS`] unless somebody says
+/// otherwise) per workspace and runtime does. Of several at the same moment, one does.
 ///
-/// A last call in the future comes from a clock that was set back: within
-/// [`DEBOUNCE_STALE_SECONDS`] it counts as just now, beyond that as long ago.
+/// A last call in the future comes from a clock that was set back: within two windows it counts as
+/// just now, beyond that as long ago.
+///
+/// [`DEBOUNCE_SECONDS`]: statehold_core::limits::DEBOUNCE_SECONDS
 pub fn debounce(
     home: &Home,
     workspace: WorkspaceId,
     runtime: &str,
     now: Timestamp,
+    window: Duration,
 ) -> Result<Debounce, LockError> {
     let path = paired_file(home, "debounce", workspace, runtime)?;
     let decide = || -> io::Result<Debounce> {
@@ -206,16 +211,18 @@ pub fn debounce(
         // A damaged note is no reason to leave edits unsent.
         let last = lock.note().ok().and_then(|text| text.parse::<i64>().ok());
         if let Some(last) = last {
-            let milliseconds = now.as_millis().saturating_sub(last);
-            let seconds = milliseconds.unsigned_abs() / 1000;
-            let bound = if milliseconds < 0 {
-                DEBOUNCE_STALE_SECONDS
+            let since = now.as_millis().saturating_sub(last);
+            let distance = Duration::from_millis(since.unsigned_abs());
+            let (bound, elapsed) = if since < 0 {
+                (window * 2, Duration::ZERO)
             } else {
-                DEBOUNCE_SECONDS
+                (window, distance)
             };
-            if seconds < bound {
-                let seconds_ago = if milliseconds < 0 { 0 } else { seconds };
-                return Ok(Debounce::TooSoon { seconds_ago });
+            if distance < bound {
+                return Ok(Debounce::TooSoon {
+                    seconds_ago: elapsed.as_secs(),
+                    remaining: window.saturating_sub(elapsed),
+                });
             }
         }
         lock.set_note(&now.as_millis().to_string())?;
@@ -231,7 +238,8 @@ pub fn debounce(
 /// are sent. Held by the process that waits.
 #[derive(Debug)]
 pub struct DeferredPush {
-    lock: Lock,
+    /// Held for as long as this lives.
+    _lock: Lock,
     path: PathBuf,
     left_over: bool,
 }
@@ -252,7 +260,7 @@ impl DeferredPush {
             let left_over = !lock.note().is_ok_and(|text| text.is_empty());
             lock.set_note(&std::process::id().to_string())?;
             Ok(Some(Self {
-                lock,
+                _lock: lock,
                 path: path.clone(),
                 left_over,
             }))
@@ -269,9 +277,48 @@ impl DeferredPush {
         self.left_over
     }
 
-    /// Notes that the push is done. Dropped without it, the push stays owed.
-    pub fn finish(mut self) -> Result<(), LockError> {
-        self.lock.set_note("").map_err(|source| LockError::Io {
+    /// Whether a push is owed that nobody is waiting to make.
+    pub fn is_owed(home: &Home, workspace: WorkspaceId, runtime: &str) -> Result<bool, LockError> {
+        let path = paired_file(home, "deferred", workspace, runtime)?;
+        let look = || -> io::Result<bool> {
+            let mut lock = Lock { file: open(&path)? };
+            Ok(lock.flock(Wait::No)? && !lock.note()?.is_empty())
+        };
+        look().map_err(|source| LockError::Io {
+            path: path.clone(),
+            source,
+        })
+    }
+
+    /// Ends the waiting and begins the push. From here on another process may wait for the next
+    /// one: what is edited while this one reads the folder is that one's.
+    pub fn begin(self) -> OwedPush {
+        OwedPush { path: self.path }
+    }
+}
+
+/// A push that is owed and under way. Dropped without being finished, it stays owed, and the next
+/// call makes it.
+#[derive(Debug)]
+pub struct OwedPush {
+    path: PathBuf,
+}
+
+impl OwedPush {
+    /// Notes that the push is done, unless another process has come to owe one meanwhile.
+    pub fn finish(self) -> Result<(), LockError> {
+        let finish = || -> io::Result<()> {
+            // Without the lock: holding it, even briefly, would turn away a process that comes to
+            // wait, and with it the edits it was started for.
+            let mut lock = Lock {
+                file: open(&self.path)?,
+            };
+            if lock.note()? == std::process::id().to_string() {
+                lock.set_note("")?;
+            }
+            Ok(())
+        };
+        finish().map_err(|source| LockError::Io {
             path: self.path.clone(),
             source,
         })
@@ -319,9 +366,12 @@ mod tests {
         let home = home(&folder);
         let at = |runtime: &str, seconds: i64| {
             let now = Timestamp::from_millis(seconds * 1000);
-            debounce(&home, WORKSPACE, runtime, now).unwrap()
+            debounce(&home, WORKSPACE, runtime, now, Duration::from_secs(60)).unwrap()
         };
-        let too_soon = |seconds_ago| Debounce::TooSoon { seconds_ago };
+        let too_soon = |seconds_ago| Debounce::TooSoon {
+            seconds_ago,
+            remaining: Duration::from_secs(60 - seconds_ago),
+        };
         assert_eq!(at("claude-code", 1000), Debounce::Go);
         assert_eq!(at("claude-code", 1000), too_soon(0));
         assert_eq!(at("claude-code", 1059), too_soon(59));
@@ -351,7 +401,27 @@ mod tests {
         drop(first);
         let second = claim().unwrap();
         assert!(second.is_left_over());
-        second.finish().unwrap();
+        second.begin().finish().unwrap();
         assert!(!claim().unwrap().is_left_over());
+    }
+
+    #[test]
+    fn while_a_push_is_made_another_one_may_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = home(&folder);
+        let claim = || DeferredPush::claim(&home, WORKSPACE, "codex").unwrap();
+        let owed = || DeferredPush::is_owed(&home, WORKSPACE, "codex").unwrap();
+        assert!(!owed());
+        let waiting = claim().unwrap();
+        assert!(!owed(), "somebody is waiting");
+        let under_way = waiting.begin();
+        assert!(owed(), "if its process dies now, the push is not made");
+        let next = claim().unwrap();
+        under_way.finish().unwrap();
+        next.begin().finish().unwrap();
+        assert!(!owed());
+        // A push that fails stays owed.
+        drop(claim().unwrap().begin());
+        assert!(owed());
     }
 }

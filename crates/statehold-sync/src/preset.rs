@@ -1,13 +1,14 @@
 //! Presets: what each kind of agent folder starts with, and where its rules and logs lie.
 //!
 //! Credentials are in the rules, which deny, and not only in the ignore file, which is the user's
-//! to edit: a preset must not be the reason that a secret leaves a machine.
+//! to edit: a preset must not be the reason that a secret leaves a machine. Names that every folder
+//! may hold are denied by [`statehold_core::rules`] itself; here are those of one tool.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use statehold_core::rules::SyncRules;
+use statehold_core::rules::{SHARED_RULES_PATH, SyncRules};
 
 /// A kind of folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ pub struct Layout {
 /// In the agent workspace the rules travel with everything else, and the logs lie where its own
 /// tools look for them.
 const AGENT_LAYOUT: Layout = Layout {
-    rules: "state/bin/sync/sync-rules.json",
+    rules: SHARED_RULES_PATH,
     logs: "state/log",
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",
@@ -148,20 +149,6 @@ const IGNORED_CODE_BUDDY: &str = "
 settings.local.json
 ";
 
-/// Names under which tools keep secrets, whatever the folder.
-const CREDENTIALS: [&str; 10] = [
-    "**/.credentials.json",
-    "**/credentials.json",
-    "**/.env",
-    "**/.env.local",
-    "**/.netrc",
-    "**/.npmrc",
-    "**/.pypirc",
-    "**/id_rsa",
-    "**/id_ecdsa",
-    "**/id_ed25519",
-];
-
 impl Preset {
     /// All of them.
     pub const ALL: [Self; 5] = [
@@ -206,16 +193,11 @@ impl Preset {
     pub fn default_rules(self) -> SyncRules {
         // Transcripts only grow, and reach gigabytes.
         let (own_credentials, append_only): (&[&str], &[&str]) = match self {
-            Self::Agent => {
-                return SyncRules {
-                    deny: CREDENTIALS.map(str::to_owned).to_vec(),
-                    ..SyncRules::default()
-                };
-            }
+            Self::Agent => return SyncRules::default(),
             Self::ClaudeCode => (&[], &["history.jsonl", "projects/**/*.jsonl"]),
-            Self::Codex => (&["auth.json"], &["history.jsonl", "sessions/**/*.jsonl"]),
+            Self::Codex => (&[], &["history.jsonl", "sessions/**/*.jsonl"]),
             Self::CodeBuddy => (
-                &["auth.json", "auth/**", "**/*.token"],
+                &["auth/**", "**/*.token"],
                 &[
                     "history.jsonl",
                     "projects/**/*.jsonl",
@@ -225,11 +207,9 @@ impl Preset {
             Self::Plain => (&[], &[]),
         };
         let owned = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect();
-        let mut deny: Vec<String> = owned(own_credentials);
-        deny.extend(CREDENTIALS.map(str::to_owned));
         SyncRules {
             allow: Vec::new(),
-            deny,
+            deny: owned(own_credentials),
             strict_prefixes: Vec::new(),
             append_only: owned(append_only),
         }

@@ -8,6 +8,7 @@
 //!   lock             held while a command works on the folder (crate::locks)
 //!   staging/         files on their way into the folder
 //!   conflicts/       local content that gave way and exists nowhere else
+//!   allowed-secrets.json  files that may be sent although they seem to hold secrets
 //!   journal/         what a killed pull resumes from
 //!   log/             manifest and events, unless the preset keeps them elsewhere
 //! ```
@@ -316,6 +317,11 @@ impl Workspace {
     /// What a killed pull resumes from.
     pub fn journal(&self) -> PathBuf {
         self.own("journal")
+    }
+
+    /// Which files may be sent although they seem to hold secrets.
+    pub fn allowed_secrets_path(&self) -> PathBuf {
+        self.own("allowed-secrets.json")
     }
 
     /// The local manifest.

@@ -11,6 +11,7 @@ mod link;
 mod log;
 mod machines;
 mod man;
+mod rules;
 mod serve;
 mod status;
 mod sync;
@@ -75,10 +76,13 @@ enum Command {
   statehold sync
   statehold sync --on-conflict newest --limit-rate 2M")]
     Sync(sync::RunArgs),
+    #[command(hide = true)]
+    DeferredPush(sync::DeferredPushArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
     Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
+    Rules(rules::RulesArgs),
     Machines(machines::MachinesArgs),
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
@@ -119,10 +123,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Push(args) => sync::run_push(&args, &global, output),
         Command::Pull(args) => sync::run_pull(&args, &global, output),
         Command::Sync(args) => sync::run_sync(&args, &global, output),
+        Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),
+        Command::Rules(args) => rules::run(&args, &global, output),
         Command::Machines(args) => machines::run(&args, &global, output),
         Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global, output),

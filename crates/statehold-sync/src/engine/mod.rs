@@ -26,13 +26,15 @@ use statehold_repository::remote::{advance, fold, load};
 use tokio::task::JoinSet;
 
 use crate::folder::{Folder, FolderError};
+use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
 use crate::journal::{Journal, JournalError};
-use crate::locks::{LockError, Wait, lock_workspace};
+use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, write_manifest};
 use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
+use crate::secrets::{AllowedSecrets, SecretFile, search};
 use crate::workspace::{Workspace, WorkspaceError};
 
 mod incoming;
@@ -117,6 +119,8 @@ pub struct Report {
     pub conflicts: Vec<Conflict>,
     /// Files over their size limit.
     pub too_large: Vec<TooLarge>,
+    /// Files with content that looks like a secret.
+    pub secrets: Vec<SecretFile>,
     /// What was left out of the scan, and why.
     pub skipped: Vec<Skipped>,
     /// Files that changed while they were read or switched; the next run takes them.
@@ -176,6 +180,10 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     progress: Arc<dyn Progress>,
+    /// Files that may be sent although they seem to hold secrets.
+    allowed_secrets: Vec<RepoPath>,
+    /// Where the lock lies that is held during an upload.
+    upload_locks: Option<Home>,
 }
 
 /// How often a push is planned anew because others came first.
@@ -208,7 +216,20 @@ impl Engine {
             clock,
             entropy,
             progress,
+            allowed_secrets: Vec::new(),
+            upload_locks: None,
         })
+    }
+
+    /// Makes uploads hold a lock in the user's runtime folder, which other programs can look at.
+    pub fn lock_uploads(&mut self, home: Home) {
+        self.upload_locks = Some(home);
+    }
+
+    /// Lets these files be sent although they seem to hold secrets, in this run and, as long as they
+    /// don't change, in later ones.
+    pub fn allow_secrets(&mut self, paths: Vec<RepoPath>) {
+        self.allowed_secrets = paths;
     }
 
     /// The workspace.
@@ -226,7 +247,7 @@ impl Engine {
         let outgoing = options.direction != Direction::Pull;
         if outgoing {
             report.too_large = self.too_large(&now, options.scope);
-            if !report.too_large.is_empty() && !options.auto {
+            if !report.too_large.is_empty() && !options.auto && !options.dry {
                 report.outcome = Outcome::Refused;
                 return Ok(report);
             }
@@ -336,6 +357,7 @@ impl Engine {
             actions: Vec::new(),
             conflicts: Vec::new(),
             too_large: Vec::new(),
+            secrets: Vec::new(),
             skipped: now.scan.skipped.clone(),
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
@@ -517,16 +539,29 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
-            let too_large = std::mem::take(&mut report.too_large);
-            let without: Vec<&RepoPath> = too_large.iter().map(|file| &file.path).collect();
-            let plan = Self::plan(
-                now,
-                options.scope,
-                options.direction,
-                options.strategy,
-                &without,
-            );
-            report.too_large.clone_from(&too_large);
+            let too_large = report.too_large.iter().map(|file| file.path.clone());
+            let mut without: Vec<RepoPath> = too_large.collect();
+            let plan = loop {
+                let without_: Vec<&RepoPath> = without.iter().collect();
+                let plan = Self::plan(
+                    now,
+                    options.scope,
+                    options.direction,
+                    options.strategy,
+                    &without_,
+                );
+                let kept = self.find_secrets(now, &plan, options.dry, report)?;
+                if kept.is_empty() || (options.dry && !options.auto) {
+                    break plan;
+                }
+                if !report.secrets.is_empty() && !options.auto {
+                    report.outcome = Outcome::Refused;
+                    return Ok(());
+                }
+                // What is left out may not leave a deletion or a folder behind that only made
+                // sense with it.
+                without.extend(kept);
+            };
             report.conflicts.clone_from(&plan.conflicts);
             if options.dry {
                 report.files = plan.actions.len() as u64;
@@ -568,6 +603,58 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
+    /// searched once: what is left out is in no later plan.
+    fn find_secrets(
+        &self,
+        now: &Situation,
+        plan: &Plan,
+        dry: bool,
+        report: &mut Report,
+    ) -> Result<Vec<RepoPath>> {
+        let mut allowed = AllowedSecrets::read(&self.workspace);
+        let digest = |path: &RepoPath| match now.scan.entries.get(path)?.signature {
+            Signature::File { digest, .. } => Some(digest),
+            Signature::Symlink { .. } | Signature::Directory => None,
+        };
+        let to_send = plan.actions.iter().filter_map(|action| match action {
+            Action::Upload(path) => {
+                let is_allowed = allowed.contains(path, digest(path)?);
+                (!is_allowed).then_some(path)
+            }
+            _ => None,
+        });
+        let to_send: Vec<&RepoPath> = to_send.collect();
+        let mut searched = search(&self.folder, &to_send);
+        let before = searched.found.len();
+        searched.found.retain(|file| {
+            let is_named = self.allowed_secrets.contains(&file.path);
+            if let (true, Some(digest)) = (is_named, digest(&file.path)) {
+                allowed.insert(&file.path, digest);
+            }
+            !is_named
+        });
+        if searched.found.len() < before && !dry {
+            let path = self.workspace.allowed_secrets_path();
+            allowed
+                .write(&self.workspace)
+                .map_err(|source| EngineError::Own {
+                    action: "write",
+                    path,
+                    source,
+                })?;
+        }
+        let mut kept: Vec<RepoPath> = searched.unreadable.clone();
+        kept.extend(searched.found.iter().map(|file| file.path.clone()));
+        report.busy.extend(searched.unreadable);
+        for file in searched.found {
+            if !report.secrets.iter().any(|known| known.path == file.path) {
+                report.secrets.push(file);
+            }
+        }
+        Ok(kept)
     }
 
     async fn receive(
@@ -629,6 +716,10 @@ impl Engine {
         }
         let known = Arc::clone(&checkout.state);
         let settings = self.workspace.settings();
+        let _upload = match &self.upload_locks {
+            Some(home) => Some(lock_upload(home, settings.workspace, Wait::Yes)?),
+            None => None,
+        };
         let total = actions
             .iter()
             .filter_map(|action| now.scan.entries.get(action.path()));
@@ -768,7 +859,8 @@ async fn next_pack(packs: &mut JoinSet<statehold_repository::Result<()>>) -> Res
 
 /// The one word for what a run came to.
 fn outcome_of(report: &Report) -> Outcome {
-    let left_behind = !report.too_large.is_empty() || !report.failed.is_empty();
+    let left_behind =
+        !report.too_large.is_empty() || !report.secrets.is_empty() || !report.failed.is_empty();
     if !report.conflicts.is_empty() {
         Outcome::Conflict
     } else if left_behind || !report.busy.is_empty() {

@@ -109,8 +109,8 @@ fn the_rules_file_goes_before_the_preset_and_a_broken_one_is_an_error() {
         assert!(denied("a/.env") && !denied("a/b"));
         let path = workspace.rules_path();
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, r#"{"SYNC_DENY": ["a/b"]}"#).unwrap();
-        assert!(denied("a/b") && !denied("a/.env"));
+        fs::write(&path, r#"{"SYNC_DENY": ["a/b"], "SYNC_ALLOW": ["a/.env"]}"#).unwrap();
+        assert!(denied("a/b") && !denied("a/.env") && denied("c/.env"));
         fs::write(&path, "{").unwrap();
         let broken = workspace.rules(&folder);
         assert!(matches!(broken, Err(WorkspaceError::Rules { .. })));

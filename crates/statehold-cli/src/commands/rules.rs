@@ -1,0 +1,100 @@
+//! `statehold rules`: whether the rules are complete, and which of them decides about a path.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use statehold_core::path::RepoPath;
+use statehold_core::rules::Reason;
+use statehold_sync::coverage::coverage;
+use statehold_sync::ignore_file::IGNORE_FILE;
+
+use super::GlobalArgs;
+use crate::connection::find_workspace;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Look at the rules that say which paths travel
+#[derive(Debug, Args)]
+pub(crate) struct RulesArgs {
+    #[command(subcommand)]
+    command: RulesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// End with 1 if a file beneath a strict prefix matches neither list; made for CI
+    Check,
+    /// Say which rule, or which line of the ignore file, decides about a path
+    Explain {
+        /// The path inside the workspace, there or not
+        #[arg(value_parser = RepoPath::parse)]
+        path: RepoPath,
+    },
+}
+
+pub(super) fn run(args: &RulesArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    match &args.command {
+        RulesCommand::Check => check(global, output),
+        RulesCommand::Explain { path } => explain(path, global, output),
+    }
+}
+
+fn check(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let workspace = find_workspace(&global.directory()?)?;
+    let uncovered = coverage(&workspace)?;
+    for one in &uncovered {
+        output.line(format!(
+            "{}: matches neither SYNC_ALLOW nor SYNC_DENY, which every path beneath {} has to",
+            one.path.as_str().escape_debug(),
+            one.prefix
+        ));
+    }
+    let rules = workspace.rules_path();
+    output.line(if uncovered.is_empty() {
+        "every path beneath a strict prefix matches a list".to_owned()
+    } else {
+        format!("name them in one of the lists of {}", rules.display())
+    });
+    output.value(&json!({"uncovered": uncovered}));
+    Ok(if uncovered.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Refused
+    }
+    .into())
+}
+
+fn explain(path: &RepoPath, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let workspace = find_workspace(&global.directory()?)?;
+    let folder = workspace.folder()?;
+    let reason = workspace.rules(&folder)?.explain(path);
+    let is_directory = workspace.root().join(path.as_str()).is_dir();
+    let ignored = workspace
+        .ignore_file(&folder)?
+        .ignoring_line(path, is_directory);
+    let allowed = matches!(reason, Reason::NoRule | Reason::Allow { .. });
+    let why = match (&reason, &ignored) {
+        (Reason::AlwaysDenied { glob }, _) => {
+            format!("{glob} never travels, whatever the rules say")
+        }
+        (Reason::Deny { glob }, _) => format!("SYNC_DENY has {glob}"),
+        (Reason::SecretName { glob }, _) => format!(
+            "{glob} is a name under which tools keep credentials; SYNC_ALLOW with this very path allows it"
+        ),
+        (Reason::Uncovered { prefix }, _) => {
+            format!("beneath {prefix} every path has to match SYNC_ALLOW")
+        }
+        (_, Some(line)) => format!("{IGNORE_FILE} has {line}"),
+        (Reason::Allow { glob }, None) => format!("SYNC_ALLOW has {glob}"),
+        (Reason::NoRule, None) => "no rule says otherwise".to_owned(),
+    };
+    let travels = allowed && ignored.is_none();
+    let verb = if travels { "travels" } else { "stays here" };
+    output.line(format!("{}: {verb}; {why}", path.as_str().escape_debug()));
+    output.value(&json!({
+        "path": path, "travels": travels, "reason": reason, "ignored_by": ignored,
+    }));
+    Ok(Exit::Done.into())
+}
