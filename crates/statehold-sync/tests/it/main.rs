@@ -1,4 +1,5 @@
 //! The engine on real folders, over a repository in memory.
 
+mod bandwidth;
 mod engine;
 mod secrets;
