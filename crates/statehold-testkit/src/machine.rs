@@ -84,6 +84,17 @@ impl Shared {
 
     /// One more machine, with an empty workspace.
     pub async fn machine(&self, name: &str) -> Result<Machine, EngineError> {
+        self.machine_with(name, Preset::Plain, Profile::Adaptive)
+            .await
+    }
+
+    /// One more machine, with an empty workspace of this kind.
+    pub async fn machine_with(
+        &self,
+        name: &str,
+        preset: Preset,
+        profile: Profile,
+    ) -> Result<Machine, EngineError> {
         let failed = |source| EngineError::Own {
             action: "make",
             path: std::env::temp_dir(),
@@ -91,8 +102,8 @@ impl Shared {
         };
         let folder = tempfile::tempdir().map_err(failed)?;
         let options = InitOptions {
-            preset: Preset::Plain,
-            profile: Profile::Adaptive,
+            preset,
+            profile,
             machine_name: name.into(),
             machine_id: None,
         };

@@ -13,8 +13,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use statehold_core::path::RepoPath;
 use statehold_core::plan::{Direction, Strategy};
+use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::scope::Scope;
+use statehold_core::secrets::find_secrets;
 use statehold_repository::Remote;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
@@ -23,6 +26,7 @@ use statehold_repository::wire::key::{Invite, Key};
 use statehold_sync::engine::{Engine, Report, RunOptions};
 use statehold_sync::gateway_client::GatewayRemote;
 use statehold_sync::home::Home;
+use statehold_sync::preset::Preset;
 use statehold_sync::progress::Unwatched;
 use statehold_sync::workspace::{InitOptions, Link, Workspace};
 
@@ -365,6 +369,7 @@ fn keep_running(scratch: &Path, address: &str, output: Output) -> Result<Kept> {
 /// Copies files and links, with modes, within bounds. What lies outside the bounds is left out.
 fn copy_tree(from: &Path, to: &Path) -> Result<(usize, u64)> {
     let (mut files, mut bytes) = (0, 0);
+    let rules = RuleSet::new(Preset::Plain.default_rules())?;
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         fs::create_dir_all(to.join(&folder))?;
@@ -383,6 +388,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(usize, u64)> {
             } else if meta.is_file()
                 && meta.len() <= FILE_BYTES_MAX
                 && bytes + meta.len() <= BYTES_MAX
+                && !holds_secrets(&rules, &path, &item.path())
             {
                 // A file that can't be read is none of the demonstration's business.
                 if fs::copy(item.path(), to.join(&path)).is_ok() {
@@ -393,6 +399,13 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(usize, u64)> {
         }
     }
     Ok((files, bytes))
+}
+
+/// Whether a push would keep a file back, for its name or its content.
+fn holds_secrets(rules: &RuleSet, path: &Path, source: &Path) -> bool {
+    let path = path.to_str().and_then(|path| RepoPath::parse(path).ok());
+    path.is_none_or(|path| rules.verdict(&path) != Verdict::Allowed)
+        || fs::read(source).is_ok_and(|content| !find_secrets(&content).is_empty())
 }
 
 fn same_tree(a: &Path, b: &Path) -> io::Result<bool> {

@@ -23,7 +23,6 @@ use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
 use statehold_repository::remote::{advance, fold, load};
-use tokio::task::JoinSet;
 
 use crate::folder::{Folder, FolderError};
 use crate::home::Home;
@@ -41,7 +40,7 @@ mod incoming;
 mod outgoing;
 
 use incoming::Incoming;
-use outgoing::Outgoing;
+use outgoing::{Outgoing, Sending};
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -188,8 +187,6 @@ pub struct Engine {
 
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
-/// Packs on their way at once.
-const PACKS_UNDER_WAY: usize = 3;
 
 /// What a run knows: the index it began with, the folder as it is, and the rules.
 struct Situation {
@@ -728,32 +725,18 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
-        let mut packs = JoinSet::new();
-        let mut bytes = 0;
-        let put = |pack: statehold_repository::content::Pack| {
-            let remote = Arc::clone(&self.remote);
-            async move { remote.put_pack(pack.id, pack.bytes).await }
-        };
+        let mut sending = Sending::new(Arc::clone(&self.remote));
         for action in actions {
-            for pack in outgoing.take(action)? {
-                bytes += pack.bytes.len() as u64;
-                packs.spawn(put(pack));
-                if packs.len() >= PACKS_UNDER_WAY {
-                    next_pack(&mut packs).await?;
-                }
-            }
+            outgoing.take(action, &mut sending).await?;
         }
         report.busy.append(&mut outgoing.changed);
         let Some(outbound) = outgoing.finish(settings.machine.id)? else {
             return Ok(());
         };
         if let Some(pack) = outbound.pack {
-            bytes += pack.bytes.len() as u64;
-            packs.spawn(put(pack));
+            sending.add(pack).await?;
         }
-        while !packs.is_empty() {
-            next_pack(&mut packs).await?;
-        }
+        sending.finish().await?;
         // Content is durable. The draft is journaled before its first attempt, so that a lost answer
         // or a crash leaves something to ask with.
         let journal = Journal::of(&self.workspace);
@@ -773,7 +756,7 @@ impl Engine {
                 return Err(error.into());
             }
         };
-        bytes += outbound.draft.bytes.len() as u64;
+        let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let state = if appended.record.envelope.number == known.head.number + 1 {
             let mut state = known;
             fold(Arc::make_mut(&mut state), &appended)?;
@@ -839,21 +822,6 @@ impl Situation {
             .checkout
             .as_ref()
             .map(|checkout| &*checkout.state)
-    }
-}
-
-async fn next_pack(packs: &mut JoinSet<statehold_repository::Result<()>>) -> Result<()> {
-    match packs.join_next().await {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(error)) => {
-            let what = "sending a pack".to_owned();
-            Err(statehold_repository::Error::Unavailable {
-                what,
-                source: error.into(),
-            }
-            .into())
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way out: reading files, cutting them, and making a draft of the changes.
 
 use std::io::Read as _;
+use std::sync::Arc;
 
 use statehold_core::bands::{Profile, band};
 use statehold_core::chunking::{chunks_to_keep, cut};
@@ -14,8 +15,10 @@ use statehold_core::plan::Action;
 use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::state::State;
+use statehold_repository::Remote;
 use statehold_repository::content::{ContentWriter, Finished, Pack};
 use statehold_repository::format::record::StoredDraft;
+use tokio::task::JoinSet;
 
 use super::{EngineError, Result};
 use crate::folder::{Folder, FolderError};
@@ -48,6 +51,59 @@ pub(super) struct Outbound {
     pub(super) pack: Option<Pack>,
     /// Paths whose local state the draft holds.
     pub(super) paths: Vec<RepoPath>,
+}
+
+/// Packs on their way, a few at once.
+pub(super) struct Sending {
+    remote: Arc<dyn Remote>,
+    packs: JoinSet<statehold_repository::Result<()>>,
+    /// Stored bytes that were handed in.
+    pub(super) bytes: u64,
+}
+
+/// Packs on their way at once.
+const PACKS_UNDER_WAY: usize = 3;
+
+impl Sending {
+    pub(super) fn new(remote: Arc<dyn Remote>) -> Self {
+        Self {
+            remote,
+            packs: JoinSet::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Begins to send a pack, and waits for an earlier one if many are on their way.
+    pub(super) async fn add(&mut self, pack: Pack) -> Result<()> {
+        self.bytes += pack.bytes.len() as u64;
+        let remote = Arc::clone(&self.remote);
+        self.packs
+            .spawn(async move { remote.put_pack(pack.id, pack.bytes).await });
+        if self.packs.len() >= PACKS_UNDER_WAY {
+            self.wait_for_one().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all of them are durable.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        while !self.packs.is_empty() {
+            self.wait_for_one().await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_one(&mut self) -> Result<()> {
+        match self.packs.join_next().await {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(error.into()),
+            Some(Err(error)) => {
+                let what = "sending a pack".to_owned();
+                let source = error.into();
+                Err(statehold_repository::Error::Unavailable { what, source }.into())
+            }
+        }
+    }
 }
 
 /// What reading a file came to.
@@ -86,27 +142,23 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Takes in one action, and gives the packs that are full now.
-    pub(super) fn take(&mut self, action: &Action) -> Result<Vec<Pack>> {
+    /// Takes in one action, and sends the packs that become full.
+    pub(super) async fn take(&mut self, action: &Action, sending: &mut Sending) -> Result<()> {
         match action {
             Action::DeleteRemote(path) => self.deletes.push(path.clone()),
-            Action::Upload(path) => {
-                let mut packs = Vec::new();
-                match self.capture(path, &mut packs)? {
-                    Captured::Entry { entry, keep } => {
-                        self.upserts.push(Upsert {
-                            path: path.clone(),
-                            entry,
-                            keep,
-                        });
-                    }
-                    Captured::Changed => self.changed.push(path.clone()),
+            Action::Upload(path) => match self.capture(path, sending).await? {
+                Captured::Entry { entry, keep } => {
+                    self.upserts.push(Upsert {
+                        path: path.clone(),
+                        entry,
+                        keep,
+                    });
                 }
-                return Ok(packs);
-            }
+                Captured::Changed => self.changed.push(path.clone()),
+            },
             Action::Download(_) | Action::DeleteLocal(_) => {}
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Ends the push. `None` when there is nothing left to say.
@@ -141,7 +193,7 @@ impl<'a> Outgoing<'a> {
         Ok(Some(Outbound { draft, pack, paths }))
     }
 
-    fn capture(&mut self, path: &RepoPath, packs: &mut Vec<Pack>) -> Result<Captured> {
+    async fn capture(&mut self, path: &RepoPath, sending: &mut Sending) -> Result<Captured> {
         let Some(local) = self.scan.entries.get(path) else {
             return Ok(Captured::Changed);
         };
@@ -154,7 +206,7 @@ impl<'a> Outgoing<'a> {
                 None => return Ok(Captured::Changed),
             },
             Signature::File { digest, executable } => {
-                let content = match self.read(path, local.size, packs) {
+                let content = match self.read(path, local.size, sending).await {
                     Ok(content) => content,
                     Err(EngineError::Folder(
                         FolderError::NotAFile { .. } | FolderError::Io { .. },
@@ -184,7 +236,13 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Reads a file from beginning to end, hands new pieces to the writer, and computes its digest.
-    fn read(&mut self, path: &RepoPath, size: u64, packs: &mut Vec<Pack>) -> Result<ReadContent> {
+    /// Packs are sent while it is read, so that a file of any length takes little memory.
+    async fn read(
+        &mut self,
+        path: &RepoPath,
+        size: u64,
+        sending: &mut Sending,
+    ) -> Result<ReadContent> {
         let band = band(size, self.rules.may_be_large(path), self.profile);
         let mut file = self.folder.open_file(path)?;
         let io = |source| FolderError::Io {
@@ -235,7 +293,9 @@ impl<'a> Outgoing<'a> {
                     let piece = &buffer[start + range.start..start + range.end];
                     read.chunks
                         .push(self.writer.add(Digest::of(piece), piece, band)?);
-                    packs.extend(self.writer.take_full_pack(self.entropy));
+                    if let Some(pack) = self.writer.take_full_pack(self.entropy) {
+                        sending.add(pack).await?;
+                    }
                     used = start + range.end;
                 }
             }
