@@ -1,13 +1,15 @@
 //! From a folder to an engine: the workspace, its link, its key, and the repository behind them.
 
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::record::RecordRef;
+use statehold_repository::location::StoreLocation;
+use statehold_repository::probe::{admit, newest_or_probe};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
@@ -96,10 +98,8 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 }
 
 async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
-    if let Some(folder) = folder_of(&link.url) {
-        return Ok(Arc::new(
-            open_linked_folder(&folder, link.repository_id).await?,
-        ));
+    if let Some(location) = store_of(&link.url)? {
+        return Ok(Arc::new(open_linked(&location, link.repository_id).await?));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
@@ -140,45 +140,59 @@ pub(crate) fn forget_info(workspace: &Workspace) {
     }
 }
 
-/// The folder that a link without a gateway leads to.
-pub(crate) fn folder_of(url: &str) -> Option<PathBuf> {
-    match url.strip_prefix("file://") {
-        Some(path) => Some(PathBuf::from(path)),
-        None => (!url.contains("://")).then(|| PathBuf::from(url)),
+/// The store that an address leads to straight, without a gateway; `None` for a gateway's address.
+pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
+    if address.starts_with("http://") || address.starts_with("https://") {
+        return Ok(None);
     }
+    if address.contains(':') {
+        return Ok(Some(address.parse()?));
+    }
+    Ok(Some(StoreLocation::Folder(std::path::absolute(address)?)))
 }
 
-/// The repository in a folder, made if need be.
-pub(crate) async fn open_folder(folder: &Path) -> Result<Repository> {
+/// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
+/// the owner's word that nobody else writes to it.
+pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
+    let store = location.open(&variable)?;
+    let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
+    admit(&report).enter(alone)?;
+    Ok(store)
+}
+
+/// The repository in a store, made if need be.
+pub(crate) async fn open_repository(location: &StoreLocation) -> Result<Repository> {
     let (clock, entropy) = system();
     let id = RepositoryId::random(&*entropy);
-    Ok(Repository::open_or_create(Store::folder(folder)?, id, clock, entropy).await?)
+    let store = open_store(location, false).await?;
+    Ok(Repository::open_or_create(store, id, clock, entropy).await?)
 }
 
-/// The repository in the folder that a workspace is linked with. It is never made anew: a folder
+/// The repository in the store that a workspace is linked with. It is never made anew: a folder
 /// that isn't mounted looks empty, and must not become another repository.
-pub(crate) async fn open_linked_folder(
-    folder: &Path,
+pub(crate) async fn open_linked(
+    location: &StoreLocation,
     id: Option<RepositoryId>,
 ) -> Result<Repository> {
     let unavailable = |source: &str| Error::Unavailable {
-        what: format!("the repository in {}", folder.display()),
+        what: format!("the repository in {location}"),
         source: source.into(),
     };
-    if !folder.is_dir() {
+    if let StoreLocation::Folder(folder) = location
+        && !folder.is_dir()
+    {
         return Err(unavailable("there is no such folder; is it mounted?").into());
     }
     let (clock, entropy) = system();
-    let found = Repository::open_existing(Store::folder(folder)?, clock, entropy).await?;
+    let found = Repository::open_existing(location.open(&variable)?, clock, entropy).await?;
     let Some(found) = found else {
-        return Err(unavailable("the folder holds none; is it mounted?").into());
+        return Err(unavailable("the store holds none; is it mounted?").into());
     };
     let there = found.description().0.repository;
     if id.is_some_and(|id| id != there) {
         bail!(
-            "{} holds another repository than the workspace is linked with; \
-             `statehold unlink`, then `statehold link` if that is meant",
-            folder.display()
+            "{location} holds another repository than the workspace is linked with; \
+             `statehold unlink`, then `statehold link` if that is meant"
         );
     }
     Ok(found)
@@ -202,7 +216,7 @@ pub(crate) fn client(
 pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
     let workspace = find_workspace(folder)?;
     match &workspace.settings().link {
-        Some(link) if folder_of(&link.url).is_none() => client(
+        Some(link) if store_of(&link.url)?.is_none() => client(
             &link.url,
             Some(&workspace_key(&workspace)?),
             link.repository_id,

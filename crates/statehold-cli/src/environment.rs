@@ -45,11 +45,10 @@ pub(crate) fn home() -> Result<Home> {
     let config = variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(user.as_ref()?.join(".config")))
-        .context("neither STATEHOLD_HOME nor HOME is set, so there is no place for keys")?
-        .join("statehold");
+        .context("neither STATEHOLD_HOME nor HOME is set, so there is no place for keys")?;
     let runtime = variable("XDG_RUNTIME_DIR")
-        .map(|folder| PathBuf::from(folder).join("statehold"))
-        .unwrap_or_else(|| config.join("run"));
+        .map(PathBuf::from)
+        .unwrap_or_else(|| config.join("statehold/run"));
     Ok(Home { config, runtime })
 }
 

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use statehold_core::event::Outcome;
 use statehold_repository::Error as RepositoryError;
+use statehold_repository::wire::key::InvalidKey;
 use statehold_sync::engine::EngineError;
+use statehold_sync::home::KeyError;
 
 /// How a command ends. `docs/operations.md` shows the same table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,9 @@ impl Exit {
             if let Some(error) = cause.downcast_ref::<RepositoryError>() {
                 return Self::of_repository(error);
             }
+            if cause.is::<KeyError>() || cause.is::<InvalidKey>() {
+                return Self::Authentication;
+            }
             if let Some(EngineError::Remote(error)) = cause.downcast_ref::<EngineError>() {
                 return Self::of_repository(error);
             }
@@ -59,19 +64,27 @@ impl Exit {
         Self::Refused
     }
 
-    const fn of_repository(error: &RepositoryError) -> Self {
+    fn of_repository(error: &RepositoryError) -> Self {
         match error {
             RepositoryError::Denied { .. } => Self::Authentication,
             RepositoryError::Unavailable { .. } | RepositoryError::Unknown { .. } => {
                 Self::Unavailable
             }
-            RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => Self::Damaged,
+            RepositoryError::Damaged { .. } => Self::Damaged,
+            RepositoryError::NotFound { object } if is_stored(object) => Self::Damaged,
+            RepositoryError::NotFound { .. } => Self::Refused,
             RepositoryError::Conflict { .. } => Self::Conflict,
             RepositoryError::Refused { .. }
             | RepositoryError::Diverged { .. }
             | RepositoryError::TooNew { .. } => Self::Refused,
         }
     }
+}
+
+/// Whether the name is that of an object that a repository needs, and not of a key or tenant that
+/// somebody asked for.
+fn is_stored(object: &str) -> bool {
+    object.contains('/')
 }
 
 /// What a person can do about an error, where there is something.
@@ -92,6 +105,7 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
             }
+            RepositoryError::NotFound { object } if !is_stored(object) => return None,
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {
                 "your folder is untouched; ask whoever runs the gateway to look at the object named"
             }

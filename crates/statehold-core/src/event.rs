@@ -30,7 +30,7 @@ pub enum Outcome {
 /// A row of the event log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When the call began.
+    /// When the call ended.
     pub ts: Timestamp,
     /// The verb.
     pub op: String,
@@ -44,9 +44,9 @@ pub struct Event {
     pub bytes: u64,
     /// How long it took, in milliseconds.
     pub dur_ms: u64,
-    /// Root digest of the tree before.
+    /// Id of the newest record that the workspace knew before.
     pub manifest_before: Option<Digest>,
-    /// Root digest of the tree after; the one before when nothing landed.
+    /// Id of the newest record that it knows now; the one before when nothing landed.
     pub manifest_after: Option<Digest>,
     /// What set it off: `manual`, or the runtime whose hook did.
     pub trigger: String,

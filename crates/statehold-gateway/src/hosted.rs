@@ -14,6 +14,7 @@ use statehold_core::entry::Location;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::state::State;
+use statehold_repository::content::check_pack;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
@@ -154,6 +155,15 @@ impl Remote for HostedRepository {
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        // A chunk that isn't what the pack says would stop every machine that needs it, so it is
+        // turned away before anybody can name it. That takes a processor for some milliseconds.
+        let checked = bytes.clone();
+        tokio::task::spawn_blocking(move || check_pack(id, checked))
+            .await
+            .map_err(|error| Error::Unavailable {
+                what: "checking a pack".into(),
+                source: error.into(),
+            })??;
         self.inner.repository.put_pack(id, bytes).await
     }
 

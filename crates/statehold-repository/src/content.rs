@@ -230,6 +230,22 @@ pub fn open_chunk(chunk: &Chunk, frame: &[u8]) -> Result<Vec<u8>> {
     Ok(raw)
 }
 
+/// Checks that every frame of a pack holds the content that its table says.
+pub fn check_pack(id: PackId, bytes: Bytes) -> Result<()> {
+    let object = layout::pack(id);
+    for line in read_pack(id, bytes.clone())? {
+        let start = usize::try_from(line.offset).unwrap_or(usize::MAX);
+        let frame = bytes.get(start..start.saturating_add(line.stored as usize));
+        let frame =
+            frame.ok_or_else(|| Error::damaged(&object, "its table points past its end"))?;
+        if Digest::of(&expand_exact(&object, frame, line.raw as usize)?) != line.blake3 {
+            let reason = format!("it does not hold the chunk {}", line.blake3);
+            return Err(Error::damaged(&object, reason));
+        }
+    }
+    Ok(())
+}
+
 /// Reads a pack's frame table.
 pub fn read_pack(id: PackId, bytes: Bytes) -> Result<Vec<FrameLine>> {
     let object = layout::pack(id);

@@ -1,6 +1,6 @@
 //! A repository in a store: reading, appending, and the caches beside the log.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
-    APPEND_RACES_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, RANGE_GAP_BYTES_MAX,
-    SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
+    APPEND_RACES_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_BYTES_MAX,
+    SEGMENT_RECORDS,
 };
 use statehold_core::rebase::may_follow;
 use statehold_core::record::RecordRef;
@@ -25,6 +25,7 @@ use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
+use crate::ranges::{Run, runs};
 use crate::remote::{Batch, Opening, Remote, fold, object_of};
 use crate::store::{Creation, Store};
 
@@ -629,55 +630,24 @@ impl Remote for Repository {
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         let mut found: Vec<Option<Bytes>> = vec![None; places.len()];
-        let mut wanted: BTreeMap<ContentObject, Vec<usize>> = BTreeMap::new();
-        for (index, place) in places.iter().enumerate() {
-            let object = object_of(place)?;
-            if let ContentObject::Record(number) = object
-                && let Some(bytes) = self
+        for (place, found) in places.iter().zip(&mut found) {
+            if let ContentObject::Record(number) = object_of(place)? {
+                *found = self
                     .recent()
                     .get(number)
-                    .and_then(|record| cut(record, place))
-            {
-                found[index] = Some(bytes);
-                continue;
+                    .and_then(|record| cut(record, place));
             }
-            wanted.entry(object).or_default().push(index);
         }
-        let mut runs = Vec::new();
-        for (object, mut indexes) in wanted {
-            indexes.sort_by_key(|index| places[*index].offset);
-            let mut run: Option<(u64, u64, Vec<usize>)> = None;
-            for index in indexes {
-                let start = places[index].offset;
-                let end = start.saturating_add(u64::from(places[index].stored));
-                match &mut run {
-                    Some((_, run_end, members))
-                        if start <= run_end.saturating_add(RANGE_GAP_BYTES_MAX) =>
-                    {
-                        *run_end = end.max(*run_end);
-                        members.push(index);
-                    }
-                    _ => {
-                        let done = run.replace((start, end, vec![index]));
-                        runs.extend(done.map(|run| (object, run)));
-                    }
-                }
-            }
-            runs.extend(run.map(|run| (object, run)));
-        }
-        let read = |(object, (start, end, members)): (ContentObject, (u64, u64, Vec<usize>))| async move {
-            let bytes = self
-                .store
-                .read_range(&object.to_string(), start..end)
-                .await?;
-            let part = |index: usize| {
-                let place = &places[index];
-                let from = usize::try_from(place.offset - start).unwrap_or(usize::MAX);
-                (index, bytes.slice(from..from + place.stored as usize))
-            };
-            Ok::<_, Error>(members.into_iter().map(part).collect::<Vec<_>>())
+        let missing = found
+            .iter()
+            .enumerate()
+            .filter(|(_, found)| found.is_none());
+        let read = |run: Run| async move {
+            let key = run.object.to_string();
+            let bytes = self.store.read_range(&key, run.span.clone()).await?;
+            Ok::<_, Error>(run.split(places, &bytes))
         };
-        let parts: Vec<Vec<(usize, Bytes)>> = stream::iter(runs)
+        let parts: Vec<Vec<(usize, Bytes)>> = stream::iter(runs(places, missing.map(|(i, _)| i))?)
             .map(read)
             .buffer_unordered(PARALLEL)
             .try_collect()
@@ -720,6 +690,12 @@ impl Remote for Repository {
         }
         if state.checkpoint_due() {
             self.write_checkpoint(state).await?;
+            // Seldom enough for a walk through the folder, often enough for it to stay clean.
+            match self.store.sweep(self.clock.now()).await {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "removed what unfinished writes left behind"),
+                Err(error) => tracing::warn!(%error, "unfinished writes may have left something"),
+            }
         }
         Ok(())
     }

@@ -13,8 +13,11 @@
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
 //! 11. [`author`]: pushes from plain lists of paths and contents.
-//! 12. [`process`]: the real program, with gateways and machines as processes.
-//! 13. [`killing`]: the real program under `kill -9`.
+//! 12. [`servers`]: real object stores, installed and started by the tests that need them.
+//! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
+//!     be had.
+//! 14. [`process`]: the real program, with gateways and machines as processes.
+//! 15. [`killing`]: the real program under `kill -9`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,10 +28,13 @@ pub mod crash;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
+pub mod google_double;
 pub mod invariants;
 pub mod killing;
+pub mod loopback;
 pub mod machine;
 pub mod process;
+pub mod servers;
 pub mod trace;
 pub mod world;
 

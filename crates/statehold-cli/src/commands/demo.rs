@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::scope::Scope;
-use statehold_repository::Remote as _;
+use statehold_repository::Remote;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{NewInvite, Role};
@@ -26,8 +26,8 @@ use statehold_sync::home::Home;
 use statehold_sync::progress::Unwatched;
 use statehold_sync::workspace::{InitOptions, Link, Workspace};
 
-use super::block_on;
 use super::serve::Started;
+use super::{block_on, log};
 use crate::connection::{client, system};
 use crate::environment::SystemEntropy;
 use crate::exit::Exit;
@@ -82,6 +82,7 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
 struct Machine {
     root: PathBuf,
     engine: Engine,
+    remote: Arc<GatewayRemote>,
 }
 
 /// Everything the demonstration runs in.
@@ -204,6 +205,11 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
     ensure!(status.actions.is_empty(), "the two sides differ after all");
     let equal = same_tree(&a.root, &b.root)?;
     ensure!(equal, "the two machines hold different files");
+    output.line("\nThe history, as `statehold log` shows it on A:");
+    let own = a.engine.workspace().settings().machine.id;
+    for stored in a.remote.records(0).await?.records.iter().rev() {
+        output.line(log::describe(&log::row(stored), own));
+    }
     output.line(format!(
         "\nBoth machines hold the same {} paths; the history has {} records, each with everything before it.",
         status.entries, status.head.number
@@ -305,14 +311,14 @@ async fn machine(
     };
     workspace.change_settings(|settings| settings.link = Some(link))?;
     let (clock, entropy) = system();
-    let engine = Engine::new(
-        workspace,
-        Arc::new(remote),
-        clock,
-        entropy,
-        Arc::new(Unwatched),
-    )?;
-    Ok(Machine { root, engine })
+    let remote = Arc::new(remote);
+    let shared: Arc<dyn Remote> = Arc::<GatewayRemote>::clone(&remote);
+    let engine = Engine::new(workspace, shared, clock, entropy, Arc::new(Unwatched))?;
+    Ok(Machine {
+        root,
+        engine,
+        remote,
+    })
 }
 
 /// Leaves the gateway to a process of its own.

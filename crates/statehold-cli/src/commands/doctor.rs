@@ -17,7 +17,7 @@ use statehold_sync::scan::{ScanOptions, SkipReason, scan};
 use statehold_sync::workspace::{Workspace, WorkspaceError};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{folder_of, linked_client, open_linked_folder};
+use crate::connection::{linked_client, open_linked, store_of};
 use crate::environment::{SystemClock, home, variable};
 use crate::output::{Output, complain};
 
@@ -159,13 +159,13 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
         findings.bad("link", "the workspace is linked with no repository", next);
         return;
     };
-    if let Some(folder) = folder_of(&link.url) {
-        match open_linked_folder(&folder, link.repository_id).await {
+    if let Ok(Some(location)) = store_of(&link.url) {
+        match open_linked(&location, link.repository_id).await {
             Ok(_) => findings.good("store", link.url.clone()),
             Err(error) => findings.bad(
                 "store",
                 format!("{error:#}"),
-                "make the folder reachable, for example mount it, and try again",
+                "make the store reachable, for example mount the folder, and try again",
             ),
         }
         return;

@@ -10,7 +10,7 @@ use statehold_sync::engine::Counts;
 use super::{GlobalArgs, block_on};
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, complain};
 use crate::report::{SHOWN_PATHS_MAX, show_action, show_conflict, show_skipped};
 
 /// Show how folder and repository differ
@@ -78,7 +78,15 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
             status.skipped.len()
         ));
     }
+    if let Some(why) = &status.stale {
+        complain(&format!(
+            "statehold: {why}; the other side is shown as it was last seen"
+        ));
+    }
     output.value(&status);
+    if status.stale.is_some() {
+        return Ok(Exit::Unavailable.into());
+    }
     let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
     Ok(if args.exit_code && differs {
         Exit::Refused

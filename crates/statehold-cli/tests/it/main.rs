@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod lost_host;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod secrets;

@@ -56,6 +56,9 @@ pub(super) struct Placed {
     pub(super) bytes: u64,
     /// Files whose content was fetched or placed.
     pub(super) files: u64,
+    /// The first content that turned out to be damaged. Files that need it are left as they were;
+    /// all others arrive.
+    pub(super) damage: Option<statehold_repository::Error>,
     /// How many paths still wait for each staged content.
     uses: BTreeMap<Digest, usize>,
 }
@@ -73,7 +76,7 @@ impl Incoming<'_> {
                 },
             )
             .collect();
-        placed.bytes = self.stage(&wanted).await?;
+        placed.bytes = self.stage(&wanted, &mut placed.damage).await?;
         for file in &wanted {
             *placed.uses.entry(file.digest).or_default() += 1;
         }
@@ -120,7 +123,12 @@ impl Incoming<'_> {
             return Ok(());
         };
         if self.give_way(path, &local.stamp, placed)? {
-            self.folder.remove(path, &local.stamp)?;
+            match self.folder.remove(path, &local.stamp) {
+                // What keeps the directory there is ignored or not yet pushed, and is no entry of
+                // the directory's own.
+                Ok(_) | Err(FolderError::DirectoryInTheWay { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let keep = |folder: &RepoPath| self.tree.get(folder.as_str()).is_some();
         self.folder.prune_empty_parents(path, &keep)?;
@@ -157,6 +165,11 @@ impl Incoming<'_> {
                     executable: file.executable,
                     mtime: file.mtime,
                 };
+                if placed.damage.is_some() && !self.staged(file.digest).exists() {
+                    return Err(EngineError::Folder(FolderError::Changed {
+                        path: path.clone(),
+                    }));
+                }
                 let staged = self.take_staged(file, placed)?;
                 let stamp = self
                     .folder
@@ -206,7 +219,11 @@ impl Incoming<'_> {
     }
 
     /// Fetches the content of these files into the staging folder, each content once.
-    async fn stage(&self, files: &[&FileEntry]) -> Result<u64> {
+    async fn stage(
+        &self,
+        files: &[&FileEntry],
+        damage: &mut Option<statehold_repository::Error>,
+    ) -> Result<u64> {
         let mut missing: BTreeMap<Digest, &FileEntry> = BTreeMap::new();
         for file in files {
             if !self.is_staged(file) {
@@ -228,14 +245,14 @@ impl Incoming<'_> {
                 && (next != object || bytes > 2 * PACK_BYTES_TARGET as u64)
                 && !batch.is_empty()
             {
-                self.fetch(&std::mem::take(&mut batch)).await?;
+                self.fetch(&std::mem::take(&mut batch), damage).await?;
                 bytes = 0;
             }
             object = next;
             bytes += stored_bytes(file);
             batch.push(file);
         }
-        self.fetch(&batch).await?;
+        self.fetch(&batch, damage).await?;
         self.progress.end();
         Ok(total)
     }
@@ -257,7 +274,11 @@ impl Incoming<'_> {
         }
     }
 
-    async fn fetch(&self, files: &[&FileEntry]) -> Result<()> {
+    async fn fetch(
+        &self,
+        files: &[&FileEntry],
+        damage: &mut Option<statehold_repository::Error>,
+    ) -> Result<()> {
         let small = |file: &&&FileEntry| stored_bytes(file) <= 2 * PACK_BYTES_TARGET as u64;
         let together: Vec<&FileEntry> = files.iter().filter(small).copied().collect();
         let places: Vec<_> = together
@@ -265,34 +286,65 @@ impl Incoming<'_> {
             .flat_map(|file| &file.chunks)
             .map(|c| c.at)
             .collect();
-        let frames = if places.is_empty() {
-            Vec::new()
-        } else {
-            self.remote.read(&places).await?
+        let frames = match self.remote.read(&places).await {
+            Ok(frames) => frames,
+            // Something in there can't be read: file by file it shows which files that concerns.
+            Err(
+                statehold_repository::Error::Damaged { .. }
+                | statehold_repository::Error::NotFound { .. },
+            ) => {
+                for file in files {
+                    keep_damage(self.fetch_alone(file).await, damage)?;
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
         };
         let mut frames = frames.into_iter();
         for file in together {
+            let own: Vec<_> = frames.by_ref().take(file.chunks.len()).collect();
             let mut staged = Staged::create(self.staging, file)?;
-            for chunk in &file.chunks {
-                let frame = frames.next().unwrap_or_default();
-                staged.write(&open_chunk(chunk, &frame)?)?;
-            }
-            staged.finish()?;
+            let put = file
+                .chunks
+                .iter()
+                .zip(&own)
+                .try_for_each(|(chunk, frame)| staged.write(&open_chunk(chunk, frame)?));
+            keep_damage(put.and_then(|()| staged.finish()), damage)?;
             self.progress.advance(stored_bytes(file));
         }
         for file in files.iter().filter(|file| !small(file)) {
-            let mut staged = Staged::create(self.staging, file)?;
-            for group in file.chunks.chunks(8) {
-                let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
-                let frames = self.remote.read(&places).await?;
-                for (chunk, frame) in group.iter().zip(&frames) {
-                    staged.write(&open_chunk(chunk, frame)?)?;
-                    self.progress.advance(u64::from(chunk.at.stored));
-                }
-            }
-            staged.finish()?;
+            keep_damage(self.fetch_alone(file).await, damage)?;
         }
         Ok(())
+    }
+
+    /// Fetches one file, some chunks at a time, so that it never has to be held in memory.
+    async fn fetch_alone(&self, file: &FileEntry) -> Result<()> {
+        let mut staged = Staged::create(self.staging, file)?;
+        for group in file.chunks.chunks(8) {
+            let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
+            let frames = self.remote.read(&places).await?;
+            for (chunk, frame) in group.iter().zip(&frames) {
+                staged.write(&open_chunk(chunk, frame)?)?;
+                self.progress.advance(u64::from(chunk.at.stored));
+            }
+        }
+        staged.finish()
+    }
+}
+
+/// Sets damage aside, so that one bad object doesn't keep everything else from arriving.
+fn keep_damage(staged: Result<()>, damage: &mut Option<statehold_repository::Error>) -> Result<()> {
+    match staged {
+        Err(EngineError::Remote(
+            error @ (statehold_repository::Error::Damaged { .. }
+            | statehold_repository::Error::NotFound { .. }),
+        )) => {
+            tracing::warn!(%error, "a file is left as it was");
+            damage.get_or_insert(error);
+            Ok(())
+        }
+        other => other,
     }
 }
 

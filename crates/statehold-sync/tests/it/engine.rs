@@ -7,7 +7,9 @@ use statehold_core::digest::Digest;
 use statehold_core::event::Outcome;
 use statehold_core::plan::{ConflictKind, Direction, Strategy};
 use statehold_repository::meter::Usage;
+use statehold_repository::store::Store;
 use statehold_sync::engine::RunOptions;
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
 const PUSH: RunOptions = RunOptions {
@@ -284,6 +286,56 @@ async fn requests_are_as_few_as_promised() {
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     let nothing = used(before);
     assert_eq!((nothing.reads, nothing.lists, nothing.writes), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_elsewhere_stays_where_it_holds_ignored_files() {
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    fs::create_dir(a.path("folder")).unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    b.write(".stateholdignore", "cache\n").unwrap();
+    b.write("folder/cache", "mine").unwrap();
+    b.push().await.unwrap();
+    a.pull().await.unwrap();
+    fs::remove_dir(a.path("folder")).unwrap();
+    assert_eq!(a.push().await.unwrap().outcome, Outcome::Done);
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Done);
+    assert_eq!(read(&b, "folder/cache"), "mine");
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Nothing);
+}
+
+#[tokio::test]
+async fn one_damaged_pack_leaves_its_files_alone_and_brings_all_others() {
+    let vault = tempfile::tempdir().unwrap();
+    let shared = Shared::on(Store::folder(vault.path()).unwrap());
+    let (a, b) = two_machines(&shared).await;
+    let noise = SeededEntropy::new(3);
+    a.write("in a pack", noise.bytes(400_000)).unwrap();
+    a.push().await.unwrap();
+    a.write("fine", "fine").unwrap();
+    a.push().await.unwrap();
+    let pack = fs::read_dir(vault.path().join("packs"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100_000] ^= 1;
+    for damage in [Some(&bytes[..]), Some(&bytes[..1_000]), None] {
+        match damage {
+            Some(bytes) => fs::write(&pack, bytes).unwrap(),
+            None => fs::remove_file(&pack).unwrap(),
+        }
+        let error = b.pull().await.unwrap_err();
+        let name = pack.file_name().unwrap().to_str().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(read(&b, "fine"), "fine");
+        assert!(!b.path("in a pack").exists());
+    }
 }
 
 /// Goal: what a killed pull had staged goes, also when there is nothing left to receive.

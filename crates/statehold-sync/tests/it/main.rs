@@ -1,4 +1,5 @@
 //! The engine on real folders, over a repository in memory.
 
-#[cfg(test)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod engine;
