@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use statehold_core::environment::Clock as _;
 use statehold_core::path::RepoPath;
 use statehold_core::tree::Tree;
 use statehold_repository::wire::version::OWN;
@@ -213,27 +214,23 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
     }
 }
 
+/// Compares this machine's clock with what an answer of the gateway was dated.
 fn check_clock(date: Option<&str>, findings: &mut Findings) {
-    use statehold_core::environment::Clock as _;
     let there = date.and_then(|date| {
         let there = jiff::fmt::rfc2822::parse(date).ok()?;
         Some(there.timestamp().as_millisecond())
     });
-    match there {
-        Some(there) => {
-            let off = SystemClock.now().as_millis() - there;
-            let found = format!("{} s from the gateway's", off.abs() / 1_000);
-            if off.abs() <= CLOCK_OFF_MAX_MS {
-                findings.good("clock", found);
-            } else {
-                findings.bad(
-                    "clock",
-                    found,
-                    "set this machine's clock; 300 s is the limit",
-                );
-            }
-        }
-        None => findings.good("clock", "the gateway does not tell the time"),
+    let Some(there) = there else {
+        findings.good("clock", "the gateway does not tell the time");
+        return;
+    };
+    let off = (SystemClock.now().as_millis() - there).abs();
+    let found = format!("{} s from the gateway's", off / 1_000);
+    if off <= CLOCK_OFF_MAX_MS {
+        findings.good("clock", found);
+    } else {
+        let next = "set this machine's clock; 300 s is the limit";
+        findings.bad("clock", found, next);
     }
 }
 
@@ -386,7 +383,18 @@ fn check_leftovers(workspace: &Workspace, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::windows_holds;
+    use super::{Findings, check_clock, windows_holds};
+
+    #[test]
+    fn a_clock_may_be_five_minutes_off() {
+        for (seconds, ok) in [(0, true), (290, true), (310, false), (-310, false)] {
+            let there = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+            let there = jiff::fmt::rfc2822::to_string(&there.to_zoned(jiff::tz::TimeZone::UTC));
+            let mut findings = Findings::default();
+            check_clock(Some(&there.unwrap()), &mut findings);
+            assert_eq!(findings.0[0].ok, ok, "{seconds} s off");
+        }
+    }
 
     #[test]
     fn names_that_windows_cannot_hold() {

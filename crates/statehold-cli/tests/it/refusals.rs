@@ -139,7 +139,7 @@ fn a_wrong_key_is_5() {
     assert!(refused.err.contains("hint: "), "{}", refused.err);
     // Not a key at all.
     let refused = other.run_with(&link, "open sesame").unwrap();
-    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert_eq!(refused.code, Some(5), "{}", refused.err);
     // An invite is good for one machine.
     let invite = installation.invite(&gateway).unwrap();
     other.run_with(&link, &invite).unwrap().expect(0).unwrap();
@@ -265,17 +265,13 @@ fn what_was_asked_for_and_is_not_there_is_named() {
             "nope is neither in record 1 nor in this folder",
         ),
         (&a, &["link", &gateway.url], "linked with http://127.0.0.1"),
-        (
-            &a,
-            &["serve", "--store", "s3://bucket"],
-            "keeps its store in a folder",
-        ),
+        (&a, &["serve", "--store", "mars://bucket"], "mars"),
         (
             &stranger,
             &["admin", "keys"],
             "there is no operator's key in",
         ),
-        (&stranger, &["link", "ftp://x"], "use https"),
+        (&stranger, &["link", "ftp://x"], "is no store"),
         (
             &stranger,
             &["link", "http://gateway.example.org"],

@@ -226,16 +226,22 @@ fn a_rate_is_kept() {
     let Two {
         a,
         gateway: _gateway,
-        b: _b,
+        b,
         installation: _installation,
     } = Two::new();
     // Above what rides inside a record, and of a kind that no codec makes smaller.
     let noise = statehold_testkit::environment::SeededEntropy::new(5).bytes(600_000);
     a.write("noise", noise).unwrap();
-    a.write("later", "x").unwrap();
+    let more = statehold_testkit::environment::SeededEntropy::new(6).bytes(400_000);
+    a.write("more", &more).unwrap();
     run(&a, &["push", "--limit-rate", "lots"], 2);
     let started = Instant::now();
     run(&a, &["push", "--limit-rate", "300k"], 0);
-    // The pack takes two seconds of the rate, which the record then waits for.
-    assert!(started.elapsed() >= Duration::from_millis(1_900));
+    // The pack takes three seconds of the rate, which the record then waits for.
+    assert!(started.elapsed() >= Duration::from_millis(3_200));
+    let started = Instant::now();
+    run(&b, &["pull", "--limit-rate", "300k"], 0);
+    // The last piece that is asked for is the larger file at most.
+    assert!(started.elapsed() >= Duration::from_millis(1_200));
+    assert_eq!(b.read("more").unwrap(), more);
 }

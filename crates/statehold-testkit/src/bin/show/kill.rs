@@ -34,8 +34,9 @@ pub(crate) fn run(args: &KillArgs) -> Result<()> {
         kills.pushes, kills.pulls, kills.clients, kills.gateways, kills.too_late
     );
     println!(
-        "pushes: {} had not landed, {} had landed whole, 0 half; pulls: {} had switched some files",
-        kills.nothing_landed, kills.landed_whole, kills.pulls_half_done
+        "pushes: {} had not landed ({} of them did a moment later, whole), {} had landed whole, 0 \
+         half; pulls: {} had switched some files",
+        kills.nothing_landed, kills.landed_later, kills.landed_whole, kills.pulls_half_done
     );
     println!(
         "nothing acknowledged was lost, every next run completed, and in {} looks during the pulls \
