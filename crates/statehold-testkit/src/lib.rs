@@ -13,6 +13,7 @@
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
 //! 11. [`author`]: pushes from plain lists of paths and contents.
+//! 12. [`text_tree`]: folders full of small text files, for measurements.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,7 @@ pub mod faulty_store;
 pub mod gateway;
 pub mod invariants;
 pub mod machine;
+pub mod text_tree;
 pub mod trace;
 pub mod world;
 
