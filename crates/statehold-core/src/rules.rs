@@ -7,6 +7,7 @@
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::path::RepoPath;
 
 /// The rules as they stand in `sync-rules.json`. Globs match whole paths; `*` stays within a name
@@ -157,9 +158,18 @@ impl RuleSet {
         Self::new(rules)
     }
 
+    /// Digest of all that [`Self::verdict`] goes by: rules of the same digest say the same of
+    /// every path.
+    pub fn digest(&self) -> Digest {
+        Digest::of(format!("{:?}", (&self.rules, &self.denied_globs)).as_bytes())
+    }
+
     /// Says whether a path may travel.
     pub fn verdict(&self, path: &RepoPath) -> Verdict {
-        if let Some(index) = self.deny.matches(path.as_str()).first() {
+        // Most paths are not denied, and to see that is cheaper than to collect by what they are.
+        if self.deny.is_match(path.as_str())
+            && let Some(index) = self.deny.matches(path.as_str()).first()
+        {
             return Verdict::Denied {
                 glob: self.denied_globs[*index].clone(),
             };
