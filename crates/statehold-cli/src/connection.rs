@@ -51,10 +51,7 @@ impl Connection {
         } else {
             Arc::new(Unwatched)
         };
-        let index = Index::read(&workspace.index_path()).ok();
-        let known = index
-            .and_then(|index| index.checkout)
-            .map(|checkout| checkout.state.head);
+        let known = Index::read_head(&workspace.index_files());
         let (clock, entropy) = system();
         let engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         Ok(Self {

@@ -28,6 +28,7 @@ use crate::events::EventLog;
 use crate::folder::{Attributes, Folder, FolderError, Found};
 use crate::home::make_private_folders;
 use crate::ignore_file::{IGNORE_FILE, IgnoreFile, IgnoreFileError};
+use crate::index::IndexFiles;
 use crate::preset::Preset;
 
 /// The version of `settings.json` that this program writes and the highest it understands.
@@ -288,9 +289,12 @@ impl Workspace {
         Ok(Folder::open(&self.root)?)
     }
 
-    /// The stat cache and the base.
-    pub fn index_path(&self) -> PathBuf {
-        self.own("index")
+    /// The base and the stat cache.
+    pub fn index_files(&self) -> IndexFiles {
+        IndexFiles {
+            checkout: self.own("index"),
+            cache: self.own("stat-cache"),
+        }
     }
 
     /// What is held while a command works on the folder.

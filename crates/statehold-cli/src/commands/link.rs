@@ -217,7 +217,7 @@ pub(super) fn run_unlink(
     home.remove_key(settings.workspace)?;
     workspace.change_settings(|settings| settings.link = None)?;
     // Another repository shares no base with this one.
-    match std::fs::remove_file(workspace.index_path()) {
+    match std::fs::remove_file(workspace.index_files().checkout) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
