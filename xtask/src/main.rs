@@ -25,13 +25,13 @@ enum Task {
     Tidy,
     /// Show that a promise holds: run the program that exercises it.
     Show {
-        /// What to show, followed by its own arguments; `list` names them.
+        /// What to show, followed by its own arguments; `help` names them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
     /// Measure, and print a table.
     Bench {
-        /// What to measure, followed by its own arguments; `list` names them.
+        /// What to measure, followed by its own arguments; `help` names them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },

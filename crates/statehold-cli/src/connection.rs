@@ -1,20 +1,26 @@
 //! From a folder to an engine: the workspace, its link, its key, and the repository behind them.
 
-use std::path::{Path, PathBuf};
+use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::record::RecordRef;
+use statehold_repository::location::StoreLocation;
+use statehold_repository::probe::{admit, newest_or_probe};
 use statehold_repository::store::Store;
+use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
 use statehold_repository::{Error, Remote, Repository};
+use statehold_sync::atomic::{Readers, replace_file};
 use statehold_sync::engine::Engine;
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use statehold_sync::home::KeyError;
 use statehold_sync::index::Index;
 use statehold_sync::progress::{Progress, Unwatched};
+use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace};
 
 use crate::environment::{SystemClock, SystemEntropy, home, variable};
@@ -37,6 +43,15 @@ pub(crate) struct Connection {
 impl Connection {
     /// Opens the workspace that a folder lies in, and its repository.
     pub(crate) async fn open(folder: &Path, output: Output) -> Result<Self> {
+        Self::open_slowed(folder, output, None).await
+    }
+
+    /// The same, with content moving at so many bytes per second at most.
+    pub(crate) async fn open_slowed(
+        folder: &Path,
+        output: Output,
+        bytes_per_second: Option<NonZeroU64>,
+    ) -> Result<Self> {
         let workspace = Workspace::find(folder)
             .context("this needs a workspace; `statehold init` makes a folder one")?;
         let Some(link) = workspace.settings().link.clone() else {
@@ -45,7 +60,10 @@ impl Connection {
                 workspace.root().display()
             );
         };
-        let remote = connect(&workspace, &link).await?;
+        let mut remote = connect(&workspace, &link).await?;
+        if let Some(rate) = bytes_per_second {
+            remote = Arc::new(RateLimited::new(remote, rate));
+        }
         let progress: Arc<dyn Progress> = if is_watched() && !output.quiet && !output.json {
             Arc::new(Bars::default())
         } else {
@@ -69,27 +87,104 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 }
 
 async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
-    if let Some(folder) = folder_of(&link.url) {
-        return Ok(Arc::new(open_folder(&folder).await?));
+    if let Some(location) = store_of(&link.url)? {
+        return Ok(Arc::new(open_linked(&location, link.repository_id).await?));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
-    Ok(Arc::new(GatewayRemote::connect(client).await?))
+    if let Some(info) = known_info(workspace, link, &key) {
+        return Ok(Arc::new(GatewayRemote::with_info(client, info)));
+    }
+    let remote = GatewayRemote::connect(client).await?;
+    keep_info(workspace, remote.info());
+    Ok(Arc::new(remote))
 }
 
-/// The folder that a link without a gateway leads to.
-pub(crate) fn folder_of(url: &str) -> Option<PathBuf> {
-    match url.strip_prefix("file://") {
-        Some(path) => Some(PathBuf::from(path)),
-        None => (!url.contains("://")).then(|| PathBuf::from(url)),
+/// What the gateway said about this key and repository before, so that nobody has to be contacted
+/// before there is something to say, and none of it has changed since.
+fn known_info(workspace: &Workspace, link: &Link, key: &Key) -> Option<Info> {
+    let text = std::fs::read(workspace.gateway_path()).ok()?;
+    let info: Info = serde_json::from_slice(&text).ok()?;
+    let is_same = info.key == key.id() && Some(info.repository) == link.repository_id;
+    is_same.then_some(info)
+}
+
+/// Keeps what the gateway said. It is a cache: without it the next command asks again.
+pub(crate) fn keep_info(workspace: &Workspace, info: &Info) {
+    let kept = serde_json::to_vec(info)
+        .map_err(std::io::Error::from)
+        .and_then(|text| {
+            let staging = workspace.staging();
+            replace_file(&workspace.gateway_path(), &text, Readers::Owner, &staging)
+        });
+    if let Err(error) = kept {
+        tracing::warn!(%error, "what the gateway said was not kept");
     }
 }
 
-/// The repository in a folder, made if need be.
-pub(crate) async fn open_folder(folder: &Path) -> Result<Repository> {
+/// Forgets what the gateway said, so that the next command asks again.
+pub(crate) fn forget_info(workspace: &Workspace) {
+    if let Err(error) = std::fs::remove_file(workspace.gateway_path()) {
+        tracing::debug!(%error, "nothing was kept");
+    }
+}
+
+/// The store that an address leads to straight, without a gateway; `None` for a gateway's address.
+pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
+    if address.starts_with("http://") || address.starts_with("https://") {
+        return Ok(None);
+    }
+    if address.contains(':') {
+        return Ok(Some(address.parse()?));
+    }
+    Ok(Some(StoreLocation::Folder(std::path::absolute(address)?)))
+}
+
+/// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
+/// the owner's word that nobody else writes to it.
+pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
+    let store = location.open(&variable)?;
+    let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
+    admit(&report).enter(alone)?;
+    Ok(store)
+}
+
+/// The repository in a store, made if need be.
+pub(crate) async fn open_repository(location: &StoreLocation) -> Result<Repository> {
     let (clock, entropy) = system();
     let id = RepositoryId::random(&*entropy);
-    Ok(Repository::open_or_create(Store::folder(folder)?, id, clock, entropy).await?)
+    let store = open_store(location, false).await?;
+    Ok(Repository::open_or_create(store, id, clock, entropy).await?)
+}
+
+/// The repository in the store that a workspace is linked with. It is never made anew: a folder
+/// that isn't mounted looks empty, and must not become another repository.
+pub(crate) async fn open_linked(
+    location: &StoreLocation,
+    id: Option<RepositoryId>,
+) -> Result<Repository> {
+    let unavailable = |source: &str| Error::Unavailable {
+        what: format!("the repository in {location}"),
+        source: source.into(),
+    };
+    if let StoreLocation::Folder(folder) = location
+        && !folder.is_dir()
+    {
+        return Err(unavailable("there is no such folder; is it mounted?").into());
+    }
+    let (clock, entropy) = system();
+    let found = Repository::open_existing(location.open(&variable)?, clock, entropy).await?;
+    let Some(found) = found else {
+        return Err(unavailable("the store holds none; is it mounted?").into());
+    };
+    let there = found.description().0.repository;
+    if id.is_some_and(|id| id != there) {
+        bail!(
+            "{location} holds another repository than the workspace is linked with; \
+             `statehold unlink`, then `statehold link` if that is meant"
+        );
+    }
+    Ok(found)
 }
 
 /// A client for the gateway at an address. `STATEHOLD_CA` names a file with further authorities.
@@ -111,7 +206,7 @@ pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
     let workspace = Workspace::find(folder)
         .context("this needs a workspace; `statehold init` makes a folder one")?;
     match &workspace.settings().link {
-        Some(link) if folder_of(&link.url).is_none() => client(
+        Some(link) if store_of(&link.url)?.is_none() => client(
             &link.url,
             Some(&workspace_key(&workspace)?),
             link.repository_id,

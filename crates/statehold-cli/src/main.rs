@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         }
     };
     let output = cli.output();
+    output::start_logging(output);
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -40,7 +41,9 @@ fn main() -> ExitCode {
                     json: true,
                     quiet: false,
                 }
-                .value(&serde_json::json!({"error": message, "exit": exit as u8}));
+                .value(&serde_json::json!({
+                    "error": message, "exit": exit as u8, "hint": hint(&error),
+                }));
             }
             output::complain(&format!("statehold: {error:#}"));
             if let Some(hint) = hint(&error) {

@@ -48,6 +48,20 @@ pub(crate) fn complain(text: &str) {
     let _gone = writeln!(out, "{text}");
 }
 
+/// Logs to standard error, as much as `STATEHOLD_LOG` says: warnings, if it says nothing.
+pub(crate) fn start_logging(output: Output) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if output.json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+}
+
 /// Whether a person is looking at standard error.
 pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()

@@ -8,6 +8,7 @@ use statehold_core::environment::Clock as _;
 use statehold_core::event::{Event, Outcome};
 use statehold_core::plan::{Action, Conflict, ConflictKind};
 use statehold_sync::engine::{EngineError, Report, RunOptions};
+use statehold_sync::scan::{SkipReason, Skipped};
 
 use crate::connection::Connection;
 use crate::environment::SystemClock;
@@ -39,6 +40,31 @@ pub(crate) fn show_conflict(conflict: &Conflict) -> String {
         "  conflict      {}: {kind}",
         conflict.path.as_str().escape_debug()
     )
+}
+
+/// Something that can't travel although no rule says so, on a line of its own. What the user's own
+/// rules leave out is no news.
+pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
+    let why = match &skipped.reason {
+        SkipReason::Denied { .. } | SkipReason::Ignored | SkipReason::DatabaseSidecar => {
+            return None;
+        }
+        SkipReason::Uncovered { prefix } => {
+            format!("beneath {prefix}, and sync-rules.json does not name it")
+        }
+        SkipReason::NotUtf8 => "its name is not UTF-8; rename it".into(),
+        SkipReason::InvalidPath { message } => message.clone(),
+        SkipReason::NotAFile => "a socket, a pipe or a device".into(),
+        SkipReason::LinkOutside { target } => format!(
+            "a link that leads outside the workspace, to {}",
+            target.escape_debug()
+        ),
+        SkipReason::Unreadable { message } => message.clone(),
+    };
+    Some(format!(
+        "  left out      {}: {why}",
+        skipped.path.escape_debug()
+    ))
 }
 
 /// Shows what a run came to.
@@ -79,6 +105,11 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             path.as_str().escape_debug()
         ));
     }
+    let skipped: Vec<String> = report.skipped.iter().filter_map(show_skipped).collect();
+    skipped
+        .iter()
+        .take(SHOWN_PATHS_MAX)
+        .for_each(|line| output.line(line));
     for path in &report.set_aside {
         output.line(format!("  set aside     {}", path.display()));
     }

@@ -93,6 +93,23 @@ pub const STORE_ATTEMPTS_MAX: u32 = 8;
 pub const STORE_BACKOFF_MS_MIN: u64 = 50;
 /// Longest wait between store attempts, in milliseconds.
 pub const STORE_BACKOFF_MS_MAX: u64 = 5_000;
+/// How long a cloud may take to answer, in seconds, besides the time for the bytes themselves.
+pub const STORE_PATIENCE_SECONDS: u64 = 30;
+/// The slowest connection on which transfers are not given up, in bytes per second.
+pub const STORE_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// How many writers race for one object when a store is probed. More than a burst of clients, and
+/// enough for a server that checks before it writes to let two through.
+pub const PROBE_WRITERS: usize = 32;
+/// Races held at least, however slow the store is.
+pub const PROBE_ROUNDS_MIN: usize = 8;
+/// Races held at most.
+pub const PROBE_ROUNDS_MAX: usize = 40;
+/// After this many seconds of races no further one begins.
+pub const PROBE_RACE_SECONDS: u64 = 3;
+/// A probe that takes longer than this, in seconds, is given up.
+pub const PROBE_SECONDS_MAX: u64 = 90;
+/// What a folder store was writing for longer than this, in seconds, nobody is writing any more.
+pub const STAGING_SECONDS: u64 = 24 * 60 * 60;
 
 /// A debounced call within this many seconds of the last one ends silently.
 pub const DEBOUNCE_SECONDS: u64 = 60;

@@ -3,6 +3,7 @@
 
 use statehold_core::entry::parse_number;
 use statehold_core::id::{PackId, TreeId};
+use statehold_core::time::Timestamp;
 
 /// The object that makes a prefix a repository.
 pub const REPOSITORY: &str = "repository.json";
@@ -10,6 +11,9 @@ pub const REPOSITORY: &str = "repository.json";
 pub const LOG: &str = "log";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of verdicts on the store.
+pub const PROBES: &str = "probes";
 
 /// Key of a record.
 pub fn record(number: u64) -> String {
@@ -70,6 +74,17 @@ pub fn parse_checkpoint(key: &str) -> Option<(u64, u32)> {
     Some((number.parse().ok()?, copy))
 }
 
+/// Key of the verdict on the store that was found at a moment. Newer ones sort first.
+pub fn verdict(at: Timestamp) -> String {
+    let millis = u64::try_from(at.as_millis()).unwrap_or_default();
+    format!("{PROBES}/{}", complement(millis))
+}
+
+/// The folder in which one run of the probe leaves its objects, for as long as it runs.
+pub fn probe(run: &str) -> String {
+    format!("probe/{run}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +101,8 @@ mod tests {
             }
         }
         assert!(checkpoint(100, 0) < checkpoint(99, 0));
+        let at = Timestamp::from_millis;
+        assert!(verdict(at(1_776_000_000_001)) < verdict(at(1_776_000_000_000)));
         assert_eq!(checkpoint(1, 0), "checkpoints/99999999999999999998");
         for bad in [
             "log/1",

@@ -5,9 +5,10 @@
 //! Reading order:
 //!
 //! 1. [`layout`]: every object key, built and parsed here only.
-//! 2. [`format`]: the bytes of each object kind.
+//! 2. [`mod@format`]: the bytes of each object kind.
 //! 3. [`store`]: the few operations that a repository needs from an object store, with retries that
-//!    know which answers are ambiguous; [`meter`] counts them.
+//!    know which answers are ambiguous; [`meter`] counts them. A [`location`] names a store, and
+//!    [`probe`] finds out what it can be trusted with.
 //! 4. [`content`]: new content on its way in: inline, or in packs.
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
@@ -17,16 +18,20 @@
 //!
 //! # Invariants
 //!
-//! - Objects are written once. No function in this crate overwrites or deletes one.
+//! - Objects are written once. No function in this crate overwrites or deletes one, but for the probe,
+//!   which removes what it wrote itself.
 //! - Content is durable before the record that names it is created.
 //! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
 //!   it exists, and the writer's nonce says whose record stands there.
 
 pub mod content;
 pub mod error;
+mod folder_store;
 pub mod format;
 pub mod layout;
+pub mod location;
 pub mod meter;
+pub mod probe;
 pub mod remote;
 pub mod repository;
 pub mod store;

@@ -720,6 +720,12 @@ impl Remote for Repository {
         }
         if state.checkpoint_due() {
             self.write_checkpoint(state).await?;
+            // Seldom enough for a walk through the folder, often enough for it to stay clean.
+            match self.store.sweep(self.clock.now()).await {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "removed what unfinished writes left behind"),
+                Err(error) => tracing::warn!(%error, "unfinished writes may have left something"),
+            }
         }
         Ok(())
     }

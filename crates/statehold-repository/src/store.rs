@@ -7,19 +7,23 @@
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use statehold_core::limits::{
-    RECORD_BYTES_MAX, STORE_ATTEMPTS_MAX, STORE_BACKOFF_MS_MAX, STORE_BACKOFF_MS_MIN,
+    RECORD_BYTES_MAX, STAGING_SECONDS, STORE_ATTEMPTS_MAX, STORE_BACKOFF_MS_MAX,
+    STORE_BACKOFF_MS_MIN, STORE_BYTES_PER_SECOND_MIN,
 };
+use statehold_core::time::Timestamp;
 
 use crate::error::{Error, Result};
+use crate::folder_store::FolderStore;
+use crate::layout;
 use crate::meter::Meter;
 
 /// An object store, seen from a prefix.
@@ -28,6 +32,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
     listing: Listing,
+    folder: Option<Arc<FolderStore>>,
+    patience: Option<Duration>,
 }
 
 /// In which order a store lists keys.
@@ -55,7 +61,8 @@ impl Store {
     }
 
     /// A store in a folder, which is made if need be. Everything written is durable before it is
-    /// reported: file and folder are synced.
+    /// reported: file and folder are synced. A record that somebody else wrote is made durable before
+    /// it is reported, too, so that nobody builds on what a crash can still take away.
     pub fn folder(path: &FilePath) -> Result<Self> {
         let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable {
             what: format!("the folder {}", path.display()),
@@ -65,7 +72,10 @@ impl Store {
         let objects = LocalFileSystem::new_with_prefix(path)
             .map_err(|error| unavailable(error.into()))?
             .with_fsync(true);
-        Ok(Self::new(Arc::new(objects), Listing::Unsorted))
+        Ok(Self {
+            folder: Some(Arc::new(FolderStore::new(path.to_path_buf()))),
+            ..Self::new(Arc::new(objects), Listing::Unsorted)
+        })
     }
 
     /// Any object store.
@@ -74,6 +84,18 @@ impl Store {
             objects,
             prefix: Path::default(),
             listing,
+            folder: None,
+            patience: None,
+        }
+    }
+
+    /// The same store, where a request that has no answer after this long, and the time that its
+    /// bytes may take besides, counts as unanswered and is sent again.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self
         }
     }
 
@@ -94,8 +116,64 @@ impl Store {
         }
     }
 
-    fn path(&self, key: &str) -> Path {
+    /// In which order it lists.
+    pub const fn listing(&self) -> Listing {
+        self.listing
+    }
+
+    /// What the store is made of, for the probe, which asks more of it than a repository does.
+    pub(crate) fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    pub(crate) fn path(&self, key: &str) -> Path {
         key.split('/').fold(self.prefix.clone(), Path::join)
+    }
+
+    /// Removes the staging files that writers who died long ago left in a folder, and gives how many.
+    /// Nothing to do for any other store: there, what isn't finished isn't there.
+    pub async fn sweep(&self, now: Timestamp) -> Result<u64> {
+        let Some(folder) = &self.folder else {
+            return Ok(0);
+        };
+        let millis = u64::try_from(now.as_millis()).unwrap_or_default();
+        let before = SystemTime::UNIX_EPOCH
+            + Duration::from_millis(millis.saturating_sub(STAGING_SECONDS * 1_000));
+        folder
+            .sweep(self.prefix.as_ref(), before)
+            .await
+            .map_err(|error| Error::Unavailable {
+                what: "sweeping the folder".to_owned(),
+                source: error.into(),
+            })
+    }
+
+    /// Waits for an answer as long as the store has patience.
+    pub(crate) async fn within<T>(
+        &self,
+        bytes: u64,
+        answer: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let Some(patience) = self.patience else {
+            return answer.await;
+        };
+        let limit = patience + Duration::from_secs(bytes / STORE_BYTES_PER_SECOND_MIN);
+        tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or_else(|_| Err(failed(format!("no answer after {limit:?}").into())))
+    }
+
+    /// What has to happen before an object is reported that was found in a folder.
+    async fn settle(&self, path: &Path, found: Found) -> object_store::Result<()> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let path = path.as_ref();
+        let settled = match found {
+            Found::Record => folder.settle_record(path).await,
+            Found::Existing => folder.settle(path).await,
+        };
+        settled.map_err(|error| failed(error.into()))
     }
 
     /// Creates an object, durably, unless one is there. [`Error::Unavailable`] says that it may have
@@ -108,27 +186,35 @@ impl Store {
                 mode: PutMode::Create,
                 ..PutOptions::default()
             };
-            match self
-                .objects
-                .put_opts(&path, bytes.clone().into(), options)
-                .await
-            {
-                Ok(_) => return Ok(Creation::New),
+            let put = self.objects.put_opts(&path, bytes.clone().into(), options);
+            let failed = match self.within(bytes.len() as u64, put).await {
+                Ok(_) => {
+                    if let Some(folder) = self.folder_of_record(key) {
+                        folder.settled_record(path.as_ref());
+                    }
+                    return Ok(Creation::New);
+                }
                 // Some stores answer a lost create-only race with a failed precondition.
                 Err(
-                    object_store::Error::AlreadyExists { .. }
-                    | object_store::Error::Precondition { .. },
-                ) => return Ok(Creation::Exists),
-                Err(error) => match again(&mut attempt, "writing", key, error).await {
-                    // A refusal speaks for its own attempt, not for the one before it.
-                    Err(error @ (Error::Denied { .. } | Error::Refused { .. })) if attempt > 1 => {
-                        return Err(Error::Unavailable {
-                            what: format!("writing {key}"),
-                            source: error.into(),
-                        });
-                    }
-                    result => result?,
+                    error @ (object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. }),
+                ) if !is_undecided(&error) => match self.settle(&path, Found::Existing).await {
+                    Ok(()) => return Ok(Creation::Exists),
+                    Err(error) => error,
                 },
+                Err(error) => error,
+            };
+            match again(&mut attempt, "writing", key, failed).await {
+                // A refusal speaks for its own attempt, not for the one before it.
+                Err(
+                    error @ (Error::Denied { .. } | Error::Refused { .. } | Error::NotFound { .. }),
+                ) if attempt > 1 => {
+                    return Err(Error::Unavailable {
+                        what: format!("writing {key}"),
+                        source: error.into(),
+                    });
+                }
+                result => result?,
             }
         }
     }
@@ -138,13 +224,17 @@ impl Store {
         let path = self.path(key);
         let mut attempt = 0;
         loop {
-            let failed = match self.objects.get(&path).await {
+            let failed = match self.within(0, self.objects.get(&path)).await {
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Ok(found) if found.meta.size > RECORD_BYTES_MAX as u64 => {
                     return Err(Error::damaged(key, "it is larger than objects are"));
                 }
-                Ok(found) => match found.bytes().await {
-                    Ok(bytes) => return Ok(Some(bytes)),
+                Ok(found) => match self.within(found.meta.size, found.bytes()).await {
+                    Ok(bytes) if self.folder_of_record(key).is_none() => return Ok(Some(bytes)),
+                    Ok(bytes) => match self.settle(&path, Found::Record).await {
+                        Ok(()) => return Ok(Some(bytes)),
+                        Err(error) => error,
+                    },
                     Err(error) => error,
                 },
                 Err(error) => error,
@@ -163,8 +253,8 @@ impl Store {
                 range: Some(GetRange::Bounded(range.clone())),
                 ..GetOptions::default()
             };
-            let found = match self.objects.get_opts(&path, options).await {
-                Ok(found) => found.bytes().await,
+            let found = match self.within(0, self.objects.get_opts(&path, options)).await {
+                Ok(found) => self.within(want, found.bytes()).await,
                 Err(error) => Err(error),
             };
             match found {
@@ -219,7 +309,14 @@ impl Store {
         }
     }
 
-    async fn try_list(
+    fn folder_of_record(&self, key: &str) -> Option<&FolderStore> {
+        layout::parse_record(key)?;
+        self.folder.as_deref()
+    }
+
+    /// The keys in a folder that sort after `after`, as the store orders them, so many at most. One
+    /// page of a cloud's listing is one request, and the next is asked for only when it is needed.
+    pub(crate) async fn list_raw(
         &self,
         folder: &str,
         after: &str,
@@ -227,29 +324,89 @@ impl Store {
     ) -> object_store::Result<Vec<String>> {
         let base = self.path(folder);
         let offset = self.path(after);
-        let limit = if self.listing == Listing::Sorted {
-            limit
+        // Some stores give nothing for a start outside of the folder.
+        let found = if offset.prefix_matches(&base) && offset != base {
+            self.objects.list_with_offset(Some(&base), &offset)
         } else {
-            usize::MAX
+            self.objects.list(Some(&base))
         };
-        let mut found = self
-            .objects
-            .list_with_offset(Some(&base), &offset)
+        // Others pay no heed to it.
+        let mut found = found
+            .try_filter(|meta| std::future::ready(meta.location > offset))
             .take(limit);
         let mut keys = Vec::new();
-        while let Some(meta) = found.next().await {
-            let location = meta?.location;
+        while let Some(meta) = self.within(0, found.try_next()).await? {
+            let location = meta.location;
             let name: Vec<_> = location.prefix_match(&base).into_iter().flatten().collect();
             let name: Vec<&str> = name.iter().map(AsRef::as_ref).collect();
             keys.push(format!("{folder}/{}", name.join("/")));
         }
+        Ok(keys)
+    }
+
+    async fn try_list(
+        &self,
+        folder: &str,
+        after: &str,
+        limit: usize,
+    ) -> object_store::Result<Vec<String>> {
+        let limit = match self.listing {
+            Listing::Sorted => limit,
+            Listing::Unsorted => usize::MAX,
+        };
+        let mut keys = self.list_raw(folder, after, limit).await?;
         keys.sort_unstable();
         Ok(keys)
     }
 }
 
+/// How an object was found in a folder.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// A record was read.
+    Record,
+    /// An object stood where one was to be made.
+    Existing,
+}
+
 /// How many keys [`Store::list_first`] looks at: some, in case the first is of no use.
 const FIRST_KEYS: usize = 8;
+
+fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "store",
+        source,
+    }
+}
+
+/// S3 answers like this while another write to the key is under way, and `object_store` can't tell it
+/// from "exists". It is neither yes nor no: sent again, the request gets an answer that is.
+fn is_undecided(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    text.contains("ConditionalRequestConflict") || text.contains("OperationAborted")
+}
+
+/// The status in an error that has no kind of its own: those of a listing have none.
+fn status_of(error: &object_store::Error) -> Option<u16> {
+    let object_store::Error::Generic { .. } = error else {
+        return None;
+    };
+    let text = error.to_string();
+    let (_, after) = text.split_once("status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+fn denied(doing: &str, key: &str, error: &object_store::Error) -> Error {
+    Error::Denied {
+        reason: format!("{doing} {key}: {error}"),
+    }
+}
+
+fn no_bucket(key: &str) -> Error {
+    Error::NotFound {
+        object: format!("the bucket for {key}"),
+    }
+}
 
 /// Waits before the next attempt, or gives up: at once for a definite refusal.
 async fn again(
@@ -260,12 +417,15 @@ async fn again(
 ) -> Result<()> {
     use object_store::Error as E;
     *attempt += 1;
+    let status = status_of(&error);
     match &error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-            return Err(Error::Denied {
-                reason: format!("{doing} {key}: {error}"),
-            });
+            return Err(denied(doing, key, &error));
         }
+        // Whoever reads has dealt with this: here, what is missing is the bucket.
+        E::NotFound { .. } => return Err(no_bucket(key)),
+        _ if matches!(status, Some(401 | 403)) => return Err(denied(doing, key, &error)),
+        _ if status == Some(404) => return Err(no_bucket(key)),
         E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => {
             return Err(Error::refused(format!("{doing} {key}: {error}")));
         }
@@ -300,4 +460,31 @@ fn is_local_and_final(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_without_a_kind_still_have_a_status() {
+        let text =
+            "Error performing GET in 3 ms - Server returned non-2xx status code: 403 Forbidden: x";
+        assert_eq!(status_of(&failed(text.into())), Some(403));
+        assert_eq!(status_of(&failed("no answer after 30s".into())), None);
+        assert_eq!(status_of(&failed("status code: ".into())), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_and_grows_with_what_travels() {
+        let store = Store::memory().with_patience(Duration::from_secs(30));
+        let slow = |seconds| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok(())
+        };
+        store.within(0, slow(29)).await.unwrap();
+        store.within(0, slow(31)).await.unwrap_err();
+        store.within(64 * 64 * 1024, slow(90)).await.unwrap();
+        Store::memory().within(0, slow(9_000)).await.unwrap();
+    }
 }

@@ -256,6 +256,17 @@ impl GatewayClient {
         self.json(Ask::get("v1/info")).await
     }
 
+    /// The gateway's clock, as the `Date` of an answer; `None` if it or a proxy leaves that out.
+    pub async fn date(&self) -> Result<Option<String>> {
+        match self.try_send(&Ask::get("livez")).await {
+            Ok(response) => {
+                let date = response.headers().get(reqwest::header::DATE);
+                Ok(date.and_then(|date| Some(date.to_str().ok()?.to_owned())))
+            }
+            Err(Failure::Final(error) | Failure::Again { error, .. }) => Err(error),
+        }
+    }
+
     /// Turns an invite into a key drawn here. Sending it again with the same key is safe.
     pub async fn redeem(
         &self,

@@ -13,7 +13,7 @@
 //!
 //! And the half that reaches out:
 //!
-//! 8. [`gateway_client`]: a repository behind a gateway.
+//! 8. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
 //! 9. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
 //!    watching person sees.
 //!
@@ -43,6 +43,7 @@ pub mod manifest_file;
 pub mod path_map;
 pub mod preset;
 pub mod progress;
+pub mod rate_limit;
 pub mod scan;
 pub mod stat_cache;
 pub mod workspace;

@@ -61,6 +61,15 @@ impl<V> PathMap<V> {
     }
 }
 
+impl<V> IntoIterator for PathMap<V> {
+    type Item = (RepoPath, V);
+    type IntoIter = std::vec::IntoIter<(RepoPath, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter()
+    }
+}
+
 impl<V> Index<&str> for PathMap<V> {
     type Output = V;
 

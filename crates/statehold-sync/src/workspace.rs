@@ -297,6 +297,11 @@ impl Workspace {
         }
     }
 
+    /// Where what a gateway said about the link is kept between runs. A cache.
+    pub fn gateway_path(&self) -> PathBuf {
+        self.own("gateway.json")
+    }
+
     /// What is held while a command works on the folder.
     pub fn lock_path(&self) -> PathBuf {
         self.own("lock")

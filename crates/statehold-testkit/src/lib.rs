@@ -13,7 +13,14 @@
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
 //! 11. [`author`]: pushes from plain lists of paths and contents.
-//! 12. [`text_tree`]: folders full of small text files, for measurements.
+//! 12. [`servers`]: real object stores, installed and started by the tests that need them.
+//! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
+//!     be had.
+//! 14. [`process`]: the real program, with gateways and machines as processes.
+//!
+//! And for measurements:
+//!
+//! - [`text_tree`]: folders full of small text files.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +31,12 @@ pub mod crash;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
+pub mod google_double;
 pub mod invariants;
+pub mod loopback;
 pub mod machine;
+pub mod process;
+pub mod servers;
 pub mod text_tree;
 pub mod trace;
 pub mod world;

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
+use serde_json::json;
 
 use super::Cli;
 use crate::exit::Exit;
-use crate::output::print_bytes;
+use crate::output::{Output, print_bytes};
 
 /// Print a script that completes the command line in a shell
 #[derive(Debug, Args)]
@@ -19,9 +20,14 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &CompletionsArgs, output: Output) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "statehold", &mut script);
-    print_bytes(&script)?;
+    if output.json {
+        let script = String::from_utf8_lossy(&script);
+        output.value(&json!({"shell": args.shell.to_string(), "script": script}));
+    } else {
+        print_bytes(&script)?;
+    }
     Ok(Exit::Done.into())
 }

@@ -3,17 +3,19 @@
 
 use std::fs;
 use std::io;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::scope::Scope;
-use statehold_repository::Remote as _;
+use statehold_repository::Remote;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{NewInvite, Role};
@@ -24,8 +26,8 @@ use statehold_sync::home::Home;
 use statehold_sync::progress::Unwatched;
 use statehold_sync::workspace::{InitOptions, Link, Workspace};
 
-use super::block_on;
 use super::serve::Started;
+use super::{block_on, log};
 use crate::connection::{client, system};
 use crate::environment::SystemEntropy;
 use crate::exit::Exit;
@@ -65,10 +67,22 @@ struct Step {
     milliseconds: u128,
 }
 
+/// What goes on after the demonstration.
+#[derive(Debug, Serialize)]
+struct Kept {
+    pid: u32,
+    url: String,
+    folder: PathBuf,
+}
+
+/// How long the gateway that is left running may take until it listens.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A machine of the demonstration.
 struct Machine {
     root: PathBuf,
     engine: Engine,
+    remote: Arc<GatewayRemote>,
 }
 
 /// Everything the demonstration runs in.
@@ -83,11 +97,12 @@ pub(super) fn run(args: &DemoArgs, output: Output) -> Result<ExitCode> {
         .prefix("statehold-demo-")
         .tempdir()?;
     let (steps, address) = block_on(show(args, scratch.path(), output))?;
-    output.value(&steps);
+    let mut kept = None;
     if args.keep {
         let scratch = scratch.keep();
-        keep_running(&scratch, &address, output)?;
+        kept = Some(keep_running(&scratch, &address, output)?);
     }
+    output.value(&json!({"steps": steps, "kept": kept}));
     let exe = std::env::current_exe()
         .map_or_else(|_| "statehold".into(), |exe| exe.display().to_string());
     output.line("\nTry next:");
@@ -190,6 +205,11 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
     ensure!(status.actions.is_empty(), "the two sides differ after all");
     let equal = same_tree(&a.root, &b.root)?;
     ensure!(equal, "the two machines hold different files");
+    output.line("\nThe history, as `statehold log` shows it on A:");
+    let own = a.engine.workspace().settings().machine.id;
+    for stored in a.remote.records(0).await?.records.iter().rev() {
+        output.line(log::describe(&log::row(stored), own));
+    }
     output.line(format!(
         "\nBoth machines hold the same {} paths; the history has {} records, each with everything before it.",
         status.entries, status.head.number
@@ -291,20 +311,20 @@ async fn machine(
     };
     workspace.change_settings(|settings| settings.link = Some(link))?;
     let (clock, entropy) = system();
-    let engine = Engine::new(
-        workspace,
-        Arc::new(remote),
-        clock,
-        entropy,
-        Arc::new(Unwatched),
-    )?;
-    Ok(Machine { root, engine })
+    let remote = Arc::new(remote);
+    let shared: Arc<dyn Remote> = Arc::<GatewayRemote>::clone(&remote);
+    let engine = Engine::new(workspace, shared, clock, entropy, Arc::new(Unwatched))?;
+    Ok(Machine {
+        root,
+        engine,
+        remote,
+    })
 }
 
 /// Leaves the gateway to a process of its own.
-fn keep_running(scratch: &Path, address: &str, output: Output) -> Result<()> {
+fn keep_running(scratch: &Path, address: &str, output: Output) -> Result<Kept> {
     let listen = address.trim_start_matches("http://");
-    let child = Command::new(std::env::current_exe()?)
+    let mut child = Command::new(std::env::current_exe()?)
         .args(["serve", "--listen", listen, "--quiet", "--store"])
         .arg(scratch.join("vault"))
         .env("STATEHOLD_HOME", scratch.join("home"))
@@ -313,8 +333,16 @@ fn keep_running(scratch: &Path, address: &str, output: Output) -> Result<()> {
         .stderr(Stdio::null())
         .spawn()
         .context("the gateway could not be left running")?;
-    // Until it listens; it has nothing to do but open the store.
-    std::thread::sleep(Duration::from_millis(300));
+    let started = Instant::now();
+    while TcpStream::connect(listen).is_err() {
+        if child.try_wait()?.is_some() || started.elapsed() > LISTEN_PATIENCE {
+            // It is ours to end as long as nobody was told of it.
+            child.kill()?;
+            child.wait()?;
+            bail!("the gateway that was to be left running does not listen");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     output.line(format!(
         "\nThe gateway goes on at {address}, process {0}: `kill {0}` stops it.",
         child.id()
@@ -327,7 +355,11 @@ fn keep_running(scratch: &Path, address: &str, output: Output) -> Result<()> {
         "  export STATEHOLD_HOME={}",
         scratch.join("home").display()
     ));
-    Ok(())
+    Ok(Kept {
+        pid: child.id(),
+        url: address.to_owned(),
+        folder: scratch.to_owned(),
+    })
 }
 
 /// Copies files and links, with modes, within bounds. What lies outside the bounds is left out.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_repository::Remote as _;
+use statehold_repository::location::StoreLocation;
 use statehold_repository::wire::bodies::{Info, NewInvite, Role};
 use statehold_repository::wire::key::{INVITE_PREFIX, Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
@@ -15,7 +16,7 @@ use statehold_sync::home::read_key_file;
 use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{client, folder_of, open_folder};
+use crate::connection::{client, forget_info, keep_info, open_repository, store_of};
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -33,7 +34,7 @@ Examples:
   statehold link file:///mnt/shared/state             (a folder, without a gateway)"
 )]
 pub(crate) struct LinkArgs {
-    /// The gateway's address, or a folder
+    /// The gateway's address, or a store to work on straight: a folder, s3://, gs:// or az://
     url: String,
     /// A file that holds the key or the invite
     #[arg(long, value_name = "FILE")]
@@ -66,9 +67,17 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
             link.url
         );
     }
+    let config = std::path::absolute(home()?.config)?;
+    if config.starts_with(workspace.root()) {
+        bail!(
+            "{}, where keys are kept, lies inside the workspace and would be shared with it; \
+             set STATEHOLD_HOME or XDG_CONFIG_HOME to a folder outside",
+            config.display()
+        );
+    }
     let link = block_on(async {
-        match folder_of(&args.url) {
-            Some(folder) => link_folder(&folder).await,
+        match store_of(&args.url)? {
+            Some(location) => link_store(&location).await,
             None => link_gateway(&workspace, &args).await,
         }
     })?;
@@ -85,13 +94,11 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
     Ok(Exit::Done.into())
 }
 
-async fn link_folder(folder: &std::path::Path) -> Result<Link> {
-    let folder = std::path::absolute(folder)?;
-    let repository = open_folder(&folder).await?;
+async fn link_store(location: &StoreLocation) -> Result<Link> {
+    let repository = open_repository(location).await?;
     let id = repository.description().0.repository;
-    let url = format!("file://{}", folder.display());
     Ok(Link {
-        url,
+        url: location.to_string(),
         repository: id.to_string(),
         repository_id: Some(id),
         key_id: None,
@@ -115,6 +122,7 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
     };
     let info: Info = client(&args.url, Some(&key), None)?.info().await?;
     home()?.write_key(workspace.settings().workspace, &key)?;
+    keep_info(workspace, &info);
     Ok(Link {
         url: args.url.clone(),
         repository: info.name,
@@ -195,6 +203,7 @@ pub(super) fn run_unlink(
     let settings = workspace.settings().clone();
     let Some(link) = settings.link else {
         output.line("The workspace is not linked.");
+        output.value(&json!({"unlinked": null}));
         return Ok(Exit::Done.into());
     };
     let home = home()?;
@@ -215,6 +224,7 @@ pub(super) fn run_unlink(
         }
     }
     home.remove_key(settings.workspace)?;
+    forget_info(&workspace);
     workspace.change_settings(|settings| settings.link = None)?;
     // Another repository shares no base with this one.
     match std::fs::remove_file(workspace.index_files().checkout) {

@@ -32,14 +32,14 @@ pub(crate) struct LogArgs {
 
 /// A record as it is shown.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     number: u64,
     id: Digest,
     time: Timestamp,
     kind: Kind,
     machine: MachineId,
-    changed: Vec<String>,
-    deleted: Vec<String>,
+    changed: Vec<RepoPath>,
+    deleted: Vec<RepoPath>,
 }
 
 /// Records looked at in one go, from the newest back.
@@ -67,7 +67,10 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
                 .iter()
                 .rev()
                 .filter(|stored| stored.record.envelope.number <= end);
-            rows.extend(wanted.filter_map(|stored| row(stored, args.path.as_ref())));
+            rows.extend(wanted.map(row).filter_map(|row| match &args.path {
+                Some(path) => row.about(path),
+                None => Some(row),
+            }));
             end = begin;
         }
         rows.truncate(args.limit);
@@ -83,26 +86,19 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
     Ok(Exit::Done.into())
 }
 
-/// The record as a row; `None` if it doesn't touch the path.
-fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
-    let wanted = |touched: &RepoPath| {
-        path.is_none_or(|path| touched == path || touched.is_inside(path.as_str()))
-    };
-    let text = |touched: &RepoPath| wanted(touched).then(|| touched.to_string());
+/// The record as a row.
+pub(super) fn row(stored: &StoredRecord) -> Row {
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
     if let Body::Push(push) = &stored.record.body {
         changed = push
             .upserts
             .iter()
-            .filter_map(|upsert| text(&upsert.path))
+            .map(|upsert| upsert.path.clone())
             .collect();
-        deleted = push.deletes.iter().filter_map(text).collect();
-    }
-    if path.is_some() && changed.is_empty() && deleted.is_empty() {
-        return None;
+        deleted.clone_from(&push.deletes);
     }
     let envelope = &stored.record.envelope;
-    Some(Row {
+    Row {
         number: envelope.number,
         id: stored.record.id,
         time: envelope.time,
@@ -110,10 +106,21 @@ fn row(stored: &StoredRecord, path: Option<&RepoPath>) -> Option<Row> {
         machine: envelope.draft.machine,
         changed,
         deleted,
-    })
+    }
 }
 
-fn describe(row: &Row, own: MachineId) -> String {
+impl Row {
+    /// The row with nothing but what is at or beneath a path; `None` if that is nothing.
+    fn about(mut self, path: &RepoPath) -> Option<Self> {
+        let wanted = |touched: &RepoPath| touched == path || touched.is_inside(path.as_str());
+        self.changed.retain(wanted);
+        self.deleted.retain(wanted);
+        (!self.changed.is_empty() || !self.deleted.is_empty()).then_some(self)
+    }
+}
+
+/// A row as a line.
+pub(super) fn describe(row: &Row, own: MachineId) -> String {
     let local = jiff::Timestamp::from_millisecond(row.time.as_millis())
         .map(|time| {
             time.to_zoned(jiff::tz::TimeZone::system())

@@ -4,10 +4,13 @@ mod admin;
 mod cat;
 mod completions;
 mod demo;
+mod diff;
+mod doctor;
 mod init;
 mod link;
 mod log;
 mod machines;
+mod man;
 mod serve;
 mod status;
 mod sync;
@@ -46,7 +49,7 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true)]
     json: bool,
     /// Print errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, alias = "silent")]
     quiet: bool,
 }
 
@@ -55,17 +58,34 @@ enum Command {
     Init(init::InitArgs),
     Link(link::LinkArgs),
     Unlink(link::UnlinkArgs),
+    /// Send this folder's changes to the repository, whole or not at all
+    #[command(after_help = "Examples:
+  statehold push --dry            (what would be sent; contacts nobody)
+  statehold push
+  statehold push --auto --runtime claude-code      (from a hook)")]
     Push(sync::RunArgs),
+    /// Bring the repository's changes into this folder
+    #[command(after_help = "Examples:
+  statehold pull --dry            (what would change here)
+  statehold pull
+  statehold pull --on-conflict remote      (this machine's side is set aside, not lost)")]
     Pull(sync::RunArgs),
+    /// Pull, then push: make folder and repository alike
+    #[command(after_help = "Examples:
+  statehold sync
+  statehold sync --on-conflict newest --limit-rate 2M")]
     Sync(sync::RunArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
+    Diff(diff::DiffArgs),
+    Doctor(doctor::DoctorArgs),
     Machines(machines::MachinesArgs),
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
     Serve(serve::ServeArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 impl Cli {
@@ -101,12 +121,15 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Sync(args) => sync::run_sync(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
+        Command::Diff(args) => diff::run(&args, &global, output),
+        Command::Doctor(args) => doctor::run(&args, &global, output),
         Command::Machines(args) => machines::run(&args, &global, output),
         Command::Admin(args) => admin::run(args, output),
-        Command::Cat(args) => cat::run(&args, &global),
+        Command::Cat(args) => cat::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Demo(args) => demo::run(&args, output),
-        Command::Completions(args) => completions::run(&args),
+        Command::Completions(args) => completions::run(&args, output),
+        Command::Man(args) => man::run(&args, output),
     }
 }
 

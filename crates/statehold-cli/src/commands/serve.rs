@@ -13,7 +13,7 @@ use statehold_repository::store::Store;
 use statehold_sync::home::Home;
 
 use super::block_on;
-use crate::connection::{folder_of, system};
+use crate::connection::{open_store, store_of, system};
 use crate::environment::home;
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -26,10 +26,12 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   statehold serve --store ./vault
+  statehold serve --store s3://team-state/agents
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
-    /// Where everything is kept: a folder, which is made if need be
+    /// Where everything is kept: a folder, which is made if need be, or a bucket as s3://BUCKET,
+    /// gs://BUCKET or az://CONTAINER, with credentials from the cloud's usual variables
     #[arg(long, value_name = "WHERE")]
     store: String,
     /// The address to listen at; port 0 takes any that is free
@@ -41,14 +43,20 @@ pub(crate) struct ServeArgs {
     /// Its private key, as PEM
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// Vouch that no other process writes to the store, where the store can't keep two apart
+    #[arg(long)]
+    alone: bool,
     /// Serve without TLS on an address that other machines reach, because a proxy in front has it
     #[arg(long)]
     behind_proxy: bool,
 }
 
 pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
-    let Some(folder) = folder_of(&args.store) else {
-        bail!("{}: this version keeps its store in a folder", args.store);
+    let Some(location) = store_of(&args.store)? else {
+        bail!(
+            "{}: a store is a folder, or a bucket as s3://, gs:// or az://",
+            args.store
+        );
     };
     let tls = match (args.tls_cert, args.tls_key) {
         (Some(certificates), Some(key)) => Some(TlsFiles { certificates, key }),
@@ -61,9 +69,14 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             args.listen
         );
     }
-    start_logging(output);
     block_on(async {
-        let started = Started::on(Store::folder(&folder)?, args.listen, tls, &home()?).await?;
+        let started = Started::on(
+            open_store(&location, args.alone).await?,
+            args.listen,
+            tls,
+            &home()?,
+        )
+        .await?;
         started.announce(output);
         started
             .server
@@ -136,19 +149,5 @@ async fn stop_signal() {
     tokio::select! {
         _ = interrupt => {}
         _ = terminate.recv() => {}
-    }
-}
-
-/// Logs to standard error, as much as `STATEHOLD_LOG` says.
-fn start_logging(output: Output) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if output.json {
-        builder.json().init();
-    } else {
-        builder.init();
     }
 }

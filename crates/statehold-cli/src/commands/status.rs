@@ -10,11 +10,14 @@ use statehold_sync::engine::Counts;
 use super::{GlobalArgs, block_on};
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::output::Output;
-use crate::report::{SHOWN_PATHS_MAX, show_action, show_conflict};
+use crate::output::{Output, complain};
+use crate::report::{SHOWN_PATHS_MAX, show_action, show_conflict, show_skipped};
 
 /// Show how folder and repository differ
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statehold status
+  statehold status --exit-code || statehold sync")]
 pub(crate) struct StatusArgs {
     /// Which paths: state, program, sources or all
     #[arg(long, default_value = "all", value_name = "NAME")]
@@ -63,13 +66,27 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
             "  … and {more} more; `statehold status --json` lists all"
         ));
     }
+    status
+        .skipped
+        .iter()
+        .filter_map(show_skipped)
+        .take(SHOWN_PATHS_MAX)
+        .for_each(|line| output.line(line));
     if !status.skipped.is_empty() {
         output.line(format!(
             "left out    {} paths; --json says why",
             status.skipped.len()
         ));
     }
+    if let Some(why) = &status.stale {
+        complain(&format!(
+            "statehold: {why}; the other side is shown as it was last seen"
+        ));
+    }
     output.value(&status);
+    if status.stale.is_some() {
+        return Ok(Exit::Unavailable.into());
+    }
     let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
     Ok(if args.exit_code && differs {
         Exit::Refused

@@ -34,7 +34,12 @@ pub fn write(records: &[StoredRecord]) -> Bytes {
         let bytes = stored.bytes.len() as u64;
         let number = stored.record.envelope.number;
         let check = check_of(&stored.bytes);
-        table.push(SegmentLine { number, offset: writer.push(&stored.bytes), bytes, check });
+        table.push(SegmentLine {
+            number,
+            offset: writer.push(&stored.bytes),
+            bytes,
+            check,
+        });
     }
     writer.finish(table)
 }

@@ -2,13 +2,22 @@
 //! another history.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
 
 use statehold_core::record::{Body, Kind, NoteBody};
 use statehold_core::state::State;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, load};
+use statehold_repository::store::{Listing, Store};
 use statehold_repository::{Error, Remote as _};
 use statehold_testkit::author::{Author, read_file};
+use statehold_testkit::crash::after_polls;
+use statehold_testkit::environment::SeededEntropy;
+use statehold_testkit::faulty_store::{Faults, FaultyStore};
+use statehold_testkit::trace::Trace;
 
 use crate::scene::{Scene, open};
 
@@ -163,6 +172,109 @@ async fn another_history_is_found_out() {
     assert_eq!(scene.load_cold().await.unwrap().head.number, 3);
 }
 
+/// A push that is killed at any of its awaits is there whole or not at all, and is finished by
+/// doing the same again.
+#[tokio::test(start_paused = true)]
+async fn a_push_may_crash_at_every_await() {
+    let noise = SeededEntropy::new(4).bytes(300_000);
+    let mut outcomes = Vec::new();
+    for polls in 0.. {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut scene = Scene::over(Arc::clone(&memory)).await;
+        scene.push_many(15).await;
+        // Without faults, but every request is waited for.
+        let slow: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(
+            memory,
+            SeededEntropy::new(polls),
+            Faults::default(),
+            Trace::default(),
+        ));
+        let slow = Store::new(slow, Listing::Sorted);
+        let changes = [("large", Some(&*noise)), ("small", Some(b"hello"))];
+        let drafted = scene.author.draft(&scene.state, changes).unwrap();
+        let push = async |store: &Store| {
+            let repository = open(store).await;
+            let pack = drafted.packs[0].clone();
+            repository.put_pack(pack.id, pack.bytes).await.unwrap();
+            repository
+                .append(&drafted.draft, &scene.state)
+                .await
+                .unwrap();
+            let state = advance(&repository, &scene.state).await.unwrap();
+            repository.tend(&state).await.unwrap();
+        };
+        let done = after_polls(polls, push(&slow)).await.is_some();
+        let left = scene.load_cold().await.unwrap();
+        let whole = left.tree.get("large").is_some() && left.tree.get("small").is_some();
+        assert!(
+            whole || left.tree == scene.state.tree,
+            "half a push after {polls} polls"
+        );
+        push(&scene.store).await;
+        let state = scene.load_cold().await.unwrap();
+        assert_eq!(
+            (state.head.number, &*state),
+            (16, &scene.fold_from_scratch().await)
+        );
+        let read = read_file(&scene.repository, &state, "large").await.unwrap();
+        assert_eq!(read, noise);
+        outcomes.push(whole);
+        if done {
+            break;
+        }
+    }
+    // Crashes before and after the record came to be were both among them.
+    assert!(outcomes.contains(&false) && outcomes[..outcomes.len() - 1].contains(&true));
+}
+
+/// The record lands and the answer is lost. Whatever the store says next, be it to the second try or
+/// to the reading of what stands there, the outcome is open, and the same draft settles it.
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_lost_answer_settles_nothing() {
+    for tries_before_denial in [1, 2] {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let scene = Scene::over(Arc::clone(&memory)).await;
+        let faulty = Arc::new(FaultyStore::new(
+            memory,
+            SeededEntropy::new(1),
+            Faults::default(),
+            Trace::default(),
+        ));
+        let objects: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&faulty);
+        let repository = open(&Store::new(objects, Listing::Sorted)).await;
+        let before = faulty.counts().requests;
+        faulty.set_faults(Faults {
+            lost_replies: 1_000,
+            ..Faults::default()
+        });
+        let drafted = scene
+            .author
+            .draft(&scene.state, [("x", Some(&b"1"[..]))])
+            .unwrap();
+        let (draft, known) = (drafted.draft, Arc::clone(&scene.state));
+        let appending = {
+            let (draft, known) = (draft.clone(), Arc::clone(&known));
+            tokio::spawn(async move { repository.append(&draft, &known).await })
+        };
+        for tries in 1..=tries_before_denial {
+            while faulty.counts().requests < before + tries {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            faulty.set_faults(Faults::default());
+        }
+        faulty.set_faults(Faults {
+            denied: 1_000,
+            ..Faults::default()
+        });
+        let answer = appending.await.unwrap();
+        let is_unknown = matches!(answer, Err(Error::Unknown { number: 1 }));
+        assert!(is_unknown, "{tries_before_denial}: {answer:?}");
+        let settled = scene.repository.append(&draft, &known).await.unwrap();
+        assert_eq!(settled.record.envelope.number, 1);
+        assert_eq!(scene.load_cold().await.unwrap().head.number, 1);
+    }
+}
+
 /// What this program doesn't know stops it where the writer said that it must, and only there.
 #[tokio::test]
 async fn unknown_kinds_are_refused_or_skipped() {
@@ -223,7 +335,7 @@ async fn a_void_record_is_refused_and_skipped() {
 #[tokio::test]
 async fn a_pack_is_checked_and_written_once() {
     let scene = Scene::new().await;
-    let noise = statehold_testkit::environment::SeededEntropy::new(5).bytes(400_000);
+    let noise = SeededEntropy::new(5).bytes(400_000);
     let drafted = scene
         .author
         .draft(&scene.state, [("x", Some(&*noise))])

@@ -120,7 +120,12 @@ impl Incoming<'_> {
             return Ok(());
         };
         if self.give_way(path, &local.stamp, placed)? {
-            self.folder.remove(path, &local.stamp)?;
+            match self.folder.remove(path, &local.stamp) {
+                // What keeps the directory there is ignored or not yet pushed, and is no entry of
+                // the directory's own.
+                Ok(_) | Err(FolderError::DirectoryInTheWay { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let keep = |folder: &RepoPath| self.tree.get(folder.as_str()).is_some();
         self.folder.prune_empty_parents(path, &keep)?;

@@ -163,6 +163,8 @@ pub struct Status {
     pub head: RecordRef,
     /// Number of paths in the repository.
     pub entries: usize,
+    /// Why the repository could not be asked; then all this is as of when it last was.
+    pub stale: Option<String>,
 }
 
 /// Keeps one workspace and one repository alike.
@@ -254,8 +256,19 @@ impl Engine {
     pub async fn status(&self, scope: Scope) -> Result<Status> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
         let mut now = self.look(self.read_index())?;
-        self.settle(&mut now.index).await?;
-        self.refresh(&mut now.index).await?;
+        let asked = match self.settle(&mut now.index).await {
+            Ok(()) => self.refresh(&mut now.index).await,
+            Err(error) => Err(error),
+        };
+        // What changed here can be said without the other side, if it was ever seen.
+        let stale =
+            match asked {
+                Ok(()) => None,
+                Err(EngineError::Remote(
+                    error @ statehold_repository::Error::Unavailable { .. },
+                )) if now.index.checkout.is_some() => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
         let plan = Self::plan(&now, scope, Direction::Bidirectional, Strategy::Manual, &[]);
         let state = now.state();
         let (mut outgoing, mut incoming) = (Counts::default(), Counts::default());
@@ -291,6 +304,7 @@ impl Engine {
             skipped,
             head,
             entries,
+            stale,
         })
     }
 
@@ -390,8 +404,7 @@ impl Engine {
             // It never landed and never will; its files are scanned and planned like any other.
             Err(
                 error @ (statehold_repository::Error::Conflict { .. }
-                | statehold_repository::Error::Refused { .. }
-                | statehold_repository::Error::Diverged { .. }),
+                | statehold_repository::Error::Refused { .. }),
             ) => tracing::info!(%error, "an interrupted push did not land"),
             Err(error) => return Err(error.into()),
         }
@@ -641,14 +654,13 @@ impl Engine {
         let appended = match self.remote.append(&outbound.draft, &known).await {
             Ok(appended) => appended,
             Err(error) => {
-                let landed_for_sure_not = matches!(
+                // Only these two say that it has not landed and never will.
+                let never_lands = matches!(
                     error,
                     statehold_repository::Error::Conflict { .. }
                         | statehold_repository::Error::Refused { .. }
-                        | statehold_repository::Error::Denied { .. }
-                        | statehold_repository::Error::Diverged { .. }
                 );
-                if landed_for_sure_not {
+                if never_lands {
                     journal.clear()?;
                 }
                 return Err(error.into());

@@ -1,3 +1,5 @@
+//! Placing, removing and refusing, with links and changes in the way.
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 

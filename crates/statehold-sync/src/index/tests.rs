@@ -1,3 +1,5 @@
+//! The index: bases that move path by path, and every kind of damage.
+
 use statehold_core::digest::Sha256;
 use statehold_core::entry::{Chunk, ContentObject, FileEntry, Location};
 use statehold_core::time::Mtime;

@@ -1,3 +1,5 @@
+//! Scans of real folders: what is seen, what is left out, and what is not read again.
+
 use std::fs::{self, File, FileTimes};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

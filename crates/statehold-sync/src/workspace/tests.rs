@@ -1,3 +1,5 @@
+//! Workspaces made, opened and refused, in real folders.
+
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;

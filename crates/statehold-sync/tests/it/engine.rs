@@ -205,10 +205,8 @@ async fn a_log_that_grows_sends_its_tail() {
         .unwrap();
     for round in 0..40_u32 {
         use std::io::Write as _;
-        let tail: Vec<u8> = (0..32)
-            .flat_map(|i| {
-                *Digest::of(&[round.to_le_bytes(), (i as u32).to_le_bytes()].concat()).as_bytes()
-            })
+        let tail: Vec<u8> = (0..32_u32)
+            .flat_map(|i| *Digest::of(&[round.to_le_bytes(), i.to_le_bytes()].concat()).as_bytes())
             .collect();
         log.write_all(&tail).unwrap();
         let before = shared.usage();
@@ -286,4 +284,23 @@ async fn requests_are_as_few_as_promised() {
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     let nothing = used(before);
     assert_eq!((nothing.reads, nothing.lists, nothing.writes), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_elsewhere_stays_where_it_holds_ignored_files() {
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    fs::create_dir(a.path("folder")).unwrap();
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    b.write(".stateholdignore", "cache\n").unwrap();
+    b.write("folder/cache", "mine").unwrap();
+    b.push().await.unwrap();
+    a.pull().await.unwrap();
+    fs::remove_dir(a.path("folder")).unwrap();
+    assert_eq!(a.push().await.unwrap().outcome, Outcome::Done);
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Done);
+    assert_eq!(read(&b, "folder/cache"), "mine");
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Nothing);
 }

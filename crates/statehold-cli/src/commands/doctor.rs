@@ -1,0 +1,404 @@
+//! `statehold doctor`: looks for what is wrong or will go wrong, and says what to do about it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use statehold_core::path::RepoPath;
+use statehold_core::tree::Tree;
+use statehold_repository::wire::version::OWN;
+use statehold_sync::home::KeyError;
+use statehold_sync::index::Index;
+use statehold_sync::journal::Journal;
+use statehold_sync::scan::{ScanOptions, SkipReason, scan};
+use statehold_sync::workspace::{Workspace, WorkspaceError};
+
+use super::{GlobalArgs, block_on};
+use crate::connection::{linked_client, open_linked, store_of};
+use crate::environment::{SystemClock, home, variable};
+use crate::output::{Output, complain};
+
+/// Look for what is wrong with this workspace, and say what to do about it
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It ends with the number of checks that failed, 200 at most, and with 201 if it
+could not run. With --quiet, also spelled --silent, it prints nothing if all is well.
+
+Examples:
+  statehold doctor
+  statehold doctor --silent || notify 'statehold needs a look'"
+)]
+pub(crate) struct DoctorArgs {}
+
+/// The largest number of failed checks that an exit code tells.
+const FAILED_MAX: u8 = 200;
+/// The exit code when nothing could be checked.
+const COULD_NOT_RUN: u8 = 201;
+/// How far a clock may be off, in milliseconds: beyond it a gateway refuses.
+const CLOCK_OFF_MAX_MS: i64 = 5 * 60 * 1_000;
+/// Paths named in one finding.
+const NAMED_MAX: usize = 5;
+
+/// What one check found.
+#[derive(Debug, Serialize)]
+struct Check {
+    /// What was looked at.
+    check: &'static str,
+    ok: bool,
+    /// What was found.
+    found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'static str>,
+}
+
+/// The findings so far.
+#[derive(Debug, Default)]
+struct Findings(Vec<Check>);
+
+impl Findings {
+    fn good(&mut self, check: &'static str, found: impl Into<String>) {
+        let (ok, found, next) = (true, found.into(), None);
+        self.0.push(Check {
+            check,
+            ok,
+            found,
+            next,
+        });
+    }
+
+    fn bad(&mut self, check: &'static str, found: impl Into<String>, next: &'static str) {
+        let (ok, found, next) = (false, found.into(), Some(next));
+        self.0.push(Check {
+            check,
+            ok,
+            found,
+            next,
+        });
+    }
+
+    /// A check that lists what is wrong.
+    fn list(&mut self, check: &'static str, wrong: &[String], good: &str, next: &'static str) {
+        if wrong.is_empty() {
+            self.good(check, good);
+            return;
+        }
+        let named: Vec<&str> = wrong.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let mut found = named.join("; ");
+        if let Some(more) = wrong.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+            found.push_str(&format!(" and {more} more"));
+        }
+        self.bad(check, found, next);
+    }
+}
+
+pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let mut findings = Findings::default();
+    match Workspace::find(&global.directory()?) {
+        Ok(workspace) => {
+            findings.good("settings", workspace.root().display().to_string());
+            block_on(async {
+                check_link(&workspace, &mut findings).await;
+                Ok(())
+            })?;
+            check_folder(&workspace, &mut findings);
+            check_leftovers(&workspace, &mut findings);
+        }
+        Err(error @ (WorkspaceError::Settings { .. } | WorkspaceError::TooNew { .. })) => {
+            let next =
+                "restore the file from a copy, or `statehold init` in a fresh folder and pull";
+            findings.bad("settings", chain(&error), next);
+        }
+        Err(error) => {
+            complain(&format!(
+                "statehold: nothing could be checked: {}",
+                chain(&error)
+            ));
+            output.value(&serde_json::json!({"error": chain(&error), "exit": COULD_NOT_RUN}));
+            return Ok(COULD_NOT_RUN.into());
+        }
+    }
+    let Findings(checks) = findings;
+    for check in &checks {
+        match check.next {
+            None => output.line(format!("ok    {:<9} {}", check.check, check.found)),
+            Some(next) if !output.json => {
+                complain(&format!("FAIL  {:<9} {}", check.check, check.found));
+                complain(&format!("      {:<9} {next}", ""));
+            }
+            Some(_) => {}
+        }
+    }
+    output.value(&checks);
+    let failed = checks.iter().filter(|check| !check.ok).count();
+    Ok(u8::try_from(failed)
+        .unwrap_or(FAILED_MAX)
+        .min(FAILED_MAX)
+        .into())
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Link, key, gateway and clock.
+async fn check_link(workspace: &Workspace, findings: &mut Findings) {
+    let settings = workspace.settings();
+    let Some(link) = &settings.link else {
+        let next = "`statehold link URL` connects it";
+        findings.bad("link", "the workspace is linked with no repository", next);
+        return;
+    };
+    if let Ok(Some(location)) = store_of(&link.url) {
+        match open_linked(&location, link.repository_id).await {
+            Ok(_) => findings.good("store", link.url.clone()),
+            Err(error) => findings.bad(
+                "store",
+                format!("{error:#}"),
+                "make the store reachable, for example mount the folder, and try again",
+            ),
+        }
+        return;
+    }
+    if variable("STATEHOLD_KEY").is_some() {
+        findings.good("key", "taken from STATEHOLD_KEY");
+    } else {
+        let read = home().map(|home| home.read_key(settings.workspace));
+        match read {
+            Ok(Ok(_)) => findings.good("key", "there, and for this user's eyes only"),
+            Ok(Err(error @ KeyError::Exposed { .. })) => findings.bad(
+                "key",
+                chain(&error),
+                "`chmod 600` the file, then `statehold unlink` and `link` for a new key",
+            ),
+            Ok(Err(error)) => findings.bad(
+                "key",
+                chain(&error),
+                "`statehold unlink`, then `statehold link URL` with a new invite",
+            ),
+            Err(error) => findings.bad("key", format!("{error:#}"), "set HOME or STATEHOLD_HOME"),
+        }
+    }
+    let Ok(client) = linked_client(workspace.root()) else {
+        return;
+    };
+    match client.info().await {
+        Ok(info) => {
+            findings.good(
+                "gateway",
+                format!(
+                    "{} answers, version {} here {OWN}, role {}",
+                    link.url, info.version, info.role
+                ),
+            );
+            check_clock(client.date().await.ok().flatten().as_deref(), findings);
+        }
+        Err(error) => {
+            let next = crate::exit::hint(&error.into()).unwrap_or("ask whoever runs the gateway");
+            findings.bad(
+                "gateway",
+                format!("{} does not answer as it should", link.url),
+                next,
+            );
+        }
+    }
+}
+
+fn check_clock(date: Option<&str>, findings: &mut Findings) {
+    use statehold_core::environment::Clock as _;
+    let there = date.and_then(|date| {
+        let there = jiff::fmt::rfc2822::parse(date).ok()?;
+        Some(there.timestamp().as_millisecond())
+    });
+    match there {
+        Some(there) => {
+            let off = SystemClock.now().as_millis() - there;
+            let found = format!("{} s from the gateway's", off.abs() / 1_000);
+            if off.abs() <= CLOCK_OFF_MAX_MS {
+                findings.good("clock", found);
+            } else {
+                findings.bad(
+                    "clock",
+                    found,
+                    "set this machine's clock; 300 s is the limit",
+                );
+            }
+        }
+        None => findings.good("clock", "the gateway does not tell the time"),
+    }
+}
+
+/// Rules, ignore file, index, and the names on both sides.
+fn check_folder(workspace: &Workspace, findings: &mut Findings) {
+    let folder = match workspace.folder() {
+        Ok(folder) => folder,
+        Err(error) => {
+            findings.bad("folder", chain(&error), "make the folder readable");
+            return;
+        }
+    };
+    let rules = workspace.rules(&folder);
+    match &rules {
+        Ok(_) => findings.good("rules", "valid"),
+        Err(error) => findings.bad(
+            "rules",
+            chain(error),
+            "correct the file; nothing moves before",
+        ),
+    }
+    let ignore = workspace.ignore_file(&folder);
+    match &ignore {
+        Ok(_) => findings.good("ignore", "valid"),
+        Err(error) => findings.bad(
+            "ignore",
+            chain(error),
+            "correct the line; nothing moves before",
+        ),
+    }
+    let damage = RefCell::new(Vec::new());
+    let index = Index::read(&workspace.index_files(), |error| {
+        damage.borrow_mut().push(chain(&error));
+    });
+    let damage = damage.into_inner();
+    if damage.is_empty() {
+        findings.good("index", "readable");
+    } else {
+        let next = "the next pull or push makes a new one; both sides are united, nothing is lost";
+        findings.bad("index", damage.join("; "), next);
+    }
+    if let (Ok(rules), Ok(ignore)) = (&rules, &ignore) {
+        let options = ScanOptions {
+            rules,
+            ignore,
+            cache: &index.cache,
+            known_directories: &|_| false,
+        };
+        match scan(&folder, &options) {
+            Ok(scan) => {
+                let skipped = scan.skipped.iter();
+                let uncovered: Vec<String> = skipped
+                    .filter(|skipped| matches!(skipped.reason, SkipReason::Uncovered { .. }))
+                    .map(|skipped| skipped.path.escape_debug().to_string())
+                    .collect();
+                findings.list(
+                    "coverage",
+                    &uncovered,
+                    "the rules name every path beneath a strict prefix",
+                    "name each in SYNC_ALLOW or SYNC_DENY; until then they stay here",
+                );
+            }
+            Err(error) => findings.bad("folder", chain(&error), "make the folder readable"),
+        }
+    }
+    if let Some(checkout) = &index.checkout {
+        check_names(&checkout.state.tree, findings);
+    }
+}
+
+/// Names that another machine would mix up or can't hold.
+fn check_names(tree: &Tree, findings: &mut Findings) {
+    let mut seen: BTreeMap<String, RepoPath> = BTreeMap::new();
+    let mut twins = BTreeSet::new();
+    let mut strange = Vec::new();
+    for (path, _) in tree.iter() {
+        for folder in path
+            .ancestors()
+            .filter_map(|text| RepoPath::parse(text).ok())
+        {
+            note_twin(&mut seen, &mut twins, folder);
+        }
+        note_twin(&mut seen, &mut twins, path.clone());
+        if path.names().any(|name| !windows_holds(name)) {
+            strange.push(path.as_str().escape_debug().to_string());
+        }
+    }
+    findings.list(
+        "twins",
+        &twins.into_iter().collect::<Vec<_>>(),
+        "no two names differ in case or composition alone",
+        "rename one of each two: macOS and Windows would mix them up",
+    );
+    findings.list(
+        "windows",
+        &strange,
+        "Windows can hold every name",
+        "rename them, if a machine with Windows is to share the repository",
+    );
+}
+
+fn note_twin(seen: &mut BTreeMap<String, RepoPath>, twins: &mut BTreeSet<String>, path: RepoPath) {
+    let other = seen
+        .entry(path.folded().into_owned())
+        .or_insert_with(|| path.clone());
+    if *other != path {
+        let shown = |path: &RepoPath| path.as_str().escape_debug().to_string();
+        twins.insert(format!("{} and {}", shown(other), shown(&path)));
+    }
+}
+
+/// Whether Windows can hold a name.
+fn windows_holds(name: &str) -> bool {
+    const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+    let base = name.split('.').next().unwrap_or(name).trim_end();
+    let base = base.to_lowercase();
+    let is_port = |kind: &str| {
+        let number = base.strip_prefix(kind).unwrap_or_default();
+        matches!(number.as_bytes(), [b'1'..=b'9'])
+    };
+    let is_device = DEVICES.contains(&base.as_str()) || is_port("com") || is_port("lpt");
+    let strange = |c: char| c < ' ' || matches!(c, '<' | '>' | ':' | '"' | '|' | '?' | '*' | '\\');
+    !is_device && !name.contains(strange) && !name.ends_with(['.', ' '])
+}
+
+/// What killed runs left.
+fn check_leftovers(workspace: &Workspace, findings: &mut Findings) {
+    let staged = std::fs::read_dir(workspace.staging())
+        .map(Iterator::count)
+        .unwrap_or(0);
+    match staged {
+        0 => findings.good("staging", "empty"),
+        staged => findings.bad(
+            "staging",
+            format!("{staged} files of a pull that did not finish, or is running now"),
+            "`statehold pull` uses them and clears up",
+        ),
+    }
+    match Journal::of(workspace).read() {
+        Ok(None) => findings.good("journal", "no push is pending"),
+        Ok(Some(_)) => findings.bad(
+            "journal",
+            "a push was interrupted and may or may not have landed",
+            "`statehold push` settles it",
+        ),
+        Err(error) => findings.bad("journal", chain(&error), "make the file readable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windows_holds;
+
+    #[test]
+    fn names_that_windows_cannot_hold() {
+        for bad in [
+            "con", "NUL.txt", "com1", "LPT9.md", "aux .x", "a:b", "a?", "a\nb", "a.", "a ", "q\"",
+        ] {
+            assert!(!windows_holds(bad), "{bad:?} was taken");
+        }
+        for good in [
+            "console", "com", "com0", "com10", "a.b", ".git", "é", "null",
+        ] {
+            assert!(windows_holds(good), "{good:?} was refused");
+        }
+    }
+}

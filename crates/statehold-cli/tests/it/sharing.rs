@@ -1,0 +1,241 @@
+//! What two machines do all day: push, pull, look, and disagree.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use crate::world::{Two, installation, json, run};
+
+#[test]
+fn what_one_machine_pushes_the_other_pulls() {
+    let Two {
+        gateway,
+        a,
+        b,
+        installation: _installation,
+    } = Two::new();
+    a.write("memory/notes.md", "first\n").unwrap();
+    a.write("skills/run.sh", "#!/bin/sh\n").unwrap();
+    fs::set_permissions(a.path("skills/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    a.write("empty", "").unwrap();
+
+    let before = run(&a, &["status"], 0);
+    assert!(before.out.contains("to push     3 added"), "{}", before.out);
+    run(&a, &["status", "--exit-code"], 1);
+    let pushed = run(&a, &["push"], 0);
+    assert!(pushed.out.contains("now at record 1"), "{}", pushed.out);
+    assert!(run(&a, &["push"], 0).out.contains("nothing to do"));
+    run(&a, &["status", "--exit-code"], 0);
+
+    run(&b, &["pull"], 0);
+    assert_eq!(b.read("memory/notes.md").unwrap(), b"first\n");
+    assert_eq!(b.read("empty").unwrap(), b"");
+    let mode = fs::metadata(b.path("skills/run.sh")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o111, 0o111);
+    assert!(run(&b, &["pull"], 0).out.contains("nothing to do"));
+
+    b.write("memory/notes.md", "second\n").unwrap();
+    fs::remove_file(b.path("empty")).unwrap();
+    run(&b, &["sync"], 0);
+    run(&a, &["sync"], 0);
+    assert_eq!(a.read("memory/notes.md").unwrap(), b"second\n");
+    assert!(!a.path("empty").exists());
+
+    let log = run(&a, &["log", "memory/notes.md"], 0);
+    assert_eq!(log.out.lines().count(), 2, "{}", log.out);
+    assert_eq!(run(&a, &["cat", "memory/notes.md"], 0).out, "second\n");
+    assert_eq!(
+        run(&a, &["cat", "memory/notes.md", "--at", "1"], 0).out,
+        "first\n"
+    );
+    assert_eq!(gateway.answers_from(500).unwrap(), 0);
+    assert!(gateway.stop().unwrap().success());
+}
+
+/// Goal: a path that both changed is told by name with exit code 3, and neither side loses it.
+/// Method: both edit one file; the second push, a look at both sides, and each way to decide.
+#[test]
+fn a_conflict_is_named_and_loses_nothing() {
+    let Two {
+        a,
+        b,
+        gateway: _gateway,
+        installation: _installation,
+    } = Two::new();
+    a.write("memory/shared.md", "base\n").unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["pull"], 0);
+    a.write("memory/shared.md", "from a\n").unwrap();
+    b.write("memory/shared.md", "from b\n").unwrap();
+    b.write("only-b.md", "b\n").unwrap();
+    run(&a, &["push"], 0);
+
+    let told = run(&b, &["push"], 3);
+    let line = "conflict      memory/shared.md: changed on both sides";
+    assert!(told.out.contains(line), "{}", told.out);
+    assert_eq!(b.read("memory/shared.md").unwrap(), b"from b\n");
+    // Whole or not at all: the file that is in nobody's way didn't go either.
+    assert!(!run(&a, &["log"], 0).out.contains("only-b.md"));
+    assert_eq!(run(&a, &["cat", "memory/shared.md"], 0).out, "from a\n");
+    let told = json(&b, &["push"], 3);
+    assert_eq!(told["conflicts"][0]["path"], "memory/shared.md");
+
+    let taken = json(&b, &["pull", "--on-conflict", "remote"], 0);
+    assert_eq!(b.read("memory/shared.md").unwrap(), b"from a\n");
+    let aside = taken["set_aside"][0].as_str().unwrap();
+    assert_eq!(fs::read(aside).unwrap(), b"from b\n");
+    run(&b, &["push"], 0);
+    run(&a, &["pull"], 0);
+    assert_eq!(a.read("only-b.md").unwrap(), b"b\n");
+}
+
+#[test]
+fn a_lost_laptop_is_shut_out_within_five_seconds() {
+    let Two {
+        gateway,
+        a,
+        b,
+        installation,
+    } = Two::new();
+    a.write("x", "x").unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["pull"], 0);
+    // The owner's own machine: it may revoke others.
+    let owner = installation.machine("owner").unwrap();
+    run(&owner, &["init"], 0);
+    let key = installation
+        .operator()
+        .unwrap()
+        .home
+        .join("config/statehold/keys/operator");
+    let key = key.to_str().unwrap();
+    let link = ["link", &gateway.url, "--key-file", key, "--role", "own"];
+    run(&owner, &link, 0);
+
+    let machines = json(&owner, &["machines", "list"], 0);
+    let lost = machines.as_array().unwrap().iter();
+    let lost = lost.clone().find(|key| key["label"] == "bert").unwrap()["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let renamed = run(&owner, &["machines", "rename", &lost, "old laptop"], 0);
+    assert!(renamed.out.contains("old laptop"));
+    // What may only push can't shut others out.
+    let refused = run(&a, &["machines", "revoke", &lost], 5);
+    assert!(refused.err.contains("denied"), "{}", refused.err);
+    run(&b, &["pull"], 0);
+
+    run(&owner, &["machines", "revoke", &lost], 0);
+    let revoked = Instant::now();
+    loop {
+        let ran = b.run(&["pull"]).unwrap();
+        if ran.code == Some(5) {
+            assert!(ran.err.contains("hint:"), "{}", ran.err);
+            break;
+        }
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(revoked.elapsed() < Duration::from_secs(5), "still let in");
+    }
+    run(&a, &["pull"], 0);
+}
+
+#[test]
+fn unlinking_ends_the_key_and_leaves_the_files() {
+    let Two {
+        gateway,
+        a,
+        b,
+        installation,
+    } = Two::new();
+    a.write("kept.md", "kept\n").unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["pull"], 0);
+    run(&b, &["unlink"], 0);
+    assert_eq!(b.read("kept.md").unwrap(), b"kept\n");
+    let refused = run(&b, &["pull"], 1);
+    assert!(refused.err.contains("statehold link"), "{}", refused.err);
+    assert!(run(&b, &["unlink"], 0).out.contains("not linked"));
+    let machines = json(&a, &["machines", "list"], 0);
+    let row = machines.as_array().unwrap().iter();
+    let row = row.clone().find(|key| key["label"] == "bert").unwrap();
+    assert!(
+        row["revoked"].is_number() || row["revoked"].is_string(),
+        "{row}"
+    );
+
+    // It can come back, with a new invite and nothing in conflict.
+    let invite = installation.invite(&gateway).unwrap();
+    b.run_with(&["link", &gateway.url], &invite)
+        .unwrap()
+        .expect(0)
+        .unwrap();
+    assert!(run(&b, &["sync"], 0).out.contains("nothing to do"));
+}
+
+#[test]
+fn a_folder_serves_without_a_gateway() {
+    let installation = installation();
+    let url = format!("file://{}", installation.path("shared").display());
+    let [a, b] = ["anna", "bert"].map(|name| {
+        let machine = installation.machine(name).unwrap();
+        run(&machine, &["init"], 0);
+        run(&machine, &["link", &url], 0);
+        machine
+    });
+    a.write("notes.md", "over a folder\n").unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["sync"], 0);
+    assert_eq!(b.read("notes.md").unwrap(), b"over a folder\n");
+
+    // A folder that isn't mounted must not become another repository.
+    fs::rename(installation.path("shared"), installation.path("away")).unwrap();
+    let gone = run(&b, &["pull"], 6);
+    assert!(gone.err.contains("mounted"), "{}", gone.err);
+    assert!(!installation.path("shared").exists());
+    fs::create_dir(installation.path("shared")).unwrap();
+    run(&b, &["pull"], 6);
+    fs::remove_dir_all(installation.path("shared")).unwrap();
+    fs::rename(installation.path("away"), installation.path("shared")).unwrap();
+    run(&b, &["pull"], 0);
+}
+
+#[test]
+fn another_gateway_on_the_same_store_knows_all_keys() {
+    let Two {
+        mut gateway,
+        a,
+        b,
+        installation,
+    } = Two::new();
+    a.write("before", "1").unwrap();
+    run(&a, &["push"], 0);
+    let address = gateway.address().to_owned();
+    gateway.kill().unwrap();
+    a.write("meanwhile", "2").unwrap();
+    let gone = run(&a, &["push"], 6);
+    assert!(gone.err.contains("not available"), "{}", gone.err);
+    assert!(gone.err.contains("hint: "), "{}", gone.err);
+    let _next = installation.serve_at("vault", &address).unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["pull"], 0);
+    assert_eq!(b.read("meanwhile").unwrap(), b"2");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let Two {
+        a,
+        gateway: _gateway,
+        b: _b,
+        installation: _installation,
+    } = Two::new();
+    // Above what rides inside a record, and of a kind that no codec makes smaller.
+    let noise = statehold_testkit::environment::SeededEntropy::new(5).bytes(600_000);
+    a.write("noise", noise).unwrap();
+    a.write("later", "x").unwrap();
+    run(&a, &["push", "--limit-rate", "lots"], 2);
+    let started = Instant::now();
+    run(&a, &["push", "--limit-rate", "300k"], 0);
+    // The pack takes two seconds of the rate, which the record then waits for.
+    assert!(started.elapsed() >= Duration::from_millis(1_900));
+}

@@ -1,0 +1,168 @@
+//! Small HTTP servers on loopback: the frame for a double, and a front that stands before a real
+//! server and changes what passes.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use object_store::ClientOptions;
+use object_store::client::{HttpClient, HttpConnector as _, HttpRequest, ReqwestConnector};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::locked;
+
+/// A server on loopback that ends when it is dropped.
+#[derive(Debug)]
+pub struct Loopback {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Loopback {
+    /// Answers every request with what the function gives.
+    pub async fn serve<Answer, Answered>(answer: Answer) -> std::io::Result<Self>
+    where
+        Answer: Fn(Request<Bytes>) -> Answered + Clone + Send + 'static,
+        Answered: Future<Output = Response<Bytes>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                let answer = answer.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let answer = answer.clone();
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let response = match body.collect().await {
+                            Ok(body) => answer(Request::from_parts(head, body.to_bytes())).await,
+                            Err(_) => plain(StatusCode::BAD_REQUEST, ""),
+                        };
+                        Ok::<_, Infallible>(response.map(Full::new))
+                    }
+                });
+                connections.spawn(
+                    http1::Builder::new().serve_connection(TokioIo::new(connection), service),
+                );
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Loopback {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An answer in words.
+pub fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response
+}
+
+/// A client for plain requests on loopback.
+pub fn client() -> object_store::Result<HttpClient> {
+    let options = ClientOptions::new()
+        .with_allow_http(true)
+        .with_timeout(Duration::from_secs(60));
+    ReqwestConnector::default().connect(&options)
+}
+
+/// What a front does to what passes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    /// A request header that it takes away, in lower case.
+    pub takes: Option<&'static str>,
+    /// How much longer everything takes.
+    pub latency: Duration,
+}
+
+/// A front before a server. It keeps the first line of every request.
+#[derive(Debug)]
+pub struct Front {
+    loopback: Loopback,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Front {
+    /// A front before the server at this endpoint.
+    pub async fn before(endpoint: &str, manners: Manners) -> std::io::Result<Self> {
+        let client = client().map_err(std::io::Error::other)?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (endpoint, noted) = (endpoint.to_owned(), Arc::clone(&lines));
+        let answer = move |request| {
+            let line = note(&request);
+            locked(&noted).push(line);
+            pass(client.clone(), endpoint.clone(), manners, request)
+        };
+        let loopback = Loopback::serve(answer).await?;
+        Ok(Self { loopback, lines })
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> String {
+        self.loopback.endpoint()
+    }
+
+    /// Method and target of every request since the last time.
+    pub fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.lines))
+    }
+}
+
+fn note(request: &Request<Bytes>) -> String {
+    format!("{} {}", request.method(), request.uri())
+}
+
+async fn pass(
+    client: HttpClient,
+    endpoint: String,
+    manners: Manners,
+    request: Request<Bytes>,
+) -> Response<Bytes> {
+    tokio::time::sleep(manners.latency).await;
+    match forward(&client, &endpoint, manners, request).await {
+        Ok(response) => response,
+        Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),
+    }
+}
+
+async fn forward(
+    client: &HttpClient,
+    endpoint: &str,
+    manners: Manners,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut head, body) = request.into_parts();
+    head.uri = format!("{endpoint}{}", head.uri).parse()?;
+    // The client writes these two itself.
+    for name in ["host", "content-length"].into_iter().chain(manners.takes) {
+        head.headers.remove(name);
+    }
+    let answer = client
+        .execute(HttpRequest::from_parts(head, body.into()))
+        .await?;
+    let (mut head, body) = answer.into_parts();
+    let body = body.bytes().await?;
+    head.headers.remove("transfer-encoding");
+    Ok(Response::from_parts(head, body))
+}
