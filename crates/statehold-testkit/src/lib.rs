@@ -21,6 +21,7 @@
 //! And for measurements:
 //!
 //! - [`text_tree`]: folders full of small text files.
+//! - [`delay_proxy`]: a server seen from further away.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,7 @@ pub mod author;
 pub mod client;
 pub mod conformance;
 pub mod crash;
+pub mod delay_proxy;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;

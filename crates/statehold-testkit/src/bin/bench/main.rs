@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
+mod push;
 mod requests;
 mod scan;
 
@@ -21,6 +22,8 @@ struct Arguments {
 enum Bench {
     /// Requests to the store for each verb, and what they cost at list prices.
     Requests(requests::RequestsArgs),
+    /// A first push and one with nothing to do, to an S3 server far away, beside other tools.
+    Push(push::PushArgs),
     /// `status` of an unchanged tree, beside `git status`.
     Scan(scan::ScanArgs),
 }
@@ -28,6 +31,7 @@ enum Bench {
 fn main() -> Result<()> {
     match Arguments::parse().bench {
         Bench::Requests(args) => requests::run(&args),
+        Bench::Push(args) => push::run(&args),
         Bench::Scan(args) => scan::run(&args),
     }
 }

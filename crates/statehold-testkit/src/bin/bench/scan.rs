@@ -157,7 +157,7 @@ fn done(command: &mut Command) -> Result<()> {
 
 fn sample(command: &mut Command) -> Result<Sample> {
     let begun = Instant::now();
-    let mut child = command
+    let child = command
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("{command:?} could not be started"))?;
