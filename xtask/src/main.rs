@@ -47,17 +47,11 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::run(),
         Task::Show { arguments } => {
             if NEEDS_BINARY.iter().any(|name| arguments[0] == *name) {
-                cargo(&[
-                    "build",
-                    "--quiet",
-                    "--release",
-                    "--package",
-                    "statehold-cli",
-                ])?;
+                build_binary()?;
             }
             program("show", &arguments)
         }
-        Task::Bench { arguments } => program("bench", &arguments),
+        Task::Bench { arguments } => bench(&arguments),
     }
 }
 
@@ -86,23 +80,40 @@ fn ci() -> Result<()> {
     tests::run()
 }
 
-/// Runs one of the programs of the test kit, optimised, since what they count takes a while.
+/// Measures. Some programs run the command itself, which is built first.
+fn bench(arguments: &[String]) -> Result<()> {
+    let runs_the_command = ["scan", "push"];
+    if arguments
+        .first()
+        .is_some_and(|name| runs_the_command.contains(&name.as_str()))
+    {
+        build_binary()?;
+    }
+    program("bench", arguments)
+}
+
+/// Runs one of the programs of the test kit.
 fn program(name: &str, arguments: &[String]) -> Result<()> {
-    let fixed = [
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "statehold-testkit",
-        "--bin",
-        name,
-        "--",
-    ];
-    let arguments: Vec<&str> = fixed
-        .into_iter()
-        .chain(arguments.iter().map(String::as_str))
-        .collect();
-    cargo(&arguments)
+    let mut words = vec!["run", "--quiet"];
+    words.extend(profile());
+    words.extend(["--package", "statehold-testkit", "--bin", name, "--"]);
+    words.extend(arguments.iter().map(String::as_str));
+    cargo(&words)
+}
+
+/// Builds the command beside the programs that run it.
+fn build_binary() -> Result<()> {
+    let mut words = vec!["build", "--quiet"];
+    words.extend(profile());
+    words.extend(["--package", "statehold-cli"]);
+    cargo(&words)
+}
+
+/// Optimised, since what these programs count takes a while; `XTASK_PROFILE=dev` shares what tests
+/// have built, which is quicker for small counts.
+fn profile() -> Option<&'static str> {
+    let is_dev = std::env::var("XTASK_PROFILE").is_ok_and(|profile| profile == "dev");
+    (!is_dev).then_some("--release")
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::Error as _;
+use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
@@ -88,7 +88,7 @@ macro_rules! hex_value {
                 if serializer.is_human_readable() {
                     serializer.collect_str(self)
                 } else {
-                    self.0.serialize(serializer)
+                    serializer.serialize_bytes(&self.0)
                 }
             }
         }
@@ -98,13 +98,30 @@ macro_rules! hex_value {
                     let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
                     text.parse().map_err(D::Error::custom)
                 } else {
-                    <[u8; $size]>::deserialize(deserializer).map(Self)
+                    deserializer
+                        .deserialize_bytes($crate::digest::FixedBytes)
+                        .map(Self)
                 }
             }
         }
     };
 }
 pub(crate) use hex_value;
+
+/// Reads so many bytes in one piece: element by element, an index of many files takes long.
+pub(crate) struct FixedBytes<const N: usize>;
+
+impl<const N: usize> Visitor<'_> for FixedBytes<N> {
+    type Value = [u8; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{N} bytes")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
+        <[u8; N]>::try_from(bytes).map_err(|_| E::invalid_length(bytes.len(), &self))
+    }
+}
 
 /// A BLAKE3 digest: names chunks, whole files, records and listing pages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

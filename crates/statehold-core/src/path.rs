@@ -5,10 +5,11 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::sync::Arc;
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizerBorrowed;
-use serde::de::Error as _;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{PATH_BYTES_MAX, PATH_DEPTH_MAX, PATH_NAME_BYTES_MAX};
@@ -76,10 +77,10 @@ pub enum InvalidPath {
 ///
 /// It has no empty, `.` or `..` names, does not lead into `.statehold`, and is bounded in length
 /// and depth, so it stays inside any folder it is joined to (as long as no symbolic link is
-/// followed on the way). Order is by bytes, which is the order of listings.
+/// followed on the way). Order is by bytes, which is the order of listings. Copies share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct RepoPath(Box<str>);
+pub struct RepoPath(Arc<str>);
 
 impl RepoPath {
     /// Checks a text and makes it a path.
@@ -119,7 +120,7 @@ impl RepoPath {
                 });
             }
             // Case folding, since `.STATEHOLD` is the same folder on Windows and macOS.
-            if depth == 1 && fold(name) == RESERVED_NAME {
+            if depth == 1 && is_reserved(name) {
                 return Err(InvalidPath::Reserved { path: path() });
             }
         }
@@ -166,6 +167,14 @@ impl RepoPath {
     }
 }
 
+fn is_reserved(name: &str) -> bool {
+    if name.is_ascii() {
+        name.eq_ignore_ascii_case(RESERVED_NAME)
+    } else {
+        fold(name) == RESERVED_NAME
+    }
+}
+
 fn fold(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -206,8 +215,22 @@ impl std::str::FromStr for RepoPath {
 
 impl<'de> Deserialize<'de> for RepoPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'_, str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(D::Error::custom)
+        /// Takes the text as it lies in the input, since an index has a path for every file.
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = RepoPath;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RepoPath, E> {
+                RepoPath::parse(text).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

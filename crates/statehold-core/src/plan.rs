@@ -59,6 +59,68 @@ pub struct Trees {
     pub remote: BTreeMap<RepoPath, Seen>,
 }
 
+impl Trees {
+    /// The three trees without the paths on which all of them agree.
+    ///
+    /// Such a path calls for nothing, and it can't be in another's way: it stands on both sides,
+    /// and whatever the plan puts beside it stands on one of them already. In nearly every run that
+    /// is all paths but a few, so they are passed over without a copy.
+    ///
+    /// Each iterator gives its paths in order, each once. `taken` says of a path that is not
+    /// passed over, and of what stands there, whether it takes part.
+    pub fn of_differences<'a>(
+        base: impl Iterator<Item = (&'a RepoPath, Signature)>,
+        local: impl Iterator<Item = (&'a RepoPath, Seen)>,
+        remote: impl Iterator<Item = (&'a RepoPath, Seen)>,
+        taken: impl Fn(&RepoPath, Signature) -> bool,
+    ) -> Self {
+        let mut base = base.peekable();
+        let mut local = local.peekable();
+        let mut remote = remote.peekable();
+        let mut trees = Self::default();
+        loop {
+            let paths = [
+                base.peek().map(|(path, _)| *path),
+                local.peek().map(|(path, _)| *path),
+                remote.peek().map(|(path, _)| *path),
+            ];
+            let Some(first) = paths.into_iter().flatten().reduce(earlier) else {
+                return trees;
+            };
+            let base = base.next_if(|(path, _)| same(path, first));
+            let local = local.next_if(|(path, _)| same(path, first));
+            let remote = remote.next_if(|(path, _)| same(path, first));
+            let here = local.map(|(_, seen)| seen.signature);
+            let there = remote.map(|(_, seen)| seen.signature);
+            if here == there && base.map(|(_, signature)| signature) == here {
+                continue;
+            }
+            if let Some((path, signature)) = base.filter(|(path, base)| taken(path, *base)) {
+                trees.base.insert(path.clone(), signature);
+            }
+            if let Some((path, seen)) = local.filter(|(path, seen)| taken(path, seen.signature)) {
+                trees.local.insert(path.clone(), seen);
+            }
+            if let Some((path, seen)) = remote.filter(|(path, seen)| taken(path, seen.signature)) {
+                trees.remote.insert(path.clone(), seen);
+            }
+        }
+    }
+}
+
+fn earlier<'a>(left: &'a RepoPath, right: &'a RepoPath) -> &'a RepoPath {
+    if same(left, right) || left < right {
+        left
+    } else {
+        right
+    }
+}
+
+/// Whether two paths are equal; often they are the same one.
+fn same(left: &RepoPath, right: &RepoPath) -> bool {
+    std::ptr::eq(left, right) || left == right
+}
+
 /// A step that makes the two sides more alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "action", content = "path")]

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::path::RepoPath;
 
 /// Where the rules of a repository lie, if it holds any: the agent workspace's own file, which
@@ -246,6 +247,14 @@ impl RuleSet {
         Self::new(rules)
     }
 
+    /// Digest of all that [`Self::verdict`] goes by: rules of the same digest say the same of
+    /// every path.
+    pub fn digest(&self) -> Digest {
+        // What is denied by name may change from one version of this program to the next.
+        let version = env!("CARGO_PKG_VERSION");
+        Digest::of(format!("{:?}", (version, &self.rules, &self.denied_globs)).as_bytes())
+    }
+
     /// Says whether a path may travel.
     pub fn verdict(&self, path: &RepoPath) -> Verdict {
         match self.secret_name(path) {
@@ -263,7 +272,10 @@ impl RuleSet {
     /// one machine by its own rules file is no other's business, and the gateway doesn't see that
     /// file.
     pub fn shared_verdict(&self, path: &RepoPath) -> Verdict {
-        if let Some(index) = self.deny.matches(path.as_str()).first() {
+        // Most paths are not denied, and to see that is cheaper than to collect by what they are.
+        if self.deny.is_match(path.as_str())
+            && let Some(index) = self.deny.matches(path.as_str()).first()
+        {
             return Verdict::Denied {
                 glob: self.denied_globs[*index].clone(),
             };

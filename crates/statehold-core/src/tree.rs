@@ -1,9 +1,11 @@
 //! A recorded directory: paths in order, each with its entry.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Bound;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
 use crate::entry::{Entry, EntryLine};
@@ -13,7 +15,34 @@ use crate::path::RepoPath;
 /// A listing of a directory at one moment, ordered by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
+    #[serde(deserialize_with = "entries_in_bulk")]
     entries: BTreeMap<RepoPath, Entry>,
+}
+
+/// Builds the map from all entries at once, which costs no search for each.
+fn entries_in_bulk<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<RepoPath, Entry>, D::Error> {
+    struct Bulk;
+
+    impl<'de> Visitor<'de> for Bulk {
+        type Value = BTreeMap<RepoPath, Entry>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("entries by path")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            // The number is only a claim, so it is not relied on for more than a beginning.
+            let mut entries = Vec::with_capacity(map.size_hint().unwrap_or(0).min(4_096));
+            while let Some(entry) = map.next_entry()? {
+                entries.push(entry);
+            }
+            Ok(entries.into_iter().collect())
+        }
+    }
+
+    deserializer.deserialize_map(Bulk)
 }
 
 /// A path that cannot stand beside another: a file has nothing beneath it.

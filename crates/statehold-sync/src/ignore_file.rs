@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use statehold_core::digest::Digest;
 use statehold_core::path::RepoPath;
 
 use crate::folder::{Folder, FolderError};
@@ -50,12 +51,14 @@ pub enum IgnoreFileError {
 #[derive(Debug, Clone)]
 pub struct IgnoreFile {
     patterns: Gitignore,
+    text: Digest,
 }
 
 impl Default for IgnoreFile {
     fn default() -> Self {
         Self {
             patterns: Gitignore::empty(),
+            text: Digest::of(b""),
         }
     }
 }
@@ -95,7 +98,13 @@ impl IgnoreFile {
                 .map_err(|error| invalid(index + 1, error))?;
         }
         let patterns = builder.build().map_err(|error| invalid(1, error))?;
-        Ok(Self { patterns })
+        let text = Digest::of(text.as_bytes());
+        Ok(Self { patterns, text })
+    }
+
+    /// Digest of the text that the patterns were read from.
+    pub(crate) const fn digest(&self) -> Digest {
+        self.text
     }
 
     /// Whether this path, or a folder it lies in, is ignored. For paths that may not be on disk;

@@ -1,26 +1,37 @@
 //! What a workspace remembers between runs: the stat cache, and what both sides last agreed on.
 //!
+//! They lie in two files, since they change at different times: an edit moves the one, a push or a
+//! pull moves both, and a run in which nothing happened writes neither.
+//!
 //! All of it can be lost: without a cache every file is read again, and without a base both sides
 //! are united. So a damaged file is an error value, and whoever gets it goes on with
 //! [`Index::default`].
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::path::RepoPath;
+use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 
 use crate::atomic::{Readers, replace_file};
 use crate::stat_cache::StatCache;
 
 /// What the file begins with.
-const MAGIC: [u8; 8] = *b"SHINDEX\n";
-/// Raised by every change of the file's content, since an old index is cheap to do without.
-const VERSION: u32 = 1;
+const CHECKOUT_MAGIC: [u8; 8] = *b"SHINDEX\n";
+const CACHE_MAGIC: [u8; 8] = *b"SHCACHE\n";
+/// Raised by every change of the files' content, since an old index is cheap to do without.
+const VERSION: u32 = 2;
+/// Enough of a file to read the record it stands at.
+const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 64;
 /// Magic, version, digest of the rest.
 const HEADER_BYTES: usize = 8 + 4 + 32;
 
@@ -63,13 +74,36 @@ pub enum IndexError {
     },
 }
 
-/// The content of `.statehold/index`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where an index lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexFiles {
+    /// What both sides last agreed on.
+    pub checkout: PathBuf,
+    /// The stat cache, which is right whatever the workspace is linked with.
+    pub cache: PathBuf,
+}
+
+/// What a workspace remembers.
+#[derive(Debug, Clone, Default)]
 pub struct Index {
     /// What the last scan found out.
     pub cache: StatCache,
     /// Where the workspace stands; `None` before the first push or pull.
     pub checkout: Option<Checkout>,
+    /// What the files hold, so that what hasn't changed is not written again.
+    stored: Stored,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Stored {
+    cache: StatCache,
+    checkout: Option<(RecordRef, BTreeMap<RepoPath, Option<Signature>>)>,
+}
+
+impl PartialEq for Index {
+    fn eq(&self, other: &Self) -> bool {
+        self.cache == other.cache && self.checkout == other.checkout
+    }
 }
 
 /// Where a workspace stands towards its repository.
@@ -111,19 +145,27 @@ impl Checkout {
         }
     }
 
-    /// What both sides last agreed on, by path.
-    pub fn base(&self) -> BTreeMap<RepoPath, Signature> {
-        let settled = self
-            .state
-            .tree
-            .iter()
-            .filter(|(path, _)| !self.pending.contains_key(*path))
-            .map(|(path, entry)| (path.clone(), entry.signature()));
-        let pending = self
-            .pending
-            .iter()
-            .filter_map(|(path, base)| base.map(|base| (path.clone(), base)));
-        settled.chain(pending).collect()
+    /// What both sides last agreed on, in order of paths.
+    pub fn base(&self) -> impl Iterator<Item = (&RepoPath, Signature)> {
+        let mut pending = self.pending.iter().peekable();
+        let mut settled = self.state.tree.iter().peekable();
+        let both = std::iter::from_fn(move || {
+            let order = match (pending.peek(), settled.peek()) {
+                (None, None) => return None,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(_), None) => Ordering::Less,
+                (Some((pending, _)), Some((settled, _))) => pending.cmp(settled),
+            };
+            if order == Ordering::Greater {
+                let (path, entry) = settled.next()?;
+                return Some((path, Some(entry.signature())));
+            }
+            if order == Ordering::Equal {
+                settled.next();
+            }
+            pending.next().map(|(path, base)| (path, *base))
+        });
+        both.filter_map(|(path, base)| Some((path, base?)))
     }
 
     /// Moves on to a later state of the repository without agreeing to any of it: the base of
@@ -168,59 +210,130 @@ impl Checkout {
 }
 
 impl Index {
-    /// Reads an index. One that isn't there is an empty one.
-    pub fn read(path: &Path) -> Result<Self, IndexError> {
-        match std::fs::read(path) {
-            Ok(bytes) => Self::decode(&bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(IndexError::Read {
+    /// Reads an index. A file that isn't there or can't be used counts as empty, after a word to
+    /// `complain`.
+    pub fn read(files: &IndexFiles, complain: impl Fn(IndexError)) -> Self {
+        let cache = read_file::<StatCache>(&files.cache, CACHE_MAGIC);
+        let cache = match cache.map(Option::unwrap_or_default) {
+            Ok(cache) if !cache.is_in_order() => Err(IndexError::Damaged),
+            cache => cache,
+        };
+        let checkout = read_file::<CheckoutFile>(&files.checkout, CHECKOUT_MAGIC);
+        let cache = cache.unwrap_or_else(|error| {
+            complain(error);
+            StatCache::default()
+        });
+        let checkout = checkout.unwrap_or_else(|error| {
+            complain(error);
+            None
+        });
+        let mut index = Self {
+            cache,
+            checkout: checkout.and_then(|file| file.checkout),
+            stored: Stored::default(),
+        };
+        index.stored = index.as_stored();
+        index
+    }
+
+    /// The record that the workspace stood at when its index was written, without reading the
+    /// rest.
+    pub fn read_head(files: &IndexFiles) -> Option<RecordRef> {
+        let mut bytes = Vec::new();
+        let file = File::open(&files.checkout).ok()?;
+        file.take(HEAD_BYTES).read_to_end(&mut bytes).ok()?;
+        let (_, content) = open(&bytes, CHECKOUT_MAGIC).ok()?;
+        postcard::take_from_bytes::<Option<RecordRef>>(content)
+            .ok()?
+            .0
+    }
+
+    /// Writes what has changed since it was read or written, each file whole or not at all.
+    pub fn write(&mut self, files: &IndexFiles, staging: &Path) -> Result<(), IndexError> {
+        let now = self.as_stored();
+        let store = |path: &Path, bytes: &[u8]| {
+            replace_file(path, bytes, Readers::Owner, staging).map_err(|source| IndexError::Write {
                 path: path.to_owned(),
                 source,
-            }),
+            })
+        };
+        if now.checkout != self.stored.checkout {
+            let head = self.checkout.as_ref().map(|checkout| checkout.state.head);
+            store(
+                &files.checkout,
+                &encode(CHECKOUT_MAGIC, &(head, &self.checkout))?,
+            )?;
         }
+        if !now.cache.is_same(&self.stored.cache) {
+            store(&files.cache, &encode(CACHE_MAGIC, &self.cache)?)?;
+        }
+        self.stored = now;
+        Ok(())
     }
 
-    /// Writes an index, whole or not at all.
-    pub fn write(&self, path: &Path, staging: &Path) -> Result<(), IndexError> {
-        let bytes = self.encode()?;
-        replace_file(path, &bytes, Readers::Owner, staging).map_err(|source| IndexError::Write {
+    fn as_stored(&self) -> Stored {
+        let checkout = self.checkout.as_ref();
+        Stored {
+            cache: self.cache.clone(),
+            checkout: checkout.map(|checkout| (checkout.state.head, checkout.pending.clone())),
+        }
+    }
+}
+
+/// The content of the checkout's file. What it stands at comes first.
+#[derive(Deserialize)]
+struct CheckoutFile {
+    #[serde(rename = "head")]
+    _head: Option<RecordRef>,
+    checkout: Option<Checkout>,
+}
+
+fn read_file<T: DeserializeOwned>(path: &Path, magic: [u8; 8]) -> Result<Option<T>, IndexError> {
+    match std::fs::read(path) {
+        Ok(bytes) => decode(magic, &bytes).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IndexError::Read {
             path: path.to_owned(),
             source,
-        })
+        }),
     }
+}
 
-    /// The index as bytes.
-    pub fn encode(&self) -> Result<Vec<u8>, IndexError> {
-        let encode_error = |error: postcard::Error| IndexError::Encode {
-            message: error.to_string(),
-        };
-        let mut bytes = vec![0; HEADER_BYTES];
-        bytes = postcard::to_extend(self, bytes).map_err(encode_error)?;
-        let digest = Digest::of(&bytes[HEADER_BYTES..]);
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..HEADER_BYTES].copy_from_slice(digest.as_bytes());
-        Ok(bytes)
+fn encode(magic: [u8; 8], content: &impl Serialize) -> Result<Vec<u8>, IndexError> {
+    let encode_error = |error: postcard::Error| IndexError::Encode {
+        message: error.to_string(),
+    };
+    let mut bytes = vec![0; HEADER_BYTES];
+    bytes = postcard::to_extend(content, bytes).map_err(encode_error)?;
+    let digest = Digest::of(&bytes[HEADER_BYTES..]);
+    bytes[..8].copy_from_slice(&magic);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[12..HEADER_BYTES].copy_from_slice(digest.as_bytes());
+    Ok(bytes)
+}
+
+/// Takes off what a file begins with: the digest of its content, and the content.
+fn open(bytes: &[u8], magic: [u8; 8]) -> Result<(Digest, &[u8]), IndexError> {
+    let rest = bytes.strip_prefix(&magic).ok_or(IndexError::Foreign)?;
+    let (version, rest) = rest.split_first_chunk::<4>().ok_or(IndexError::Damaged)?;
+    let found = u32::from_le_bytes(*version);
+    if found != VERSION {
+        return Err(IndexError::Version { found });
     }
+    let (digest, content) = rest.split_first_chunk::<32>().ok_or(IndexError::Damaged)?;
+    Ok((Digest::from_bytes(*digest), content))
+}
 
-    /// The index that these bytes hold.
-    pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
-        let rest = bytes.strip_prefix(&MAGIC).ok_or(IndexError::Foreign)?;
-        let (version, rest) = rest.split_first_chunk::<4>().ok_or(IndexError::Damaged)?;
-        let found = u32::from_le_bytes(*version);
-        if found != VERSION {
-            return Err(IndexError::Version { found });
-        }
-        let (digest, content) = rest.split_first_chunk::<32>().ok_or(IndexError::Damaged)?;
-        if Digest::of(content) != Digest::from_bytes(*digest) {
-            return Err(IndexError::Damaged);
-        }
-        let (index, left) =
-            postcard::take_from_bytes::<Self>(content).map_err(|_| IndexError::Damaged)?;
-        if !left.is_empty() || !index.cache.is_in_order() {
-            return Err(IndexError::Damaged);
-        }
-        Ok(index)
+fn decode<T: DeserializeOwned>(magic: [u8; 8], bytes: &[u8]) -> Result<T, IndexError> {
+    let (digest, content) = open(bytes, magic)?;
+    if Digest::of(content) != digest {
+        return Err(IndexError::Damaged);
+    }
+    let (value, left) = postcard::take_from_bytes(content).map_err(|_| IndexError::Damaged)?;
+    if left.is_empty() {
+        Ok(value)
+    } else {
+        Err(IndexError::Damaged)
     }
 }
 

@@ -43,6 +43,7 @@ pub mod index;
 pub mod journal;
 pub mod locks;
 pub mod manifest_file;
+pub mod path_map;
 pub mod preset;
 pub mod progress;
 pub mod rate_limit;

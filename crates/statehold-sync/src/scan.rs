@@ -5,7 +5,7 @@
 //! looked at is listed with the reason, and [`Scan::is_held`] keeps it from being taken for
 //! deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io::{self, Read as _};
 use std::sync::Mutex;
@@ -24,7 +24,8 @@ use crate::folder::{
     Directory, Folder, FolderError, Found, FoundKind, Item, Stamp, stamp_clock_ns,
 };
 use crate::ignore_file::IgnoreFile;
-use crate::stat_cache::{CachedFile, Cursor, StatCache};
+use crate::path_map::PathMap;
+use crate::stat_cache::{CachedFile, Cursor, Known, StatCache};
 
 /// How much of a file is read at once, in bytes.
 const READ_BYTES: usize = 1024 * 1024;
@@ -50,6 +51,14 @@ pub struct ScanOptions<'a> {
     /// Whether a directory is recorded as an entry, empty or not: one that got its first file has
     /// not been deleted.
     pub known_directories: &'a dyn Fn(&RepoPath) -> bool,
+}
+
+impl ScanOptions<'_> {
+    /// Digest of all that decides which paths may travel.
+    fn digest(&self) -> Digest {
+        let parts = [self.rules.digest(), self.ignore.digest()];
+        Digest::of(&parts.map(|part| *part.as_bytes()).concat())
+    }
 }
 
 /// One path of the folder.
@@ -132,7 +141,7 @@ pub struct Skipped {
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
     /// Everything that may travel, by path.
-    pub entries: BTreeMap<RepoPath, LocalEntry>,
+    pub entries: PathMap<LocalEntry>,
     /// What was left out, and why. A directory stands for all beneath it.
     pub skipped: Vec<Skipped>,
     /// Files that changed while they were read, time and again, or vanished meanwhile. They are
@@ -178,12 +187,16 @@ pub fn scan(folder: &Folder, options: &ScanOptions<'_>) -> Result<Scan, FolderEr
         path: folder.path().to_owned(),
         source,
     })?;
+    let rules = options.digest();
     let mut walk = Walk {
         options,
         known: options.cache.cursor(),
+        rules,
+        known_may_travel: options.cache.is_under(rules),
         path: String::new(),
         entries: Vec::with_capacity(options.cache.len()),
-        cache: Vec::with_capacity(options.cache.len()),
+        unchanged: Vec::with_capacity(options.cache.len()),
+        fresh: Vec::new(),
         unknown: Vec::new(),
         scan: Scan::default(),
     };
@@ -200,10 +213,17 @@ struct Unknown {
 struct Walk<'a> {
     options: &'a ScanOptions<'a>,
     known: Cursor<'a>,
+    /// Digest of the rules and the ignore file.
+    rules: Digest,
+    /// Whether the cache holds only what they let through.
+    known_may_travel: bool,
     /// The path at hand; grows and shrinks along the walk.
     path: String,
     entries: Vec<(RepoPath, LocalEntry)>,
-    cache: Vec<(RepoPath, CachedFile)>,
+    /// Places in the cache of the files that are as they were.
+    unchanged: Vec<usize>,
+    /// What was found out about the others.
+    fresh: Vec<(RepoPath, CachedFile)>,
     unknown: Vec<Unknown>,
     scan: Scan,
 }
@@ -229,7 +249,13 @@ impl Walk<'_> {
                 continue;
             };
             self.path.push_str(name);
-            let path = match RepoPath::parse(&self.path) {
+            let is_file = item.kind == Some(FoundKind::File);
+            let known = is_file.then(|| self.known.seek(&self.path)).flatten();
+            let path = known.map_or_else(
+                || RepoPath::parse(&self.path),
+                |known| Ok(known.path.clone()),
+            );
+            let path = match path {
                 Ok(path) => path,
                 // Statehold's own folder.
                 Err(InvalidPath::Reserved { .. }) => continue,
@@ -245,7 +271,7 @@ impl Walk<'_> {
                     if is_database_sidecar(directory, &items, &item.name) {
                         self.skip(&path, SkipReason::DatabaseSidecar);
                     } else {
-                        self.file(directory, item, path);
+                        self.file(directory, item, path, known);
                     }
                 }
                 Some(FoundKind::Symlink) => self.link(directory, item, path),
@@ -257,13 +283,16 @@ impl Walk<'_> {
     }
 
     fn enter(&mut self, directory: &Directory, item: &Item, path: RepoPath) {
-        if let Some(glob) = denies_all_beneath(self.options.rules, &path) {
-            self.skip(&path, SkipReason::Denied { glob });
-            return;
-        }
-        if self.options.ignore.ignores_alone(&path, true) {
-            self.skip(&path, SkipReason::Ignored);
-            return;
+        // Where a file beneath it may travel, neither rules nor ignore file stop at the directory.
+        if !(self.known_may_travel && self.known.knows_beneath(path.as_str())) {
+            if let Some(glob) = denies_all_beneath(self.options.rules, &path) {
+                self.skip(&path, SkipReason::Denied { glob });
+                return;
+            }
+            if self.options.ignore.ignores_alone(&path, true) {
+                self.skip(&path, SkipReason::Ignored);
+                return;
+            }
         }
         let opened = directory.open_directory(&item.name);
         let listed = opened.and_then(|mut inner| Ok((inner.items()?, inner)));
@@ -306,8 +335,15 @@ impl Walk<'_> {
         false
     }
 
-    fn file(&mut self, directory: &Directory, item: &Item, path: RepoPath) {
-        if !self.may_travel(&path) {
+    fn file(
+        &mut self,
+        directory: &Directory,
+        item: &Item,
+        path: RepoPath,
+        known: Option<Known<'_>>,
+    ) {
+        let is_let_through = known.is_some() && self.known_may_travel;
+        if !is_let_through && !self.may_travel(&path) {
             return;
         }
         let found = match directory.stat(&item.name) {
@@ -315,10 +351,10 @@ impl Walk<'_> {
             Ok(_) => return self.hold_busy(path),
             Err(error) => return self.cannot_look(path, &error),
         };
-        match self.known.seek(path.as_str()) {
-            Some(known) if known.stamp == found.stamp && known.settled => {
-                let known = *known;
-                self.push_file(path, &found, known);
+        match known {
+            Some(Known { place, file, .. }) if file.stamp == found.stamp && file.settled => {
+                self.unchanged.push(place);
+                self.push_file(path, &found, file);
             }
             _ => self.unknown.push(Unknown {
                 path,
@@ -356,12 +392,11 @@ impl Walk<'_> {
         }
     }
 
-    fn push_file(&mut self, path: RepoPath, found: &Found, known: CachedFile) {
+    fn push_file(&mut self, path: RepoPath, found: &Found, known: &CachedFile) {
         let signature = Signature::File {
             digest: known.digest,
             executable: found.executable,
         };
-        self.cache.push((path.clone(), known));
         self.push_entry(path, signature, found, Some(known.sha256), None);
     }
 
@@ -427,15 +462,24 @@ impl Walk<'_> {
                 Reading::Done(found, cached) => {
                     self.scan.hashed_files += 1;
                     self.scan.hashed_bytes += found.stamp.size;
-                    self.push_file(path, &found, cached);
+                    self.fresh.push((path.clone(), cached));
+                    self.push_file(path, &found, &cached);
                 }
                 Reading::Busy => self.hold_busy(path),
                 Reading::Failed(error) => self.cannot_look(path, &error),
             }
         }
-        self.scan.cache = self.cache.into_iter().collect();
-        // Nearly in order, which is quick to put in order and quick to build a map from.
-        self.scan.entries = self.entries.into_iter().collect();
+        let before = self.options.cache;
+        let mut cache = if self.unchanged.len() == before.len() {
+            before.clone()
+        } else {
+            before.at(&self.unchanged).collect()
+        };
+        if !self.fresh.is_empty() {
+            cache.merge(self.fresh);
+        }
+        self.scan.cache = cache.under(self.rules);
+        self.scan.entries = PathMap::of(self.entries);
         self.scan
     }
 }

@@ -1,5 +1,8 @@
 //! The stat cache: digests of files by their stamps, so that unchanged files are not read again.
 
+use std::cmp::Ordering;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use statehold_core::digest::{Digest, Sha256};
 use statehold_core::path::RepoPath;
@@ -33,21 +36,51 @@ impl CachedFile {
     }
 }
 
-/// What is known about files, by path.
+/// What is known about files, by path. Copies share the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatCache {
     /// In order of paths, each once. A plain list, since a scan goes through it from end to end.
-    files: Vec<(RepoPath, CachedFile)>,
+    files: Arc<Vec<(RepoPath, CachedFile)>>,
+    /// Under which rules all of these files may travel.
+    rules: Option<Digest>,
 }
 
 impl StatCache {
+    /// The cache after a scan that went by the rules of this digest.
+    pub(crate) fn under(mut self, rules: Digest) -> Self {
+        self.rules = Some(rules);
+        self
+    }
+
+    /// Whether every file in it may travel under the rules of this digest. A file is in it because
+    /// it may.
+    pub(crate) fn is_under(&self, rules: Digest) -> bool {
+        self.rules == Some(rules)
+    }
+
+    /// Whether it is known, without a look at each file, to be equal to another.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let both_empty = self.is_empty() && other.is_empty();
+        self.rules == other.rules && (both_empty || Arc::ptr_eq(&self.files, &other.files))
+    }
+
+    /// The files at these places, which are in order.
+    pub(crate) fn at<'a>(
+        &'a self,
+        places: &'a [usize],
+    ) -> impl Iterator<Item = (RepoPath, CachedFile)> + 'a {
+        places
+            .iter()
+            .filter_map(|place| self.files.get(*place).cloned())
+    }
+
     /// Number of files.
-    pub const fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.files.len()
     }
 
     /// Whether it knows nothing.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
@@ -66,13 +99,17 @@ impl StatCache {
 
     /// Takes over newer knowledge, file by file.
     pub fn merge(&mut self, newer: impl IntoIterator<Item = (RepoPath, CachedFile)>) {
-        self.files.extend(newer);
+        let files = Arc::make_mut(&mut self.files);
+        files.extend(newer);
+        if files.is_sorted_by(|(left, _), (right, _)| left < right) {
+            return;
+        }
         // The sort keeps the order of equal paths, so of two the newer one stands last; reversed
         // around `dedup`, which keeps the first.
-        self.files.sort_by(|(left, _), (right, _)| left.cmp(right));
-        self.files.reverse();
-        self.files.dedup_by(|later, kept| later.0 == kept.0);
-        self.files.reverse();
+        files.sort_by(|(left, _), (right, _)| left.cmp(right));
+        files.reverse();
+        files.dedup_by(|later, kept| later.0 == kept.0);
+        files.reverse();
     }
 
     /// Whether the order is as it must be; for what comes from a file.
@@ -82,7 +119,8 @@ impl StatCache {
     }
 
     pub(crate) fn cursor(&self) -> Cursor<'_> {
-        Cursor { rest: &self.files }
+        let (files, next) = (&self.files[..], 0);
+        Cursor { files, next }
     }
 }
 
@@ -97,22 +135,57 @@ impl FromIterator<(RepoPath, CachedFile)> for StatCache {
 /// Answers for paths that are asked in order, in constant time each.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
-    rest: &'a [(RepoPath, CachedFile)],
+    files: &'a [(RepoPath, CachedFile)],
+    next: usize,
+}
+
+/// A file that a cursor came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known<'a> {
+    /// Its place in the list.
+    pub(crate) place: usize,
+    pub(crate) path: &'a RepoPath,
+    pub(crate) file: &'a CachedFile,
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn seek(&mut self, path: &str) -> Option<&'a CachedFile> {
-        while let Some(((known, file), rest)) = self.rest.split_first() {
+    /// What is known about a file, which comes after all that were asked about before.
+    pub(crate) fn seek(&mut self, path: &str) -> Option<Known<'a>> {
+        while let Some((known, file)) = self.files.get(self.next) {
             match known.as_str().cmp(path) {
-                std::cmp::Ordering::Less => self.rest = rest,
-                std::cmp::Ordering::Equal => {
-                    self.rest = rest;
-                    return Some(file);
+                Ordering::Less => self.next += 1,
+                Ordering::Equal => {
+                    let place = self.next;
+                    self.next += 1;
+                    return Some(Known {
+                        place,
+                        path: known,
+                        file,
+                    });
                 }
-                std::cmp::Ordering::Greater => break,
+                Ordering::Greater => break,
             }
         }
         None
+    }
+
+    /// Whether a file beneath this directory is known; all that were asked about come before it.
+    pub(crate) fn knows_beneath(&mut self, directory: &str) -> bool {
+        let order = |path: &str| match path.strip_prefix(directory) {
+            Some(rest) => rest
+                .as_bytes()
+                .first()
+                .map_or(Ordering::Less, |next| next.cmp(&b'/')),
+            None => path.cmp(directory),
+        };
+        while let Some((known, _)) = self.files.get(self.next) {
+            match order(known.as_str()) {
+                Ordering::Less => self.next += 1,
+                Ordering::Equal => return true,
+                Ordering::Greater => break,
+            }
+        }
+        false
     }
 }
 
@@ -131,6 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_knows_whether_there_is_anything_beneath_a_directory() {
+        let path = |text: &str| RepoPath::parse(text).unwrap();
+        let names = ["a", "b-c/x", "b/x", "b0"];
+        let cache: StatCache = names
+            .map(|name| (path(name), file(1)))
+            .into_iter()
+            .collect();
+        let mut cursor = cache.cursor();
+        assert!(!cursor.knows_beneath("a"));
+        assert!(cursor.knows_beneath("b-c"));
+        assert!(cursor.seek("b-c/x").is_some());
+        assert!(cursor.knows_beneath("b"));
+        assert!(cursor.seek("b/x").is_some());
+        assert!(cursor.seek("b0").is_some());
+        assert!(!cursor.knows_beneath("c"));
+    }
+
+    #[test]
     fn merging_keeps_order_and_the_newer_of_two() {
         let path = |text: &str| RepoPath::parse(text).unwrap();
         let mut cache: StatCache = [(path("b"), file(1)), (path("a.b"), file(2))]
@@ -141,9 +232,10 @@ mod tests {
         assert_eq!(cache.len(), 3);
         assert_eq!(cache.get("b"), Some(&file(3)));
         let mut cursor = cache.cursor();
-        assert_eq!(cursor.seek("a"), None);
-        assert_eq!(cursor.seek("a/b"), Some(&file(4)));
-        assert_eq!(cursor.seek("b"), Some(&file(3)));
-        assert_eq!(cursor.seek("c"), None);
+        let mut seek = |path: &str| cursor.seek(path).map(|known| (known.place, *known.file));
+        assert_eq!(seek("a"), None);
+        assert_eq!(seek("a/b"), Some((1, file(4))));
+        assert_eq!(seek("b"), Some((2, file(3))));
+        assert_eq!(seek("c"), None);
     }
 }

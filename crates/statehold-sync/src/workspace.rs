@@ -29,6 +29,7 @@ use crate::events::EventLog;
 use crate::folder::{Attributes, Folder, FolderError, Found};
 use crate::home::make_private_folders;
 use crate::ignore_file::{IGNORE_FILE, IgnoreFile, IgnoreFileError};
+use crate::index::IndexFiles;
 use crate::preset::Preset;
 
 /// The version of `settings.json` that this program writes and the highest it understands.
@@ -289,9 +290,12 @@ impl Workspace {
         Ok(Folder::open(&self.root)?)
     }
 
-    /// The stat cache and the base.
-    pub fn index_path(&self) -> PathBuf {
-        self.own("index")
+    /// The base and the stat cache.
+    pub fn index_files(&self) -> IndexFiles {
+        IndexFiles {
+            checkout: self.own("index"),
+            cache: self.own("stat-cache"),
+        }
     }
 
     /// Where what a gateway said about the link is kept between runs. A cache.

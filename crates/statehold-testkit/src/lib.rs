@@ -18,6 +18,11 @@
 //!     be had.
 //! 14. [`process`]: the real program, with gateways and machines as processes.
 //! 15. [`killing`]: the real program under `kill -9`.
+//!
+//! And for measurements:
+//!
+//! - [`text_tree`]: folders full of small text files.
+//! - [`delay_proxy`]: a server seen from further away.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +30,7 @@ pub mod author;
 pub mod client;
 pub mod conformance;
 pub mod crash;
+pub mod delay_proxy;
 pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
@@ -35,6 +41,7 @@ pub mod loopback;
 pub mod machine;
 pub mod process;
 pub mod servers;
+pub mod text_tree;
 pub mod trace;
 pub mod world;
 

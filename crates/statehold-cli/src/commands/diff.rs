@@ -164,7 +164,7 @@ fn record_side(state: std::sync::Arc<State>) -> Side {
 fn folder_side(connection: &Connection) -> Result<Side> {
     let workspace = connection.engine.workspace();
     let folder = workspace.folder()?;
-    let index = Index::read(&workspace.index_path()).unwrap_or_default();
+    let index = Index::read(&workspace.index_files(), |_| {});
     let known = |path: &RepoPath| {
         let checkout = index.checkout.as_ref();
         checkout.and_then(|checkout| checkout.base_of(path)) == Some(Signature::Directory)

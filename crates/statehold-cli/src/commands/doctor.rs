@@ -1,5 +1,6 @@
 //! `statehold doctor`: looks for what is wrong or will go wrong, and says what to do about it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
@@ -261,18 +262,17 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
             "correct the line; nothing moves before",
         ),
     }
-    let index = match Index::read(&workspace.index_path()) {
-        Ok(index) => {
-            findings.good("index", "readable");
-            index
-        }
-        Err(error) => {
-            let next =
-                "the next pull or push makes a new one; both sides are united, nothing is lost";
-            findings.bad("index", chain(&error), next);
-            Index::default()
-        }
-    };
+    let damage = RefCell::new(Vec::new());
+    let index = Index::read(&workspace.index_files(), |error| {
+        damage.borrow_mut().push(chain(&error));
+    });
+    let damage = damage.into_inner();
+    if damage.is_empty() {
+        findings.good("index", "readable");
+    } else {
+        let next = "the next pull or push makes a new one; both sides are united, nothing is lost";
+        findings.bad("index", damage.join("; "), next);
+    }
     if let (Ok(rules), Ok(ignore)) = (&rules, &ignore) {
         let options = ScanOptions {
             rules,

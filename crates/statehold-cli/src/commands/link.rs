@@ -232,7 +232,7 @@ pub(super) fn run_unlink(
     workspace.change_settings(|settings| settings.link = None)?;
     Journal::of(&workspace).clear()?;
     // Another repository shares no base with this one.
-    match std::fs::remove_file(workspace.index_path()) {
+    match std::fs::remove_file(workspace.index_files().checkout) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }

@@ -114,6 +114,18 @@ fn check(base: &SmallTree, local: &SmallTree, remote: &SmallTree, strategy: Stra
     };
     let plan_of = |direction| plan(&trees, direction, strategy);
     let both = plan_of(Direction::Bidirectional);
+    // What all three agree on can be left out beforehand.
+    let differences = Trees::of_differences(
+        trees
+            .base
+            .iter()
+            .map(|(path, signature)| (path, *signature)),
+        trees.local.iter().map(|(path, seen)| (path, *seen)),
+        trees.remote.iter().map(|(path, seen)| (path, *seen)),
+        |_, _| true,
+    );
+    let of_differences = plan(&differences, Direction::Bidirectional, strategy);
+    assert_eq!(of_differences, both, "{}", context());
     let [new_base, here, there] = carry_out(&both, base, local, remote);
 
     // Sides stay sound, and differ exactly where a conflict is listed.

@@ -265,7 +265,7 @@ impl Engine {
                 self.clear_staging();
             }
             now.index.cache = std::mem::take(&mut now.scan.cache);
-            self.write_index(&now.index)?;
+            self.write_index(&mut now.index)?;
         }
         report.after = now
             .index
@@ -314,7 +314,7 @@ impl Engine {
         let head = state.map_or_else(|| self.record_zero(), |state| state.head);
         let entries = state.map_or(0, |state| state.tree.len());
         now.index.cache = std::mem::take(&mut now.scan.cache);
-        self.write_index(&now.index)?;
+        self.write_index(&mut now.index)?;
         let Plan {
             actions, conflicts, ..
         } = plan;
@@ -368,14 +368,13 @@ impl Engine {
 
     /// The index, or none where it can't be used: then both sides are united and nothing is lost.
     fn read_index(&self) -> Index {
-        Index::read(&self.workspace.index_path()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the index cannot be used; comparing without a base");
-            Index::default()
+        Index::read(&self.workspace.index_files(), |error| {
+            tracing::warn!(%error, "a part of the index cannot be used; going on without it");
         })
     }
 
-    fn write_index(&self, index: &Index) -> Result<()> {
-        Ok(index.write(&self.workspace.index_path(), &self.workspace.staging())?)
+    fn write_index(&self, index: &mut Index) -> Result<()> {
+        Ok(index.write(&self.workspace.index_files(), &self.workspace.staging())?)
     }
 
     fn look(&self, index: Index) -> Result<Situation> {
@@ -501,31 +500,22 @@ impl Engine {
                     || !(now.scan.is_held(path)
                         || is_left_out(&now.rules, &now.ignore, path, !signature.is_leaf())))
         };
-        let seen = |signature, mtime| Seen { signature, mtime };
-        let mut trees = Trees::default();
-        for (path, local) in &now.scan.entries {
-            if taken(path, local.signature) {
-                trees
-                    .local
-                    .insert(path.clone(), seen(local.signature, local.mtime));
-            }
-        }
-        if let Some(checkout) = &now.index.checkout {
-            let base = checkout.base().into_iter();
-            trees.base = base
-                .filter(|(path, signature)| taken(path, *signature))
-                .collect();
-            for (path, entry) in checkout.state.tree.iter() {
-                let mtime = match entry {
-                    Entry::File(file) => file.mtime,
-                    Entry::Symlink { .. } | Entry::Directory => Mtime::default(),
-                };
-                let signature = entry.signature();
-                if taken(path, signature) {
-                    trees.remote.insert(path.clone(), seen(signature, mtime));
-                }
-            }
-        }
+        let checkout = now.index.checkout.as_ref();
+        let base = checkout.into_iter().flat_map(Checkout::base);
+        let local = now.scan.entries.iter();
+        let local = local.map(|(path, local)| (path, local.seen()));
+        let remote = checkout
+            .into_iter()
+            .flat_map(|checkout| checkout.state.tree.iter());
+        let remote = remote.map(|(path, entry)| {
+            let mtime = match entry {
+                Entry::File(file) => file.mtime,
+                Entry::Symlink { .. } | Entry::Directory => Mtime::default(),
+            };
+            let signature = entry.signature();
+            (path, Seen { signature, mtime })
+        });
+        let trees = Trees::of_differences(base, local, remote, taken);
         plan(&trees, direction, strategy)
     }
 
@@ -590,9 +580,9 @@ impl Engine {
                 // Others came first: look again. What only seemed to be in the way goes through.
                 Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
                     self.refresh(&mut now.index).await?;
-                    let cache = std::mem::take(&mut now.scan.cache);
-                    let checkout = now.index.checkout.take();
-                    *now = self.look(Index { cache, checkout })?;
+                    let mut index = std::mem::take(&mut now.index);
+                    index.cache = std::mem::take(&mut now.scan.cache);
+                    *now = self.look(index)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -694,7 +684,7 @@ impl Engine {
         // Durable at once: what was placed is agreed even if the way out fails.
         now.scan.cache.merge(placed.cache);
         now.index.cache.clone_from(&now.scan.cache);
-        self.write_index(&now.index)?;
+        self.write_index(&mut now.index)?;
         self.write_manifest(now)?;
         placed.damage.map_or(Ok(()), |damage| Err(damage.into()))
     }
@@ -770,7 +760,7 @@ impl Engine {
             outbound.paths.iter().for_each(|path| checkout.agree(path));
         }
         now.index.cache.clone_from(&now.scan.cache);
-        self.write_index(&now.index)?;
+        self.write_index(&mut now.index)?;
         journal.clear()?;
         self.progress.end();
         report.files += files;

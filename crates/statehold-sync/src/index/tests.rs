@@ -72,62 +72,142 @@ fn index(count: usize) -> Index {
     Index {
         cache: names.iter().map(cached).collect(),
         checkout: Some(checkout),
+        ..Index::default()
     }
+}
+
+fn files_in(folder: &Path) -> IndexFiles {
+    IndexFiles {
+        checkout: folder.join("index"),
+        cache: folder.join("stat-cache"),
+    }
+}
+
+fn read(files: &IndexFiles) -> Index {
+    Index::read(files, |error| panic!("{error}"))
+}
+
+fn base_of(checkout: &Checkout) -> BTreeMap<RepoPath, Signature> {
+    let base: Vec<_> = checkout.base().collect();
+    assert!(base.is_sorted_by(|(left, _), (right, _)| left < right));
+    base.into_iter()
+        .map(|(path, base)| (path.clone(), base))
+        .collect()
 }
 
 #[test]
 fn an_index_round_trips_and_an_absent_one_is_empty() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("index");
-    assert_eq!(Index::read(&file).unwrap(), Index::default());
-    for index in [Index::default(), index(3)] {
-        index.write(&file, folder.path()).unwrap();
-        assert_eq!(Index::read(&file).unwrap(), index);
+    let files = files_in(folder.path());
+    assert_eq!(read(&files), Index::default());
+    assert_eq!(Index::read_head(&files), None);
+    for mut index in [index(3), index(5)] {
+        index.write(&files, folder.path()).unwrap();
+        assert_eq!(read(&files), index);
+        let head = index.checkout.map(|checkout| checkout.state.head);
+        assert_eq!(Index::read_head(&files), head);
     }
     // Nothing but the index is left.
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn only_what_has_changed_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files_in(folder.path());
+    index(3).write(&files, folder.path()).unwrap();
+    let written = |index: &mut Index| {
+        let all = [&files.checkout, &files.cache];
+        all.iter()
+            .for_each(|file| std::fs::remove_file(file).unwrap());
+        index.write(&files, folder.path()).unwrap();
+        let written = all.map(|file| file.exists());
+        self::index(3).write(&files, folder.path()).unwrap();
+        written
+    };
+    let mut read = read(&files);
+    assert_eq!(written(&mut read), [false, false]);
+    let checkout = read.checkout.as_mut().unwrap();
+    checkout.set_base(&path("gone"), None);
+    assert_eq!(written(&mut read), [true, false]);
+    assert_eq!(written(&mut read), [false, false]);
+    read.cache.merge(
+        index(4)
+            .cache
+            .iter()
+            .map(|(path, file)| (path.clone(), *file)),
+    );
+    assert_eq!(written(&mut read), [false, true]);
+    read.checkout = None;
+    assert_eq!(written(&mut read), [true, false]);
 }
 
 #[test]
 fn every_flipped_byte_and_every_cut_is_an_error() {
-    let bytes = index(3).encode().unwrap();
-    assert!(Index::decode(&bytes).is_ok());
+    let index = index(3);
+    let head = index.checkout.as_ref().map(|checkout| checkout.state.head);
+    let checkout = encode(CHECKOUT_MAGIC, &(head, &index.checkout)).unwrap();
+    check_damage(&checkout, |bytes| {
+        decode::<CheckoutFile>(CHECKOUT_MAGIC, bytes).is_ok()
+    });
+    let cache = encode(CACHE_MAGIC, &index.cache).unwrap();
+    check_damage(&cache, |bytes| {
+        decode::<StatCache>(CACHE_MAGIC, bytes).is_ok()
+    });
+}
+
+fn check_damage(bytes: &[u8], is_fine: impl Fn(&[u8]) -> bool) {
+    assert!(is_fine(bytes));
     for position in 0..bytes.len() {
         for flip in [0x01, 0x80, 0xff] {
-            let mut damaged = bytes.clone();
+            let mut damaged = bytes.to_vec();
             damaged[position] ^= flip;
-            assert!(Index::decode(&damaged).is_err(), "byte {position}");
+            assert!(!is_fine(&damaged), "byte {position}");
         }
-        assert!(Index::decode(&bytes[..position]).is_err(), "cut {position}");
+        assert!(!is_fine(&bytes[..position]), "cut {position}");
     }
-    let longer = [&bytes[..], b"x"].concat();
-    assert!(Index::decode(&longer).is_err());
+    assert!(!is_fine(&[bytes, b"x"].concat()));
+}
+
+#[test]
+fn one_damaged_file_does_not_cost_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files_in(folder.path());
+    for damaged in [&files.checkout, &files.cache] {
+        index(3).write(&files, folder.path()).unwrap();
+        std::fs::write(damaged, b"SHINDEX\n").unwrap();
+        let complaints = std::cell::Cell::new(0);
+        let index = Index::read(&files, |_| complaints.set(complaints.get() + 1));
+        assert_eq!(complaints.get(), 1);
+        assert_eq!(index.checkout.is_none(), damaged == &files.checkout);
+        assert_eq!(index.cache.is_empty(), damaged == &files.cache);
+    }
 }
 
 #[test]
 fn moving_on_keeps_every_base_and_agreeing_moves_it() {
     let mut checkout = Checkout::settled(state(&[("a", "1"), ("b", "1"), ("c", "1")]));
     let before = base(&[("a", "1"), ("b", "1"), ("c", "1")]);
-    assert_eq!(checkout.base(), before);
+    assert_eq!(base_of(&checkout), before);
 
     checkout.move_to(state(&[("a", "1"), ("b", "2"), ("d", "1")]));
-    assert_eq!(checkout.base(), before);
+    assert_eq!(base_of(&checkout), before);
     assert_eq!(checkout.pending.len(), 3);
     assert_eq!(checkout.base_of(&path("d")), None);
 
     checkout.agree(&path("b"));
     checkout.agree(&path("c"));
-    assert_eq!(checkout.base(), base(&[("a", "1"), ("b", "2")]));
+    assert_eq!(base_of(&checkout), base(&[("a", "1"), ("b", "2")]));
 
     // Further on, and back to where one path started.
     checkout.move_to(state(&[("a", "1"), ("b", "3")]));
-    assert_eq!(checkout.base(), base(&[("a", "1"), ("b", "2")]));
+    assert_eq!(base_of(&checkout), base(&[("a", "1"), ("b", "2")]));
     checkout.move_to(state(&[("a", "1"), ("b", "2")]));
-    assert_eq!(checkout.base(), base(&[("a", "1"), ("b", "2")]));
+    assert_eq!(base_of(&checkout), base(&[("a", "1"), ("b", "2")]));
     assert!(checkout.pending.is_empty());
 
     checkout.set_base(&path("a"), None);
-    assert_eq!(checkout.base(), base(&[("b", "2")]));
+    assert_eq!(base_of(&checkout), base(&[("b", "2")]));
     checkout.set_base(&path("a"), Some(file("1").signature()));
     assert!(checkout.pending.is_empty());
 }
@@ -135,6 +215,6 @@ fn moving_on_keeps_every_base_and_agreeing_moves_it() {
 #[test]
 fn who_joins_has_an_empty_base() {
     let checkout = Checkout::joining(state(&[("a", "1"), ("b", "1")]));
-    assert!(checkout.base().is_empty());
+    assert!(base_of(&checkout).is_empty());
     assert_eq!(checkout.pending.len(), 2);
 }
