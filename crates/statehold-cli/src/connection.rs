@@ -86,8 +86,7 @@ pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
 
 /// The newest record that a workspace has seen.
 pub(crate) fn known_record(workspace: &Workspace) -> Option<RecordRef> {
-    let index = Index::read(&workspace.index_path()).ok()?;
-    index.checkout.map(|checkout| checkout.state.head)
+    Index::read_head(&workspace.index_files())
 }
 
 /// The system's clock and randomness.
