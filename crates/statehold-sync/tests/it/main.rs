@@ -1,5 +1,8 @@
 //! The engine on real folders, over a repository in memory.
 
+#[cfg(test)]
 mod bandwidth;
+#[cfg(test)]
 mod engine;
+#[cfg(test)]
 mod secrets;
