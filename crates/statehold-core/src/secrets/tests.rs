@@ -175,7 +175,7 @@ fn placeholders_and_look_alikes_are_passed_over() {
         ),
         format!("sk-{}", "a".repeat(48)),
         format!("sk_{}_{}", "test", word(24)),
-        format!("shk1_<id>_<secret>_<check>"),
+        "shk1_<id>_<secret>_<check>".into(),
         format!("task-{} and risk-{}", word(10), word(10)),
         format!("a{}{}b", "ghp_", word(36)),
         // Credentials' names with something else.

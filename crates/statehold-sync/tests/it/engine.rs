@@ -207,8 +207,10 @@ async fn a_log_that_grows_sends_its_tail() {
         .unwrap();
     for round in 0..40_u32 {
         use std::io::Write as _;
-        let tail: Vec<u8> = (0..32_u32)
-            .flat_map(|i| *Digest::of(&[round.to_le_bytes(), i.to_le_bytes()].concat()).as_bytes())
+        let tail: Vec<u8> = (0..32)
+            .flat_map(|i: u32| {
+                *Digest::of(&[round.to_le_bytes(), i.to_le_bytes()].concat()).as_bytes()
+            })
             .collect();
         log.write_all(&tail).unwrap();
         let before = shared.usage();
