@@ -96,6 +96,10 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
         };
         Some(match error? {
             RepositoryError::Conflict { .. } => "run `statehold pull`, then push again",
+            // The operator's side: the message names the variables, and no access key would help.
+            RepositoryError::Denied { reason } if reason.contains("credentials for the store") => {
+                return None;
+            }
             RepositoryError::Denied { .. } => {
                 "check the key: `statehold link URL --key-file FILE` stores a new one"
             }

@@ -291,6 +291,10 @@ fn what_was_asked_for_and_is_not_there_is_named() {
             .out
             .contains("no record touches nope")
     );
+    // What a store wants is not what a gateway wants, so no access key is asked for.
+    let store = run(&a, &["serve", "--store", "s3://bucket"], 5);
+    assert!(store.err.contains("AWS_ACCESS_KEY_ID"), "{}", store.err);
+    assert!(!store.err.contains("check the key"), "{}", store.err);
     a.write(".statehold/settings.json", r#"{"version":9}"#)
         .unwrap();
     let newer = run(&a, &["push"], 1);
