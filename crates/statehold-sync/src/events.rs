@@ -52,8 +52,12 @@ impl EventLog {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         let mut file = self.open_locked()?;
-        let length = file.metadata()?.len();
-        if length > 0 && length + line.len() as u64 > self.bytes_max {
+        // Whoever waits for the new log may find it full again.
+        loop {
+            let length = file.metadata()?.len();
+            if length == 0 || length + line.len() as u64 <= self.bytes_max {
+                break;
+            }
             self.rotate()?;
             file = self.open_locked()?;
         }
