@@ -30,7 +30,7 @@ pub enum Outcome {
 /// A row of the event log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When the call ended.
+    /// When the call began.
     pub ts: Timestamp,
     /// The verb.
     pub op: String,

@@ -7,6 +7,7 @@ use statehold_gateway::hosted::QUEUE_MAX;
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::frames::Frame;
+use statehold_repository::wire::version::UPDATE_COMMAND;
 use statehold_repository::{Error, Remote as _, remote::load};
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -253,7 +254,7 @@ async fn programs_too_far_apart_are_told_what_to_do() {
             .unwrap();
         assert_eq!(response.status(), status, "{version}");
         let text = String::from_utf8(response.bytes().await.unwrap().to_vec()).unwrap();
-        assert_eq!(text.contains("statehold update"), status == 426, "{text}");
+        assert_eq!(text.contains(UPDATE_COMMAND), status == 426, "{text}");
     }
 }
 

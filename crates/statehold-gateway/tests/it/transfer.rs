@@ -3,6 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use statehold_core::digest::Digest;
+use statehold_core::id::PackId;
+use statehold_repository::content::FrameLine;
+use statehold_repository::format::container::ContainerWriter;
+use statehold_repository::format::frame::FrameWriter;
+use statehold_repository::format::header::ObjectKind;
 use statehold_repository::remote::{advance, load};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::Role;
@@ -93,6 +99,32 @@ async fn records_past_the_first_checkpoint_are_served() {
     );
     let old = remote.open(Some(5)).await.unwrap();
     assert!(old.checkpoint.is_none());
+}
+
+/// Goal: no machine can be stopped by a chunk that isn't what its pack says.
+/// Method: a well-formed pack, checksums and all, whose table gives a frame another content's digest.
+#[tokio::test]
+async fn a_pack_that_lies_about_a_chunk_is_turned_away() {
+    let running = start(&Store::memory()).await;
+    let remote = running
+        .remote(&running.key(Role::Push).await)
+        .await
+        .unwrap();
+    let frame = FrameWriter::default().compress(b"what is there");
+    for (said, is_taken) in [(&b"what is there"[..], true), (b"what is said!", false)] {
+        let mut container = ContainerWriter::new(ObjectKind::Pack);
+        let offset = container.push(&frame);
+        let line = FrameLine {
+            blake3: Digest::of(said),
+            offset,
+            stored: u32::try_from(frame.len()).unwrap(),
+            raw: 13,
+            check: Digest::of(&frame).to_string()[..32].to_owned(),
+        };
+        let id = PackId::from_bytes([u8::from(is_taken); 16]);
+        let put = remote.put_pack(id, container.finish([line])).await;
+        assert_eq!(put.is_ok(), is_taken, "{put:?}");
+    }
 }
 
 #[tokio::test]
