@@ -275,7 +275,8 @@ impl Engine {
         Ok(report)
     }
 
-    /// Says how the two sides differ, and changes nothing.
+    /// Says how the two sides differ, and changes neither. A push that was killed is settled first,
+    /// since without its end the answer would be a guess.
     pub async fn status(&self, scope: Scope) -> Result<Status> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
         let mut now = self.look(self.read_index())?;
