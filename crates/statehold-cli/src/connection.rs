@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::record::RecordRef;
+use statehold_repository::format::description::Description;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{admit, newest_or_probe};
 use statehold_repository::store::Store;
@@ -96,7 +97,8 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 
 async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
     if let Some(location) = store_of(&link.url)? {
-        return Ok(Arc::new(open_linked(&location, link.repository_id).await?));
+        let repository = open_linked(workspace, &location, link.repository_id).await?;
+        return Ok(Arc::new(repository));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
@@ -119,21 +121,35 @@ fn known_info(workspace: &Workspace, link: &Link, key: &Key) -> Option<Info> {
 
 /// Keeps what the gateway said. It is a cache: without it the next command asks again.
 pub(crate) fn keep_info(workspace: &Workspace, info: &Info) {
-    let kept = serde_json::to_vec(info)
-        .map_err(std::io::Error::from)
-        .and_then(|text| {
-            let staging = workspace.staging();
-            replace_file(&workspace.gateway_path(), &text, Readers::Owner, &staging)
-        });
+    let text = serde_json::to_vec(info);
+    keep(
+        workspace,
+        &workspace.gateway_path(),
+        text.map_err(Into::into),
+    );
+}
+
+/// Keeps a repository's description, which never changes, so that the next command can look at the
+/// store and the folder at once.
+pub(crate) fn keep_description(workspace: &Workspace, repository: &Repository) {
+    let description = repository.stored_description().to_vec();
+    keep(workspace, &workspace.repository_path(), Ok(description));
+}
+
+fn keep(workspace: &Workspace, path: &Path, text: std::io::Result<Vec<u8>>) {
+    let staging = workspace.staging();
+    let kept = text.and_then(|text| replace_file(path, &text, Readers::Owner, &staging));
     if let Err(error) = kept {
-        tracing::warn!(%error, "what the gateway said was not kept");
+        tracing::warn!(%error, "what the other side said was not kept");
     }
 }
 
-/// Forgets what the gateway said, so that the next command asks again.
+/// Forgets what the other side said, so that the next command asks again.
 pub(crate) fn forget_info(workspace: &Workspace) {
-    if let Err(error) = std::fs::remove_file(workspace.gateway_path()) {
-        tracing::debug!(%error, "nothing was kept");
+    for path in [workspace.gateway_path(), workspace.repository_path()] {
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::debug!(%error, "nothing was kept");
+        }
     }
 }
 
@@ -168,6 +184,7 @@ pub(crate) async fn open_repository(location: &StoreLocation) -> Result<Reposito
 /// The repository in the store that a workspace is linked with. It is never made anew: a folder
 /// that isn't mounted looks empty, and must not become another repository.
 pub(crate) async fn open_linked(
+    workspace: &Workspace,
     location: &StoreLocation,
     id: Option<RepositoryId>,
 ) -> Result<Repository> {
@@ -180,8 +197,15 @@ pub(crate) async fn open_linked(
     {
         return Err(unavailable("there is no such folder; is it mounted?").into());
     }
+    let store = location.open(&variable)?;
     let (clock, entropy) = system();
-    let found = Repository::open_existing(location.open(&variable)?, clock, entropy).await?;
+    if let Ok(kept) = std::fs::read(workspace.repository_path())
+        && let Ok((description, _)) = Description::from_bytes(&kept)
+        && id == Some(description.repository)
+    {
+        return Ok(Repository::described(store, kept.into(), clock, entropy)?);
+    }
+    let found = Repository::open_existing(store, clock, entropy).await?;
     let Some(found) = found else {
         return Err(unavailable("the store holds none; is it mounted?").into());
     };
@@ -192,6 +216,7 @@ pub(crate) async fn open_linked(
              `statehold unlink`, then `statehold link` if that is meant"
         );
     }
+    keep_description(workspace, &found);
     Ok(found)
 }
 

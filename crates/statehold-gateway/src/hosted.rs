@@ -13,6 +13,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::record::RecordRef;
 use statehold_core::rules::{RuleSet, SHARED_RULES_PATH};
 use statehold_core::state::State;
 use statehold_repository::content::{check_pack, open_chunk};
@@ -188,6 +189,10 @@ impl Inner {
 impl Remote for HostedRepository {
     fn description(&self) -> (&Description, Digest) {
         self.inner.repository.description()
+    }
+
+    async fn confirm(&self, known: RecordRef) -> Result<()> {
+        self.inner.repository.confirm(known).await
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {

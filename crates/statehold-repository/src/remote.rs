@@ -1,5 +1,5 @@
 //! The seam between a client's engine and a repository: over a bucket or over a gateway, the same
-//! seven operations.
+//! eight operations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
+use statehold_core::record::RecordRef;
 use statehold_core::state::{Applied, FoldError, State};
 
 use crate::error::{Error, Result};
@@ -22,6 +23,11 @@ use crate::format::tree;
 pub trait Remote: Send + Sync + std::fmt::Debug {
     /// What every reader has to know, and the id of record 0.
     fn description(&self) -> (&Description, Digest);
+
+    /// Makes sure that the store still holds this repository and, in its log, this record. Before
+    /// anything is written: a store that was emptied, exchanged or set back to an older copy looks
+    /// like one in which nothing is new, and a record appended to it would hang in the air.
+    async fn confirm(&self, known: RecordRef) -> Result<()>;
 
     /// Everything a reader without a state needs: the newest checkpoint at or before a record, and
     /// the records that follow.
@@ -189,11 +195,15 @@ async fn follow(remote: &dyn Remote, loaded: &mut Loaded) -> Result<()> {
     }
 }
 
-/// Brings a state up to the head of a repository. The same state comes back when nothing is new.
+/// Brings a state up to the head of a repository, which has to descend from it. The same state comes
+/// back when nothing is new.
 pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<State>> {
     let mut state = Arc::clone(state);
+    let known = state.head;
+    // A store that lost its newest records has nothing new to tell either.
+    let (first, ()) = futures::try_join!(remote.records(known.number), remote.confirm(known))?;
+    let mut batch = first;
     loop {
-        let batch = remote.records(state.head.number).await?;
         if !batch.records.is_empty() {
             let state = Arc::make_mut(&mut state);
             for stored in &batch.records {
@@ -203,6 +213,7 @@ pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<Stat
         if !batch.more {
             return Ok(state);
         }
+        batch = remote.records(state.head.number).await?;
     }
 }
 

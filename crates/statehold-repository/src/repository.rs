@@ -17,6 +17,7 @@ use statehold_core::limits::{
 use statehold_core::rebase::may_follow;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
@@ -33,16 +34,22 @@ use crate::store::{Creation, Store};
 const PARALLEL: usize = 16;
 /// Stored bytes of records kept in memory.
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// As much of a record as holds its envelope, unless it introduces hundreds of packs.
+const BEGINNING_BYTES: u64 = 16 * 1024;
 
 /// A repository in a store.
 #[derive(Debug)]
 pub struct Repository {
     store: Store,
     description: Description,
+    /// The description as it is stored; its digest is the id of record 0.
+    described: Bytes,
     genesis: Digest,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     recent: Mutex<Recent>,
+    /// Set once the description was seen in the store.
+    seen: OnceCell<()>,
 }
 
 /// The newest records, by number. Records never change, so nothing in here goes stale.
@@ -91,16 +98,31 @@ impl Repository {
         let Some(bytes) = store.read(layout::REPOSITORY).await? else {
             return Ok(None);
         };
-        let (description, genesis) = Description::from_bytes(&bytes)?;
-        let recent = Mutex::default();
-        Ok(Some(Self {
+        let mut found = Self::described(store, bytes, clock, entropy)?;
+        found.seen = OnceCell::new_with(Some(()));
+        Ok(Some(found))
+    }
+
+    /// Opens the repository in a store by its description, which was read there once and never
+    /// changes. The store isn't asked before [`Remote::confirm`] or the first reading does.
+    pub fn described(
+        store: Store,
+        description: Bytes,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
+        let described = description;
+        let (description, genesis) = Description::from_bytes(&described)?;
+        Ok(Self {
             store,
             description,
+            described,
             genesis,
             clock,
             entropy,
-            recent,
-        }))
+            recent: Mutex::default(),
+            seen: OnceCell::new(),
+        })
     }
 
     /// Opens the repository in a store, and makes it first if there is none.
@@ -123,6 +145,62 @@ impl Repository {
         found.ok_or_else(|| Error::NotFound {
             object: layout::REPOSITORY.into(),
         })
+    }
+
+    /// The description as it is stored, for [`Self::described`].
+    pub const fn stored_description(&self) -> &Bytes {
+        &self.described
+    }
+
+    /// Looks for the description in the store, once.
+    async fn see(&self) -> Result<()> {
+        let look = async || {
+            let unavailable = |source: &str| Error::Unavailable {
+                what: "the repository".into(),
+                source: source.into(),
+            };
+            match self.store.read(layout::REPOSITORY).await? {
+                Some(bytes) if bytes == self.described => Ok(()),
+                Some(_) => Err(Error::refused(
+                    "the store holds another repository than the workspace is linked with; \
+                     `statehold unlink`, then `statehold link` if that is meant",
+                )),
+                None => Err(unavailable("the store holds none; is it mounted?")),
+            }
+        };
+        self.seen.get_or_try_init(look).await.map(drop)
+    }
+
+    /// Makes sure that a record stands in the log, unless it was met here before.
+    async fn see_record(&self, known: RecordRef) -> Result<()> {
+        let RecordRef { number, id } = known;
+        let met = self.recent().get(number).map(|stored| stored.record.id);
+        if number == 0 || met == Some(id) {
+            return Ok(());
+        }
+        let key = layout::record(number);
+        let found = match self.store.read_beginning(&key, BEGINNING_BYTES).await? {
+            None => None,
+            Some(beginning) => match StoredRecord::read_id(number, &beginning)? {
+                Some(found) => Some(found),
+                None => self.record(number).await?.map(|stored| stored.record.id),
+            },
+        };
+        match found {
+            Some(found) if found == id => Ok(()),
+            Some(found) => Err(Error::Diverged {
+                number,
+                expected: id,
+                found,
+            }),
+            None => {
+                self.see().await?;
+                let reason = "it was there before; the store seems to have been set back to an \
+                              older copy. If that is meant, `statehold unlink`, then `statehold \
+                              link` joins what it holds now";
+                Err(Error::damaged(key, reason))
+            }
+        }
     }
 
     /// The state of the repository before its first record.
@@ -465,6 +543,45 @@ impl Repository {
         Ok(Batch { records, more })
     }
 
+    /// What a reader without a state begins with.
+    async fn opening(&self, at_most: Option<u64>) -> Result<Opening> {
+        // A checkpoint's name says where it stands, so the log is listed while it is read.
+        let mut found = None;
+        for (number, key) in self.checkpoint_keys(at_most).await? {
+            let checkpoint = self.read_checkpoint(number, &key);
+            let numbers = self.numbers_after(number.saturating_sub(1));
+            let (checkpoint, numbers) = futures::join!(checkpoint, numbers);
+            if let Some(checkpoint) = checkpoint? {
+                found = Some((checkpoint, numbers?));
+                break;
+            }
+        }
+        let Some((checkpoint, numbers)) = found else {
+            let numbers = self.numbers_after(0).await?;
+            return Ok(Opening {
+                checkpoint: None,
+                batch: self.listed(1, &numbers).await?,
+            });
+        };
+        let trees = self.tree_objects(&checkpoint.tree);
+        let own = checkpoint.at.number;
+        let records = match numbers.split_first() {
+            Some((first, rest)) if *first == own && !rest.is_empty() => self.listed(own + 1, rest),
+            _ => self.listed(own, &numbers),
+        };
+        let (trees, batch) = futures::join!(trees, records);
+        let (trees, batch) = match (trees, batch) {
+            (Ok(trees), batch) => (trees, batch?),
+            // Without its tree the checkpoint is of no use; the reader takes an older one.
+            (Err(Error::NotFound { .. }), batch) => (HashMap::new(), batch?),
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Opening {
+            checkpoint: Some((checkpoint, trees)),
+            batch,
+        })
+    }
+
     async fn write_segment(&self, to: u64) -> Result<()> {
         let from = to - (SEGMENT_RECORDS - 1);
         let records = self.one_by_one(from, to).await?;
@@ -549,42 +666,18 @@ impl Remote for Repository {
         (&self.description, self.genesis)
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        // A checkpoint's name says where it stands, so the log is listed while it is read.
-        let mut found = None;
-        for (number, key) in self.checkpoint_keys(at_most).await? {
-            let checkpoint = self.read_checkpoint(number, &key);
-            let numbers = self.numbers_after(number.saturating_sub(1));
-            let (checkpoint, numbers) = futures::join!(checkpoint, numbers);
-            if let Some(checkpoint) = checkpoint? {
-                found = Some((checkpoint, numbers?));
-                break;
-            }
+    async fn confirm(&self, known: RecordRef) -> Result<()> {
+        if known.number == 0 {
+            return self.see().await;
         }
-        let Some((checkpoint, numbers)) = found else {
-            let numbers = self.numbers_after(0).await?;
-            return Ok(Opening {
-                checkpoint: None,
-                batch: self.listed(1, &numbers).await?,
-            });
-        };
-        let trees = self.tree_objects(&checkpoint.tree);
-        let own = checkpoint.at.number;
-        let records = match numbers.split_first() {
-            Some((first, rest)) if *first == own && !rest.is_empty() => self.listed(own + 1, rest),
-            _ => self.listed(own, &numbers),
-        };
-        let (trees, batch) = futures::join!(trees, records);
-        let (trees, batch) = match (trees, batch) {
-            (Ok(trees), batch) => (trees, batch?),
-            // Without its tree the checkpoint is of no use; the reader takes an older one.
-            (Err(Error::NotFound { .. }), batch) => (HashMap::new(), batch?),
-            (Err(error), _) => return Err(error),
-        };
-        Ok(Opening {
-            checkpoint: Some((checkpoint, trees)),
-            batch,
-        })
+        // Its id vouches for everything before it, the description included.
+        self.see_record(known).await?;
+        self.seen.get_or_init(async || ()).await;
+        Ok(())
+    }
+
+    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
+        futures::try_join!(self.see(), self.opening(at_most)).map(|((), opening)| opening)
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
@@ -666,6 +759,7 @@ impl Remote for Repository {
             )));
         }
         read_pack(id, bytes.clone())?;
+        self.see().await?;
         let key = layout::pack(id);
         if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
             // Names are never drawn twice, so this is the same pack sent again.
@@ -678,6 +772,7 @@ impl Remote for Repository {
     }
 
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
+        self.see().await?;
         self.append_as(draft, known, None)
             .await
             .map(|(stored, _)| stored)

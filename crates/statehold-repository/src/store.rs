@@ -243,6 +243,27 @@ impl Store {
         }
     }
 
+    /// Reads the beginning of an object, up to so many bytes; `None` when it isn't there.
+    pub async fn read_beginning(&self, key: &str, bytes: u64) -> Result<Option<Bytes>> {
+        let path = self.path(key);
+        let mut attempt = 0;
+        loop {
+            let options = GetOptions {
+                range: Some(GetRange::Bounded(0..bytes)),
+                ..GetOptions::default()
+            };
+            let found = match self.within(0, self.objects.get_opts(&path, options)).await {
+                Ok(found) => self.within(bytes, found.bytes()).await,
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(found) => return Ok(Some(found)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => again(&mut attempt, "reading", key, error).await?,
+            }
+        }
+    }
+
     /// Reads a part of an object.
     pub async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(key);

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::id::{KeyId, MachineId, PackId, RepositoryId};
+use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
@@ -591,6 +592,11 @@ fn strange(what: &str) -> Error {
 impl Remote for GatewayRemote {
     fn description(&self) -> (&Description, Digest) {
         (&self.info.description, self.info.genesis)
+    }
+
+    /// Nothing to do: the gateway knows its own store.
+    async fn confirm(&self, _known: RecordRef) -> Result<()> {
+        Ok(())
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::id::PackId;
+use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -64,6 +65,10 @@ impl<R> RateLimited<R> {
 impl Remote for RateLimited<Arc<dyn Remote>> {
     fn description(&self) -> (&Description, Digest) {
         self.inner.description()
+    }
+
+    async fn confirm(&self, known: RecordRef) -> Result<()> {
+        self.inner.confirm(known).await
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {

@@ -303,6 +303,12 @@ impl Workspace {
         self.own("gateway.json")
     }
 
+    /// Where the description of a repository that is worked on straight is kept between runs. It never
+    /// changes. A cache.
+    pub fn repository_path(&self) -> PathBuf {
+        self.own("repository.json")
+    }
+
     /// What is held while a command works on the folder.
     pub fn lock_path(&self) -> PathBuf {
         self.own("lock")

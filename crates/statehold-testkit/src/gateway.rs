@@ -10,6 +10,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId};
+use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -240,6 +241,10 @@ impl Link {
 impl Remote for Link {
     fn description(&self) -> (&Description, Digest) {
         (&self.description, self.genesis)
+    }
+
+    async fn confirm(&self, _known: RecordRef) -> Result<()> {
+        Ok(())
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {

@@ -8,8 +8,12 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use statehold_core::environment::Clock as _;
+use statehold_core::id::RepositoryId;
 use statehold_core::path::RepoPath;
+use statehold_core::record::RecordRef;
 use statehold_core::tree::Tree;
+use statehold_repository::Remote as _;
+use statehold_repository::location::StoreLocation;
 use statehold_repository::wire::version::OWN;
 use statehold_sync::home::KeyError;
 use statehold_sync::index::Index;
@@ -18,7 +22,7 @@ use statehold_sync::scan::{ScanOptions, SkipReason, scan};
 use statehold_sync::workspace::{Workspace, WorkspaceError};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{linked_client, open_linked, store_of};
+use crate::connection::{known_record, linked_client, open_linked, store_of};
 use crate::environment::{SystemClock, home, variable};
 use crate::output::{Output, complain};
 
@@ -152,6 +156,21 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Makes sure that the store holds the repository, and the newest record that was seen in it.
+async fn look_at_store(
+    workspace: &Workspace,
+    location: &StoreLocation,
+    id: Option<RepositoryId>,
+) -> Result<()> {
+    let repository = open_linked(workspace, location, id).await?;
+    let genesis = RecordRef {
+        number: 0,
+        id: repository.description().1,
+    };
+    let known = known_record(workspace).unwrap_or(genesis);
+    Ok(repository.confirm(known).await?)
+}
+
 /// Link, key, gateway and clock.
 async fn check_link(workspace: &Workspace, findings: &mut Findings) {
     let settings = workspace.settings();
@@ -161,8 +180,8 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
         return;
     };
     if let Ok(Some(location)) = store_of(&link.url) {
-        match open_linked(&location, link.repository_id).await {
-            Ok(_) => findings.good("store", link.url.clone()),
+        match look_at_store(workspace, &location, link.repository_id).await {
+            Ok(()) => findings.good("store", link.url.clone()),
             Err(error) => findings.bad(
                 "store",
                 format!("{error:#}"),

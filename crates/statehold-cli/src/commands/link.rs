@@ -18,7 +18,8 @@ use statehold_sync::workspace::{Link, Workspace};
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{
-    client, find_workspace, forget_info, keep_info, open_repository, store_of,
+    Connection, client, find_workspace, forget_info, keep_description, keep_info, open_repository,
+    store_of,
 };
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::Exit;
@@ -79,7 +80,7 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
     }
     let link = block_on(async {
         match store_of(&args.url)? {
-            Some(location) => link_store(&location).await,
+            Some(location) => link_store(&workspace, &location).await,
             None => link_gateway(&workspace, &args).await,
         }
     })?;
@@ -89,15 +90,34 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
         workspace.root().display(),
         link.url
     ));
+    let joined = block_on(async {
+        let connection = Connection::of(workspace, output, None).await?;
+        Ok(connection.engine.join().await?)
+    });
+    let (mut record, mut entries) = (None, None);
+    match joined {
+        Ok(joined) => {
+            record = Some(joined.head.number);
+            entries = Some(joined.entries);
+            output.line(match joined.entries {
+                0 => "The repository is empty.".to_owned(),
+                entries => format!("The repository holds {entries} paths."),
+            });
+        }
+        // The next command asks again, and says what it is about if it lasts.
+        Err(error) => complain(&format!("the repository could not be read yet: {error:#}")),
+    }
     output.line("Next: `statehold status`, then `statehold pull` and `statehold push`.");
     output.value(&json!({
         "url": link.url, "repository": link.repository, "key": link.key_id,
+        "record": record, "entries": entries,
     }));
     Ok(Exit::Done.into())
 }
 
-async fn link_store(location: &StoreLocation) -> Result<Link> {
+async fn link_store(workspace: &Workspace, location: &StoreLocation) -> Result<Link> {
     let repository = open_repository(location).await?;
+    keep_description(workspace, &repository);
     let id = repository.description().0.repository;
     Ok(Link {
         url: location.to_string(),

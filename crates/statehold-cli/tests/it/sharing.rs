@@ -197,6 +197,25 @@ fn a_folder_serves_without_a_gateway() {
     fs::remove_dir_all(installation.path("shared")).unwrap();
     fs::rename(installation.path("away"), installation.path("shared")).unwrap();
     run(&b, &["pull"], 0);
+
+    // One that was set back to an older copy gets nothing appended behind the gap.
+    let record = installation.path("shared/log/00000000000000000001");
+    fs::rename(&record, installation.path("newest")).unwrap();
+    b.write("more.md", "more\n").unwrap();
+    for verb in ["push", "pull", "status"] {
+        let set_back = run(&b, &[verb], 7);
+        assert!(set_back.err.contains("older copy"), "{}", set_back.err);
+    }
+    assert_eq!(
+        fs::read_dir(installation.path("shared/log"))
+            .unwrap()
+            .count(),
+        0
+    );
+    fs::rename(installation.path("newest"), &record).unwrap();
+    run(&b, &["push"], 0);
+    run(&a, &["pull"], 0);
+    assert_eq!(a.read("more.md").unwrap(), b"more\n");
 }
 
 #[test]

@@ -148,6 +148,20 @@ impl StoredRecord {
         })
     }
 
+    /// The id of the record object of this number, from its beginning alone. `None` when its envelope
+    /// goes on past what is there.
+    pub fn read_id(number: u64, beginning: &[u8]) -> Result<Option<Digest>> {
+        let object = layout::record(number);
+        let frames = read(&object, beginning, ObjectKind::Record)?;
+        if frame_len(&object, frames).is_err() {
+            return Ok(None);
+        }
+        let parts = Parts::read(&object, beginning, ObjectKind::Record)?;
+        let (_, id) =
+            Envelope::from_line(&parts.line).map_err(|error| Error::damaged(&object, error))?;
+        Ok(Some(id))
+    }
+
     /// Whether the content frames are here.
     pub fn has_content(&self) -> bool {
         let content = u64::from(self.record.envelope.draft.content_bytes);

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use statehold_core::record::{Body, Kind, NoteBody};
 use statehold_core::state::State;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, load};
 use statehold_repository::store::{Listing, Store};
-use statehold_repository::{Error, Remote as _};
+use statehold_repository::{Error, Remote as _, Repository, layout};
 use statehold_testkit::author::{Author, read_file};
 use statehold_testkit::crash::after_polls;
-use statehold_testkit::environment::SeededEntropy;
+use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::faulty_store::{Faults, FaultyStore};
 use statehold_testkit::trace::Trace;
 
@@ -362,4 +362,73 @@ async fn a_pack_is_checked_and_written_once() {
     let draft = StoredDraft::new(head, body, b"").unwrap();
     let answer = scene.repository.append(&draft, &scene.state).await;
     assert!(matches!(answer, Err(Error::Refused { .. })), "{answer:?}");
+}
+
+/// Goal: a store that was emptied, exchanged or set back is noticed before anything is written.
+/// Method: a repository that is known from before looks at copies of its store that lack objects.
+#[tokio::test]
+async fn a_store_that_lost_its_newest_records_is_noticed() {
+    let mut scene = Scene::new().await;
+    scene.push_many(3).await;
+    let known = scene.state.head;
+    let described = scene.repository.stored_description().clone();
+    let copy = async |without: &[&str]| {
+        let objects = Arc::new(InMemory::new());
+        for key in [
+            "repository.json".to_owned(),
+            layout::record(1),
+            layout::record(2),
+            layout::record(3),
+        ] {
+            if !without.contains(&&*key) {
+                let bytes = scene.store.read(&key).await.unwrap().unwrap();
+                objects
+                    .put(&key.as_str().into(), bytes.into())
+                    .await
+                    .unwrap();
+            }
+        }
+        let store = Store::new(objects, Listing::Sorted);
+        let (clock, entropy) = (SimulatedClock::standing(EPOCH), SeededEntropy::new(9));
+        Repository::described(store, described.clone(), Arc::new(clock), Arc::new(entropy)).unwrap()
+    };
+    let third = layout::record(3);
+
+    copy(&[]).await.confirm(known).await.unwrap();
+    let set_back = copy(&[&third]).await;
+    let error = set_back.confirm(known).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Damaged { ref object, .. } if *object == third),
+        "{error}"
+    );
+    let error = advance(&set_back, &scene.state).await.unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    let emptied = copy(&[&third, "repository.json"]).await;
+    let error = emptied.confirm(known).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let young = copy(&["repository.json"]).await;
+    let error = young.open(None).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let drafted = scene
+        .author
+        .draft(&scene.state, [("x", Some(&b"1"[..]))])
+        .unwrap();
+    let error = young
+        .append(&drafted.draft, &scene.state)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+
+    // Another history of the same length.
+    let mut other = Scene::new().await;
+    other.push(&[("another", Some(b"beginning"))]).await;
+    other.push_many(2).await;
+    let error = scene.repository.confirm(other.state.head).await;
+    let fresh = open(&scene.store).await.confirm(other.state.head).await;
+    for error in [error, fresh].map(Result::unwrap_err) {
+        assert!(
+            matches!(error, Error::Diverged { number: 3, .. }),
+            "{error}"
+        );
+    }
 }

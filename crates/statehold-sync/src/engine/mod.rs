@@ -170,6 +170,15 @@ pub struct Status {
     pub stale: Option<String>,
 }
 
+/// What a workspace found that has just been linked.
+#[derive(Debug, Clone, Copy)]
+pub struct Joined {
+    /// The newest record.
+    pub head: RecordRef,
+    /// Number of paths in the repository.
+    pub entries: usize,
+}
+
 /// Keeps one workspace and one repository alike.
 #[derive(Debug)]
 pub struct Engine {
@@ -341,6 +350,22 @@ impl Engine {
         }
     }
 
+    /// Takes note of what the repository holds now, so that the first push or pull goes on from
+    /// there. Nothing of it is agreed on yet.
+    pub async fn join(&self) -> Result<Joined> {
+        let _lock = lock_workspace(&self.workspace, "join", Wait::Yes)?;
+        let mut index = self.read_index();
+        self.refresh(&mut index).await?;
+        self.write_index(&mut index)?;
+        let state = index.checkout.map(|checkout| checkout.state);
+        Ok(Joined {
+            head: state
+                .as_ref()
+                .map_or_else(|| self.record_zero(), |state| state.head),
+            entries: state.map_or(0, |state| state.tree.len()),
+        })
+    }
+
     fn record_zero(&self) -> RecordRef {
         RecordRef {
             number: 0,
@@ -416,6 +441,7 @@ impl Engine {
             .as_ref()
             .map(|checkout| Arc::clone(&checkout.state));
         let Some(known) = known else { return Ok(()) };
+        self.remote.confirm(known.head).await?;
         match self.remote.append(&draft, &known).await {
             Ok(_) => {
                 self.refresh(index).await?;
@@ -716,7 +742,7 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
-        let mut sending = Sending::new(Arc::clone(&self.remote));
+        let mut sending = Sending::new(Arc::clone(&self.remote), known.head);
         for action in actions {
             outgoing.take(action, &mut sending).await?;
         }

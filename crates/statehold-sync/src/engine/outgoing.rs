@@ -12,13 +12,13 @@ use statehold_core::id::{MachineId, Nonce};
 use statehold_core::limits::CHUNK_BYTES_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
-use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, Upsert};
+use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::state::State;
 use statehold_repository::Remote;
 use statehold_repository::content::{ContentWriter, Finished, Pack};
 use statehold_repository::format::record::StoredDraft;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::{EngineError, Result};
 use crate::folder::{Folder, FolderError};
@@ -56,6 +56,9 @@ pub(super) struct Outbound {
 /// Packs on their way, a few at once.
 pub(super) struct Sending {
     remote: Arc<dyn Remote>,
+    /// Whether the repository is still what it was. Asked while files are read, known before the
+    /// first write.
+    confirming: Option<JoinHandle<statehold_repository::Result<()>>>,
     packs: JoinSet<statehold_repository::Result<()>>,
     /// Stored bytes that were handed in.
     pub(super) bytes: u64,
@@ -65,9 +68,12 @@ pub(super) struct Sending {
 const PACKS_UNDER_WAY: usize = 3;
 
 impl Sending {
-    pub(super) fn new(remote: Arc<dyn Remote>) -> Self {
+    pub(super) fn new(remote: Arc<dyn Remote>, known: RecordRef) -> Self {
+        let asked = Arc::clone(&remote);
+        let confirming = tokio::spawn(async move { asked.confirm(known).await });
         Self {
             remote,
+            confirming: Some(confirming),
             packs: JoinSet::new(),
             bytes: 0,
         }
@@ -75,6 +81,7 @@ impl Sending {
 
     /// Begins to send a pack, and waits for an earlier one if many are on their way.
     pub(super) async fn add(&mut self, pack: Pack) -> Result<()> {
+        self.confirmed().await?;
         self.bytes += pack.bytes.len() as u64;
         let remote = Arc::clone(&self.remote);
         self.packs
@@ -85,23 +92,44 @@ impl Sending {
         Ok(())
     }
 
-    /// Waits until all of them are durable.
+    /// Waits until all of them are durable, and the repository is known to be the right one.
     pub(super) async fn finish(&mut self) -> Result<()> {
+        self.confirmed().await?;
         while !self.packs.is_empty() {
             self.wait_for_one().await?;
         }
         Ok(())
     }
 
+    async fn confirmed(&mut self) -> Result<()> {
+        match self.confirming.take() {
+            Some(confirming) => ended(confirming.await, "looking for the repository"),
+            None => Ok(()),
+        }
+    }
+
     async fn wait_for_one(&mut self) -> Result<()> {
         match self.packs.join_next().await {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(error.into()),
-            Some(Err(error)) => {
-                let what = "sending a pack".to_owned();
-                let source = error.into();
-                Err(statehold_repository::Error::Unavailable { what, source }.into())
-            }
+            Some(sent) => ended(sent, "sending a pack"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(confirming) = &self.confirming {
+            confirming.abort();
+        }
+    }
+}
+
+fn ended(result: Result<statehold_repository::Result<()>, JoinError>, what: &str) -> Result<()> {
+    match result {
+        Ok(result) => Ok(result?),
+        Err(error) => {
+            let (what, source) = (what.to_owned(), error.into());
+            Err(statehold_repository::Error::Unavailable { what, source }.into())
         }
     }
 }
