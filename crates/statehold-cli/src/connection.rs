@@ -7,12 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
+use statehold_core::path::RepoPath;
 use statehold_core::record::RecordRef;
+use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_repository::format::description::Description;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{admit, newest_or_probe};
 use statehold_repository::store::Store;
-use statehold_repository::wire::bodies::Info;
+use statehold_repository::wire::bodies::{Info, Role};
 use statehold_repository::wire::key::Key;
 use statehold_repository::{Error, Remote, Repository};
 use statehold_sync::atomic::{Readers, replace_file};
@@ -57,7 +59,7 @@ impl Connection {
                 workspace.root().display()
             );
         };
-        let mut remote = connect(&workspace, &link).await?;
+        let (mut remote, role) = connect(&workspace, &link).await?;
         if let Some(rate) = bytes_per_second {
             remote = Arc::new(RateLimited::new(remote, rate));
         }
@@ -67,7 +69,10 @@ impl Connection {
             Arc::new(Unwatched)
         };
         let (clock, entropy) = system();
-        let engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
+        let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
+        if role.is_some_and(|role| role < Role::Own) {
+            engine.leave_to_owners(vec![RepoPath::parse(SHARED_RULES_PATH)?]);
+        }
         Ok(Self {
             engine,
             remote,
@@ -95,19 +100,24 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
     (Arc::new(SystemClock), Arc::new(SystemEntropy))
 }
 
-async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
+/// The other side, and what a gateway's key may do there.
+async fn connect(workspace: &Workspace, link: &Link) -> Result<(Arc<dyn Remote>, Option<Role>)> {
     if let Some(location) = store_of(&link.url)? {
         let repository = open_linked(workspace, &location, link.repository_id).await?;
-        return Ok(Arc::new(repository));
+        return Ok((Arc::new(repository), None));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
-    if let Some(info) = known_info(workspace, link, &key) {
-        return Ok(Arc::new(GatewayRemote::with_info(client, info)));
-    }
-    let remote = GatewayRemote::connect(client).await?;
-    keep_info(workspace, remote.info());
-    Ok(Arc::new(remote))
+    let remote = match known_info(workspace, link, &key) {
+        Some(info) => GatewayRemote::with_info(client, info),
+        None => {
+            let remote = GatewayRemote::connect(client).await?;
+            keep_info(workspace, remote.info());
+            remote
+        }
+    };
+    let role = remote.info().role;
+    Ok((Arc::new(remote), Some(role)))
 }
 
 /// What the gateway said about this key and repository before, so that nobody has to be contacted

@@ -97,6 +97,18 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         }
         complain(TOO_LARGE);
     }
+    if !report.reserved.is_empty() && !output.json {
+        for path in &report.reserved {
+            complain(&format!(
+                "{}: changed with a key of role own only",
+                path.as_str().escape_debug()
+            ));
+        }
+        complain(
+            "push it with STATEHOLD_KEY set to such a key, or link this machine with \
+             `--role own`; an owner makes an invite for that",
+        );
+    }
     if !report.secrets.is_empty() && !output.json {
         for file in &report.secrets {
             for finding in &file.findings {
@@ -272,6 +284,7 @@ fn problem(report: &Report) -> Option<String> {
     count(report.conflicts.len(), "conflicts");
     count(report.too_large.len(), "files too large");
     count(report.secrets.len(), "files with what looks like a secret");
+    count(report.reserved.len(), "files that only an owner may change");
     count(report.busy.len(), "files busy");
     count(report.failed.len(), "paths failed");
     (!problems.is_empty()).then(|| problems.join(", "))

@@ -210,17 +210,6 @@ impl Default for RuleSet {
 }
 
 impl RuleSet {
-    /// What never travels, and nothing else.
-    pub fn always() -> Self {
-        Self::new(SyncRules {
-            allow: Vec::new(),
-            deny: Vec::new(),
-            strict_prefixes: Vec::new(),
-            append_only: Vec::new(),
-        })
-        .expect("the globs in this file are globs; a test reads them")
-    }
-
     /// Compiles the rules.
     pub fn new(rules: SyncRules) -> Result<Self, InvalidRules> {
         let fixed = ALWAYS_DENIED.iter().map(|glob| (*glob).to_owned());
@@ -444,6 +433,5 @@ mod tests {
         }
         let path = RepoPath::parse("state/log/new").unwrap();
         assert_ne!(RuleSet::default().verdict(&path), Verdict::Allowed);
-        assert_eq!(RuleSet::always().verdict(&path), Verdict::Allowed);
     }
 }

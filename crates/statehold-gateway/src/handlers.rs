@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
 use statehold_core::record::Kind;
-use statehold_core::rules::{RuleSet, SHARED_RULES_PATH, Verdict};
+use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, Limits, NewInvite, NewKey, NewTenant, Place,
@@ -248,21 +248,19 @@ fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     }
 }
 
-/// Whether a push keeps the repository's rules. Clients keep them too; this is for those that don't,
-/// and for machines whose rules are older. Who owns the repository is above them.
-///
-/// A push that brings the rules is held to what never travels alone: it and what its rules are for
-/// could come in two pushes just as well.
+/// Whether a push keeps the repository's rules, and leaves them as they are. Clients see to that
+/// too; this is for those that don't, and for machines whose rules are older. Who owns the
+/// repository is above them.
 async fn check_rules(repository: &HostedRepository, draft: &StoredDraft) -> Answer<()> {
     let statehold_core::record::Body::Push(push) = &draft.draft.body else {
         return Ok(());
     };
+    if push.paths().any(|path| path.as_str() == SHARED_RULES_PATH) {
+        let reason = format!("{SHARED_RULES_PATH} may be changed with a key of role own only");
+        return Err(Problem::refused(reason).into());
+    }
     let mut paths = push.upserts.iter().map(|upsert| &upsert.path);
-    let rules = if paths.clone().any(|path| path.as_str() == SHARED_RULES_PATH) {
-        Arc::new(RuleSet::always())
-    } else {
-        repository.rules().await?
-    };
+    let rules = repository.rules().await?;
     let broken = paths.find_map(|path| match rules.shared_verdict(path) {
         Verdict::Allowed => None,
         Verdict::Denied { glob } => Some(format!("{path} may not be pushed: {glob} denies it")),

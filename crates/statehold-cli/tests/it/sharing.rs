@@ -264,3 +264,39 @@ fn a_rate_is_kept() {
     assert!(started.elapsed() >= Duration::from_millis(1_200));
     assert_eq!(b.read("more").unwrap(), more);
 }
+
+/// Goal: the rules of a repository are its owner's, and a machine that edits them is told so.
+/// Method: one machine with a push key edits them by hand and in a hook, one with an owner's key does.
+#[test]
+fn only_an_owner_changes_the_shared_rules() {
+    let installation = installation();
+    let store = installation.path("shared");
+    let gateway = installation.serve(store.to_str().unwrap()).unwrap();
+    let operator = installation.operator().unwrap();
+    let key = operator.home.join("config/statehold/keys/operator");
+    let key = key.to_str().unwrap();
+    let [machine, owner] = [("anna", "push"), ("bert", "own")].map(|(name, role)| {
+        let machine = installation.machine(name).unwrap();
+        run(&machine, &["init", "--preset", "agent"], 0);
+        let link = ["link", &gateway.url, "--key-file", key, "--role", role];
+        run(&machine, &link, 0);
+        machine
+    });
+    let rules = "state/bin/sync/sync-rules.json";
+    machine.write(rules, r#"{"SYNC_DENY":[]}"#).unwrap();
+    machine.write("memory/note.md", "kept\n").unwrap();
+    let refused = run(&machine, &["push"], 1);
+    assert!(
+        refused.err.contains(rules) && refused.err.contains("--role own"),
+        "{}",
+        refused.err
+    );
+    let partial = json(&machine, &["push", "--auto", "--scope", "all"], 4);
+    assert_eq!(partial["reserved"][0], rules);
+    run(&owner, &["pull"], 0);
+    assert!(owner.path("memory/note.md").exists() && !owner.path(rules).exists());
+    owner
+        .write(rules, r#"{"SYNC_DENY":["private/**"]}"#)
+        .unwrap();
+    run(&owner, &["push"], 0);
+}

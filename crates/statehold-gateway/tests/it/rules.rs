@@ -7,7 +7,7 @@ use statehold_repository::wire::bodies::Role;
 use statehold_repository::{Error, Remote as _};
 use statehold_sync::gateway_client::GatewayRemote;
 
-use crate::world::{push, start};
+use crate::world::{delete, push, start};
 
 /// Pushes a file, and says why not if it was refused.
 async fn try_push(remote: &GatewayRemote, files: &[(&str, &[u8])]) -> Option<String> {
@@ -41,9 +41,6 @@ async fn what_never_travels_is_refused_whoever_sends_it() {
         let reason = try_push(&remote, &[("fine", b"1"), (path, b"1")]).await;
         let reason = reason.unwrap_or_else(|| panic!("{path} was taken"));
         assert!(reason.contains(path) && reason.contains(glob), "{reason}");
-        // Rules in the same push don't help.
-        let with_rules: &[(&str, &[u8])] = &[(SHARED_RULES_PATH, b"{}"), (path, b"1")];
-        assert!(try_push(&remote, with_rules).await.is_some(), "{path}");
     }
     assert_eq!(load(&remote).await.unwrap().state.head.number, 0);
 }
@@ -63,9 +60,15 @@ async fn beneath_a_strict_prefix_a_path_has_to_match_a_list() {
         .unwrap();
     assert!(reason.contains("state/log/new.ndjson"), "{reason}");
     assert!(reason.contains(SHARED_RULES_PATH), "{reason}");
-    // Its own rules go before them, from the next push on.
+    // Its own rules go before them, from the next push on. They are the owner's.
+    let owner = running.key(Role::Own).await;
+    let owner = running.remote(&owner).await.unwrap();
     let rules = br#"{"SYNC_ALLOW":["state/log/new.ndjson"],"SYNC_DENY":["private/**"]}"#;
-    assert_eq!(try_push(&remote, &[(SHARED_RULES_PATH, rules)]).await, None);
+    let reason = try_push(&remote, &[(SHARED_RULES_PATH, rules)])
+        .await
+        .unwrap();
+    assert!(reason.contains("role own"), "{reason}");
+    assert_eq!(try_push(&owner, &[(SHARED_RULES_PATH, rules)]).await, None);
     assert_eq!(
         try_push(&remote, &[("state/log/new.ndjson", b"1")]).await,
         None
@@ -74,8 +77,13 @@ async fn beneath_a_strict_prefix_a_path_has_to_match_a_list() {
     assert!(reason.contains("private/**"), "{reason}");
     let reason = try_push(&remote, &[("state/log/changelog.ndjson", b"2")]).await;
     assert!(reason.is_some());
+    // Nobody else takes them away either.
+    let state = load(&remote).await.unwrap().state;
+    let deleted = delete(&state, SHARED_RULES_PATH);
+    let error = remote.append(&deleted, &state).await.unwrap_err();
+    assert!(error.to_string().contains("role own"), "{error}");
     // Rules that nobody can read are none.
-    assert_eq!(try_push(&remote, &[(SHARED_RULES_PATH, b"{")]).await, None);
+    assert_eq!(try_push(&owner, &[(SHARED_RULES_PATH, b"{")]).await, None);
     assert!(
         try_push(&remote, &[("state/log/new.ndjson", b"2")])
             .await
@@ -84,8 +92,6 @@ async fn beneath_a_strict_prefix_a_path_has_to_match_a_list() {
     assert_eq!(try_push(&remote, &[("private/x", b"1")]).await, None);
 
     // Who owns the repository is above its rules.
-    let owner = running.key(Role::Own).await;
-    let owner = running.remote(&owner).await.unwrap();
     assert_eq!(
         try_push(&owner, &[("state/log/new.ndjson", b"3")]).await,
         None

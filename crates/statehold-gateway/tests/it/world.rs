@@ -170,6 +170,16 @@ pub(crate) fn push(state: &State, files: &[(&str, &[u8])]) -> (StoredDraft, Opti
     (draft, finished.pack)
 }
 
+/// A push that deletes a path.
+pub(crate) fn delete(state: &State, path: &str) -> StoredDraft {
+    let body = Body::Push(PushBody {
+        base: state.head,
+        upserts: Vec::new(),
+        deletes: vec![RepoPath::parse(path).unwrap()],
+    });
+    StoredDraft::new(head(Kind::Push), body, &[]).unwrap()
+}
+
 pub(crate) fn note(state: &State, text: &str) -> StoredDraft {
     let text = text.to_owned();
     let body = Body::Note(NoteBody {

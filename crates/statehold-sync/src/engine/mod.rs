@@ -120,6 +120,8 @@ pub struct Report {
     pub too_large: Vec<TooLarge>,
     /// Files with content that looks like a secret.
     pub secrets: Vec<SecretFile>,
+    /// Paths that only an owner of the repository may change.
+    pub reserved: Vec<RepoPath>,
     /// What was left out of the scan, and why.
     pub skipped: Vec<Skipped>,
     /// Files that changed while they were read or switched; the next run takes them.
@@ -190,6 +192,8 @@ pub struct Engine {
     progress: Arc<dyn Progress>,
     /// Files that may be sent although they seem to hold secrets.
     allowed_secrets: Vec<RepoPath>,
+    /// Paths that this machine's key may not change.
+    reserved: Vec<RepoPath>,
     /// Where the lock lies that is held during an upload.
     upload_locks: Option<Home>,
 }
@@ -223,6 +227,7 @@ impl Engine {
             entropy,
             progress,
             allowed_secrets: Vec::new(),
+            reserved: Vec::new(),
             upload_locks: None,
         })
     }
@@ -236,6 +241,11 @@ impl Engine {
     /// don't change, in later ones.
     pub fn allow_secrets(&mut self, paths: Vec<RepoPath>) {
         self.allowed_secrets = paths;
+    }
+
+    /// Leaves these paths to whoever owns the repository: this machine's key may not change them.
+    pub fn leave_to_owners(&mut self, paths: Vec<RepoPath>) {
+        self.reserved = paths;
     }
 
     /// The workspace.
@@ -381,6 +391,7 @@ impl Engine {
             conflicts: Vec::new(),
             too_large: Vec::new(),
             secrets: Vec::new(),
+            reserved: Vec::new(),
             skipped: now.scan.skipped.clone(),
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
@@ -564,11 +575,15 @@ impl Engine {
                     options.strategy,
                     &without_,
                 );
-                let kept = self.find_secrets(now, &plan, options.dry, report)?;
+                let mut kept = self.find_secrets(now, &plan, options.dry, report)?;
+                let reserved = self.find_reserved(&plan);
+                kept.extend_from_slice(&reserved);
+                report.reserved.extend(reserved);
                 if kept.is_empty() || (options.dry && !options.auto) {
                     break plan;
                 }
-                if !report.secrets.is_empty() && !options.auto {
+                let is_refused = !report.secrets.is_empty() || !report.reserved.is_empty();
+                if is_refused && !options.auto {
                     report.outcome = Outcome::Refused;
                     return Ok(());
                 }
@@ -617,6 +632,15 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    /// The paths of a plan that this machine's key may not change.
+    fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+        let sent = plan.actions.iter().filter(|action| action.is_outgoing());
+        let sent = sent.map(Action::path);
+        sent.filter(|path| self.reserved.contains(path))
+            .cloned()
+            .collect()
     }
 
     /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
@@ -844,8 +868,10 @@ impl Situation {
 
 /// The one word for what a run came to.
 fn outcome_of(report: &Report) -> Outcome {
-    let left_behind =
-        !report.too_large.is_empty() || !report.secrets.is_empty() || !report.failed.is_empty();
+    let left_behind = !report.too_large.is_empty()
+        || !report.secrets.is_empty()
+        || !report.reserved.is_empty()
+        || !report.failed.is_empty();
     if !report.conflicts.is_empty() {
         Outcome::Conflict
     } else if left_behind || !report.busy.is_empty() {
