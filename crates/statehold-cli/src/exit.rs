@@ -67,9 +67,9 @@ impl Exit {
     fn of_repository(error: &RepositoryError) -> Self {
         match error {
             RepositoryError::Denied { .. } => Self::Authentication,
-            RepositoryError::Unavailable { .. } | RepositoryError::Unknown { .. } => {
-                Self::Unavailable
-            }
+            RepositoryError::Unavailable { .. }
+            | RepositoryError::Unknown { .. }
+            | RepositoryError::ClockAhead { .. } => Self::Unavailable,
             RepositoryError::Damaged { .. } => Self::Damaged,
             RepositoryError::NotFound { object } if is_stored(object) => Self::Damaged,
             RepositoryError::NotFound { .. } => Self::Refused,
@@ -108,6 +108,10 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
             }
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
+            }
+            RepositoryError::ClockAhead { .. } => {
+                "nothing is lost; set the clock of the gateway's machine, or of this one if there is \
+                 no gateway, and run the same command again"
             }
             RepositoryError::NotFound { object } if !is_stored(object) => return None,
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {

@@ -43,6 +43,8 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         if let Error::Unavailable { source, what } = &error {
             tracing::warn!(what, cause = %source, "something is not available");
+        } else if let Error::ClockAhead { .. } = &error {
+            tracing::error!(%error, "an append was refused; set this machine's clock");
         } else if let Error::Damaged { .. } | Error::TooNew { .. } = &error {
             tracing::error!(%error, "a request met something that cannot be read");
         }

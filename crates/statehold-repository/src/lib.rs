@@ -36,6 +36,7 @@ mod ranges;
 pub mod remote;
 pub mod repository;
 pub mod store;
+pub mod store_clock;
 pub mod wire;
 
 pub use error::{Error, Result};

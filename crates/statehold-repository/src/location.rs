@@ -18,6 +18,7 @@ use statehold_core::limits::STORE_PATIENCE_SECONDS;
 
 use crate::error::{Error, Result};
 use crate::store::{Listing, Store};
+use crate::store_clock::{DatedConnector, StoreClock};
 
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -232,12 +233,15 @@ impl StoreLocation {
         };
         // An empty variable is how one unsets it in many places.
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let clock = Arc::new(StoreClock::default());
+        let http = DatedConnector(Arc::clone(&clock));
         let objects: Arc<dyn ObjectStore> = match cloud {
-            Cloud::S3 => Arc::new(s3(bucket, &environment)?),
-            Cloud::Google => Arc::new(google(bucket, &environment)?),
-            Cloud::Azure => Arc::new(azure(bucket, &environment)?),
+            Cloud::S3 => Arc::new(s3(bucket, &environment, http)?),
+            Cloud::Google => Arc::new(google(bucket, &environment, http)?),
+            Cloud::Azure => Arc::new(azure(bucket, &environment, http)?),
         };
         let store = Store::new(objects, Listing::Sorted)
+            .with_clock(clock)
             .with_patience(Duration::from_secs(STORE_PATIENCE_SECONDS));
         Ok(prefix
             .iter()
@@ -291,7 +295,11 @@ fn unusable(error: object_store::Error) -> Error {
     Error::refused(format!("the store can't be opened: {error}"))
 }
 
-fn s3(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn s3(
+    bucket: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
     for name in S3_VARIABLES {
         if let Some(value) = environment(name) {
@@ -339,13 +347,18 @@ fn s3(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>>
         ));
     }
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()
         .map_err(unusable)
 }
 
-fn google(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn google(
+    bucket: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
     let endpoint = environment("GOOGLE_BASE_URL");
     if let Some(endpoint) = &endpoint {
@@ -371,13 +384,18 @@ fn google(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + us
         None => return Err(missing("GOOGLE_APPLICATION_CREDENTIALS")),
     }
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()
         .map_err(unusable)
 }
 
-fn azure(container: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn azure(
+    container: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = MicrosoftAzureBuilder::new().with_container_name(container);
     for name in AZURE_VARIABLES {
         if let Some(value) = environment(name) {
@@ -415,6 +433,7 @@ fn azure(container: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + 
     }
     let endpoint = environment("AZURE_STORAGE_ENDPOINT");
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()

@@ -114,6 +114,7 @@ impl Repository {
         if let Some(found) = Self::open_existing(store.clone(), clock_, entropy_).await? {
             return Ok(found);
         }
+        store.check_clock(&*clock).await?;
         let description = Description::new(id, clock.now());
         store
             .create(layout::REPOSITORY, description.to_bytes().into())
@@ -159,6 +160,7 @@ impl Repository {
             check_order(draft, &stored)?;
         }
         for _ in 0..APPEND_RACES_MAX {
+            self.store.check_clock(&*self.clock).await?;
             let time = state.time.max(self.clock.now());
             let stored = draft.at(state.head, time, key);
             let number = stored.record.envelope.number;

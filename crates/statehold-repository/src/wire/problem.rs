@@ -81,6 +81,11 @@ pub enum Fault {
         /// The number it would have.
         number: u64,
     },
+    /// [`Error::ClockAhead`]
+    ClockAhead {
+        /// How far, in seconds.
+        seconds: u64,
+    },
     /// [`Error::Diverged`]
     Diverged {
         /// Where they differ.
@@ -140,7 +145,10 @@ impl Fault {
             Self::VersionMismatch { .. } => 426,
             Self::Damaged { .. } | Self::Internal | Self::Other => 500,
             Self::TooNew { .. } => 501,
-            Self::Unavailable { .. } | Self::Unknown { .. } | Self::Busy => 503,
+            Self::Unavailable { .. }
+            | Self::Unknown { .. }
+            | Self::ClockAhead { .. }
+            | Self::Busy => 503,
         }
     }
 
@@ -220,6 +228,7 @@ impl From<Error> for Problem {
                 reason: source.to_string(),
             },
             Error::Unknown { number } => Fault::Unknown { number },
+            Error::ClockAhead { seconds } => Fault::ClockAhead { seconds },
             Error::Diverged {
                 number,
                 expected,
@@ -253,6 +262,7 @@ impl From<Problem> for Error {
                 source: reason.into(),
             },
             Fault::Unknown { number } => Self::Unknown { number },
+            Fault::ClockAhead { seconds } => Self::ClockAhead { seconds },
             Fault::Diverged {
                 number,
                 expected,
@@ -312,6 +322,7 @@ mod tests {
                 },
             ),
             (503, Error::Unknown { number: u64::MAX }),
+            (503, Error::ClockAhead { seconds: 301 }),
             (
                 501,
                 Error::TooNew {
