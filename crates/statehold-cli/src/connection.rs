@@ -23,7 +23,9 @@ use statehold_sync::progress::{Progress, Unwatched};
 use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 
-use crate::environment::{SystemClock, SystemEntropy, home, variable};
+use crate::environment::{
+    SystemClock, SystemEntropy, credentials_are_piped, home, store_variable, variable,
+};
 use crate::output::{Output, is_watched};
 use crate::progress::Bars;
 
@@ -140,6 +142,9 @@ pub(crate) fn forget_info(workspace: &Workspace) {
 /// The store that an address leads to straight, without a gateway; `None` for a gateway's address.
 pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
     if address.starts_with("http://") || address.starts_with("https://") {
+        if credentials_are_piped() {
+            bail!("{address} is a gateway, which takes no credentials of a store; it has its own");
+        }
         return Ok(None);
     }
     if address.contains(':') {
@@ -151,7 +156,7 @@ pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
 /// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
 /// the owner's word that nobody else writes to it.
 pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
-    let store = location.open(&variable)?;
+    let store = location.open(&store_variable)?;
     let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
     admit(&report).enter(alone)?;
     Ok(store)
@@ -181,7 +186,7 @@ pub(crate) async fn open_linked(
         return Err(unavailable("there is no such folder; is it mounted?").into());
     }
     let (clock, entropy) = system();
-    let found = Repository::open_existing(location.open(&variable)?, clock, entropy).await?;
+    let found = Repository::open_existing(location.open(&store_variable)?, clock, entropy).await?;
     let Some(found) = found else {
         return Err(unavailable("the store holds none; is it mounted?").into());
     };

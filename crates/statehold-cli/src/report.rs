@@ -141,6 +141,16 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     for path in &report.set_aside {
         output.line(format!("  set aside     {}", path.display()));
     }
+    if let Some(first) = report.out_of_scope.first() {
+        output.line(format!(
+            "  out of scope  {}: not sent; --scope program, sources or all sends it \
+             sends them",
+            match report.out_of_scope.len() {
+                1 => first.as_str().escape_debug().to_string(),
+                more => format!("{} and {} more", first.as_str().escape_debug(), more - 1),
+            }
+        ));
+    }
     let at = report.after.map_or(0, |record| record.number);
     output.line(match report.outcome {
         Outcome::Nothing => format!("{verb}: nothing to do, at record {at}"),

@@ -25,6 +25,7 @@
 //!   it exists, and the writer's nonce says whose record stands there.
 
 pub mod content;
+pub mod credentials;
 pub mod error;
 mod folder_store;
 pub mod format;

@@ -219,6 +219,36 @@ const AZURE_VARIABLES: [&str; 11] = [
     "AZURE_FEDERATED_TOKEN_FILE",
 ];
 
+/// What opens a Google bucket. The first that is set counts; the client itself takes no two of them.
+const GOOGLE_CREDENTIALS: [&str; 5] = [
+    "GOOGLE_BEARER_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+];
+
+/// Where Google's storage is, if not at Google.
+const GOOGLE_ENDPOINT: &str = "GOOGLE_BASE_URL";
+
+/// What Azure's own command line calls these.
+const AZURE_OTHER_NAMES: [(&str, AzureConfigKey); 3] = [
+    ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
+    ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
+    ("AZURE_STORAGE_SAS_TOKEN", AzureConfigKey::SasKey),
+];
+
+/// Whether opening a store looks at a variable of this name.
+pub(crate) fn is_variable(name: &str) -> bool {
+    let mut keys = S3_KEYS.iter();
+    S3_VARIABLES.contains(&name)
+        || AZURE_VARIABLES.contains(&name)
+        || GOOGLE_CREDENTIALS.contains(&name)
+        || [GOOGLE_ENDPOINT, MACHINE_IDENTITY].contains(&name)
+        || AZURE_OTHER_NAMES.iter().any(|(known, _)| *known == name)
+        || keys.any(|(id, secret, token)| [Some(*id), Some(*secret), *token].contains(&Some(name)))
+}
+
 impl StoreLocation {
     /// Opens the store. Nothing is asked of it yet, so wrong credentials show at the first request.
     pub fn open(&self, environment: Lookup<'_>) -> Result<Store> {
@@ -360,19 +390,11 @@ fn google(
     http: DatedConnector,
 ) -> Result<impl ObjectStore + use<>> {
     let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
-    let endpoint = environment("GOOGLE_BASE_URL");
+    let endpoint = environment(GOOGLE_ENDPOINT);
     if let Some(endpoint) = &endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    // The first that is set counts; the client itself takes no two of them.
-    let credentials = [
-        "GOOGLE_BEARER_TOKEN",
-        "GOOGLE_SERVICE_ACCOUNT_KEY",
-        "GOOGLE_SERVICE_ACCOUNT",
-        "GOOGLE_SERVICE_ACCOUNT_PATH",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    ];
-    let found = credentials
+    let found = GOOGLE_CREDENTIALS
         .iter()
         .find_map(|name| environment(name).map(|value| (name, value)));
     match found {
@@ -403,12 +425,7 @@ fn azure(
             builder = builder.with_config(key, value);
         }
     }
-    // What Azure's own command line calls these two.
-    for (name, key) in [
-        ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
-        ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
-        ("AZURE_STORAGE_SAS_TOKEN", AzureConfigKey::SasKey),
-    ] {
+    for (name, key) in AZURE_OTHER_NAMES {
         if let Some(value) = environment(name) {
             builder = builder.with_config(key, value);
         }

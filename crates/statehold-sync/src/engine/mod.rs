@@ -128,6 +128,8 @@ pub struct Report {
     pub failed: Vec<(RepoPath, String)>,
     /// Where local content that gave way was put.
     pub set_aside: Vec<PathBuf>,
+    /// What a push by hand of all scopes would send besides.
+    pub out_of_scope: Vec<RepoPath>,
     /// Files that moved, or would.
     pub files: u64,
     /// Stored bytes that moved.
@@ -360,6 +362,7 @@ impl Engine {
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
             set_aside: Vec::new(),
+            out_of_scope: Vec::new(),
             files: 0,
             bytes: 0,
             before,
@@ -551,6 +554,7 @@ impl Engine {
                 without.extend(kept);
             };
             report.conflicts.clone_from(&plan.conflicts);
+            report.out_of_scope = Self::out_of_scope(now, options);
             if options.dry {
                 report.files = plan.actions.len() as u64;
                 report.actions = plan.actions;
@@ -591,6 +595,19 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    /// What would be sent if all scopes were, for whoever is at the keyboard to see.
+    fn out_of_scope(now: &Situation, options: RunOptions) -> Vec<RepoPath> {
+        if options.scope == Scope::All || options.auto || options.direction == Direction::Pull {
+            return Vec::new();
+        }
+        let all = Self::plan(now, Scope::All, Direction::Push, Strategy::Manual, &[]);
+        let paths = all.actions.iter().map(Action::path);
+        paths
+            .filter(|path| !options.scope.contains(path))
+            .cloned()
+            .collect()
     }
 
     /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
