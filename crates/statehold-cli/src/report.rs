@@ -48,6 +48,18 @@ pub(crate) fn show_conflict(conflict: &Conflict) -> String {
     )
 }
 
+/// Most bytes of a path that a line shows.
+const SHOWN_PATH_BYTES_MAX: usize = 200;
+
+/// The end of a path that is too long to be read on a line.
+fn shortened(path: &str) -> String {
+    let start = path.len().saturating_sub(SHOWN_PATH_BYTES_MAX);
+    match start {
+        0 => path.to_owned(),
+        start => format!("…{}", &path[path.ceil_char_boundary(start)..]),
+    }
+}
+
 /// Something that can't travel although no rule says so, on a line of its own. What the user's own
 /// rules leave out is no news.
 pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
@@ -69,7 +81,7 @@ pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
     };
     Some(format!(
         "  left out      {}: {why}",
-        skipped.path.escape_debug()
+        shortened(&skipped.path).escape_debug()
     ))
 }
 

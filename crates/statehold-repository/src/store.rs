@@ -159,6 +159,11 @@ impl Store {
         self.listing
     }
 
+    /// Whether it is a folder of this machine.
+    pub(crate) const fn is_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// What the store is made of, for the probe, which asks more of it than a repository does.
     pub(crate) fn objects(&self) -> &Arc<dyn ObjectStore> {
         &self.objects

@@ -180,6 +180,16 @@ impl Problem {
         Error::Denied { reason }.into()
     }
 
+    /// Whether an answer's body says for certain that nothing was done: a gateway that gave up before
+    /// it acted explains itself like this. What is no problem is from something in between.
+    pub fn says_undone(body: &[u8]) -> bool {
+        let fault = serde_json::from_slice(body).map(|problem: Self| problem.fault);
+        matches!(
+            fault,
+            Ok(Fault::Unavailable { .. } | Fault::Busy | Fault::ClockAhead { .. })
+        )
+    }
+
     /// The error that a client reports, from the answer's status and body. A body that is no
     /// problem comes from something between client and gateway.
     pub fn read(status: u16, body: &[u8]) -> Error {
@@ -394,5 +404,22 @@ mod tests {
             ));
         }
         assert!(matches!(Problem::read(401, b"no"), Error::Denied { .. }));
+    }
+
+    #[test]
+    fn only_an_explanation_says_that_nothing_was_done() {
+        let said = |error: Error| serde_json::to_vec(&Problem::from(error)).unwrap();
+        let unavailable = Error::Unavailable {
+            what: "writing log/1".into(),
+            source: "the store's disk is full".into(),
+        };
+        assert!(Problem::says_undone(&said(unavailable)));
+        assert!(Problem::says_undone(&said(Error::ClockAhead {
+            seconds: 301
+        })));
+        assert!(!Problem::says_undone(&said(Error::Unknown { number: 1 })));
+        for body in [&b""[..], b"<html>", b"{}"] {
+            assert!(!Problem::says_undone(body));
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
 use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
-use crate::manifest_file::{ManifestFileError, write_manifest};
+use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
 use crate::secrets::{AllowedSecrets, SecretFile, search};
@@ -572,6 +572,10 @@ impl Engine {
             }
             let (outgoing, incoming): (Vec<_>, Vec<_>) =
                 plan.actions.into_iter().partition(Action::is_outgoing);
+            // Before anything moves: afterwards it would look as if nothing had.
+            if !(incoming.is_empty() && outgoing.is_empty()) {
+                check_replaceable(&self.workspace.manifest_path())?;
+            }
             if !incoming.is_empty() {
                 self.receive(now, &incoming, report).await?;
                 report.actions.extend(incoming);
@@ -579,7 +583,7 @@ impl Engine {
             match self.send(now, &outgoing, report).await {
                 Ok(()) => {
                     report.actions.extend(outgoing);
-                    report.outcome = outcome_of(report);
+                    report.outcome = outcome_of(report, options.direction);
                     return Ok(());
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
@@ -834,9 +838,17 @@ impl Situation {
 }
 
 /// The one word for what a run came to.
-fn outcome_of(report: &Report) -> Outcome {
-    let left_behind =
-        !report.too_large.is_empty() || !report.secrets.is_empty() || !report.failed.is_empty();
+fn outcome_of(report: &Report, direction: Direction) -> Outcome {
+    // What a push can't send has no copy elsewhere, and whoever relies on one has to hear of it.
+    let unsent = direction != Direction::Pull
+        && report
+            .skipped
+            .iter()
+            .any(|skipped| skipped.reason.is_impossible());
+    let left_behind = unsent
+        || !report.too_large.is_empty()
+        || !report.secrets.is_empty()
+        || !report.failed.is_empty();
     if !report.conflicts.is_empty() {
         Outcome::Conflict
     } else if left_behind || !report.busy.is_empty() {
