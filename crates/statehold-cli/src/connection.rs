@@ -26,7 +26,9 @@ use statehold_sync::progress::{Progress, Unwatched};
 use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 
-use crate::environment::{SystemClock, SystemEntropy, home, variable};
+use crate::environment::{
+    SystemClock, SystemEntropy, credentials_are_piped, home, store_variable, variable,
+};
 use crate::output::{Output, is_watched};
 use crate::progress::Bars;
 
@@ -166,6 +168,9 @@ pub(crate) fn forget_info(workspace: &Workspace) {
 /// The store that an address leads to straight, without a gateway; `None` for a gateway's address.
 pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
     if address.starts_with("http://") || address.starts_with("https://") {
+        if credentials_are_piped() {
+            bail!("{address} is a gateway, which takes no credentials of a store; it has its own");
+        }
         return Ok(None);
     }
     if address.contains(':') {
@@ -177,7 +182,7 @@ pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
 /// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
 /// the owner's word that nobody else writes to it.
 pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
-    let store = location.open(&variable)?;
+    let store = location.open(&store_variable)?;
     let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
     admit(&report).enter(alone)?;
     Ok(store)
@@ -207,7 +212,7 @@ pub(crate) async fn open_linked(
     {
         return Err(unavailable("there is no such folder; is it mounted?").into());
     }
-    let store = location.open(&variable)?;
+    let store = location.open(&store_variable)?;
     let (clock, entropy) = system();
     if let Ok(kept) = std::fs::read(workspace.repository_path())
         && let Ok((description, _)) = Description::from_bytes(&kept)

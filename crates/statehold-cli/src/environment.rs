@@ -1,12 +1,16 @@
 //! The operating system's clock, randomness and environment: read here and nowhere else.
 
+use std::io::Read as _;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::time::Timestamp;
+use statehold_repository::credentials::{CREDENTIALS_BYTES_MAX, Credentials};
 use statehold_sync::home::Home;
+use zeroize::Zeroizing;
 
 /// The system's clock.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,6 +59,38 @@ pub(crate) fn home() -> Result<Home> {
 /// An environment variable that is set to something.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What standard input gave, where it was asked to hold the store's credentials.
+static PIPED: OnceLock<Credentials> = OnceLock::new();
+
+/// Takes the store's credentials from standard input. The environment is not asked for any then.
+pub(crate) fn take_credentials() -> Result<()> {
+    let mut text = Zeroizing::new(String::new());
+    let read = std::io::stdin()
+        .take(CREDENTIALS_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .context("the credentials cannot be read from standard input")?;
+    if read as u64 > CREDENTIALS_BYTES_MAX {
+        bail!(
+            "more than {CREDENTIALS_BYTES_MAX} bytes stand on standard input instead of credentials"
+        );
+    }
+    let _first = PIPED.set(Credentials::parse(&text)?);
+    Ok(())
+}
+
+/// Whether the store's credentials came over standard input.
+pub(crate) fn credentials_are_piped() -> bool {
+    PIPED.get().is_some()
+}
+
+/// A variable of a store, from standard input if that was asked for, otherwise from the environment.
+pub(crate) fn store_variable(name: &str) -> Option<String> {
+    match PIPED.get() {
+        Some(piped) => piped.get(name),
+        None => variable(name),
+    }
 }
 
 /// The machine's name, as other machines will show it.

@@ -7,6 +7,8 @@ use statehold_repository::Error as RepositoryError;
 use statehold_repository::wire::key::InvalidKey;
 use statehold_sync::engine::EngineError;
 use statehold_sync::home::KeyError;
+use statehold_sync::manifest_file::ManifestFileError;
+use statehold_sync::workspace::WorkspaceError;
 
 /// How a command ends. `docs/operations.md` shows the same table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +69,9 @@ impl Exit {
     fn of_repository(error: &RepositoryError) -> Self {
         match error {
             RepositoryError::Denied { .. } => Self::Authentication,
-            RepositoryError::Unavailable { .. } | RepositoryError::Unknown { .. } => {
-                Self::Unavailable
-            }
+            RepositoryError::Unavailable { .. }
+            | RepositoryError::Unknown { .. }
+            | RepositoryError::ClockAhead { .. } => Self::Unavailable,
             RepositoryError::Damaged { .. } => Self::Damaged,
             RepositoryError::NotFound { object } if is_stored(object) => Self::Damaged,
             RepositoryError::NotFound { .. } => Self::Refused,
@@ -89,6 +91,49 @@ fn is_stored(object: &str) -> bool {
 
 /// What a person can do about an error, where there is something.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    hint_here(error).or_else(|| hint_there(error))
+}
+
+/// The same, where the cause lies on this machine.
+fn hint_here(error: &anyhow::Error) -> Option<&'static str> {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    const NEWER: &str = "install a newer statehold and run the command again";
+    error.chain().find_map(|cause| {
+        let engine = cause.downcast_ref::<EngineError>();
+        let workspace = match engine {
+            Some(EngineError::Workspace(error)) => Some(error),
+            _ => cause.downcast_ref::<WorkspaceError>(),
+        };
+        match workspace {
+            Some(WorkspaceError::Settings { .. }) => {
+                return Some(
+                    "restore the file from a copy, or `statehold init` in a fresh folder, link it \
+                     and pull",
+                );
+            }
+            Some(WorkspaceError::Rules { .. } | WorkspaceError::Ignore(_)) => {
+                return Some("correct the file and run the command again; nothing moves before");
+            }
+            Some(WorkspaceError::TooNew { .. }) => return Some(NEWER),
+            _ => {}
+        }
+        if let Some(EngineError::Manifest(ManifestFileError::Content { .. })) = engine {
+            return Some(NEWER);
+        }
+        match cause.downcast_ref::<std::io::Error>()?.kind() {
+            StorageFull | QuotaExceeded => Some(
+                "make room on that disk and run the same command again; it goes on where it stopped",
+            ),
+            ReadOnlyFilesystem | PermissionDenied => Some(
+                "make the place named writable for this user and run the same command again",
+            ),
+            _ => None,
+        }
+    })
+}
+
+/// The same, where the cause lies in the repository, its store or its gateway.
+fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|cause| {
         let error = match cause.downcast_ref::<EngineError>() {
             Some(EngineError::Remote(error)) => Some(error),
@@ -108,6 +153,10 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
             }
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
+            }
+            RepositoryError::ClockAhead { .. } => {
+                "nothing is lost; set the clock of the gateway's machine, or of this one if there is \
+                 no gateway, and run the same command again"
             }
             RepositoryError::NotFound { object } if !is_stored(object) => return None,
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {

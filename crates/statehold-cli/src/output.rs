@@ -54,6 +54,7 @@ pub(crate) fn start_logging(output: Output) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(is_watched())
         .with_writer(std::io::stderr);
     if output.json {
         builder.json().init();

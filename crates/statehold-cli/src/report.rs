@@ -48,6 +48,18 @@ pub(crate) fn show_conflict(conflict: &Conflict) -> String {
     )
 }
 
+/// Most bytes of a path that a line shows.
+const SHOWN_PATH_BYTES_MAX: usize = 200;
+
+/// The end of a path that is too long to be read on a line.
+fn shortened(path: &str) -> String {
+    let start = path.len().saturating_sub(SHOWN_PATH_BYTES_MAX);
+    match start {
+        0 => path.to_owned(),
+        start => format!("…{}", &path[path.ceil_char_boundary(start)..]),
+    }
+}
+
 /// Something that can't travel although no rule says so, on a line of its own. What the user's own
 /// rules leave out is no news.
 pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
@@ -69,7 +81,7 @@ pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
     };
     Some(format!(
         "  left out      {}: {why}",
-        skipped.path.escape_debug()
+        shortened(&skipped.path).escape_debug()
     ))
 }
 
@@ -152,6 +164,16 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         .for_each(|line| output.line(line));
     for path in &report.set_aside {
         output.line(format!("  set aside     {}", path.display()));
+    }
+    if let Some(first) = report.out_of_scope.first() {
+        output.line(format!(
+            "  out of scope  {}: not sent; --scope program, sources or all sends it \
+             sends them",
+            match report.out_of_scope.len() {
+                1 => first.as_str().escape_debug().to_string(),
+                more => format!("{} and {} more", first.as_str().escape_debug(), more - 1),
+            }
+        ));
     }
     let at = report.after.map_or(0, |record| record.number);
     output.line(match report.outcome {

@@ -88,7 +88,8 @@ pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.
 pub const RANGE_GAP_BYTES_MAX: u64 = 256 * 1024;
 
-/// A client whose clock is ahead of the gateway's by more than this is refused, in milliseconds.
+/// Nobody appends whose clock is ahead of the store's by more than this, in milliseconds: time in
+/// records never goes back, so every later one would have to keep what that clock said.
 pub const CLOCK_AHEAD_MS_MAX: i64 = 5 * 60 * 1000;
 
 /// How often a lost race is rebased before the appender gives up and says so.

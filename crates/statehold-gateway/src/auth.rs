@@ -127,11 +127,10 @@ fn look_up(registry: &Registry, key: &Key) -> Option<KeyRow> {
 
 /// The repository that a request means, always one of the key's own.
 fn repository_meant(parts: &Parts, key: &KeyInfo) -> Result<RepositoryId, Refusal> {
+    // The same for one that exists and one that doesn't: neither is this key's business.
     let none = || {
-        let object = "the repository".into();
-        Refusal::from(Problem::from(statehold_repository::Error::NotFound {
-            object,
-        }))
+        let reason = "the key reaches no repository of that id";
+        Refusal::from(Problem::denied(reason))
     };
     let Some(named) = parts.headers.get(HEADER_REPOSITORY) else {
         return key.repositories.first().copied().ok_or_else(none);

@@ -72,13 +72,13 @@ impl HostedRepository {
     /// goes away, so that a broken connection doesn't leave it half tried.
     pub async fn append_as(&self, draft: &StoredDraft, key: Option<KeyId>) -> Result<StoredRecord> {
         let (inner, draft) = (Arc::clone(&self.inner), draft.clone());
+        let next = draft.draft.body.base().map_or(0, |base| base.number) + 1;
         let task = async move { inner.append(&draft, key).await };
         let done = self.inner.tasks.spawn(task).await;
         done.unwrap_or_else(|error| {
-            Err(Error::Unavailable {
-                what: "the append".into(),
-                source: error.into(),
-            })
+            // It ended somewhere on its way.
+            tracing::error!(%error, "an append ended early");
+            Err(Error::Unknown { number: next })
         })
     }
 

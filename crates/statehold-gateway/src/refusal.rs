@@ -39,18 +39,39 @@ impl From<Problem> for Refusal {
     }
 }
 
+/// As much of a cause as clients may know.
+fn public_cause(source: &(dyn std::error::Error + 'static)) -> &'static str {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let mut cause = Some(source);
+    while let Some(error) = cause {
+        match error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind)
+        {
+            Some(StorageFull | QuotaExceeded) => return "the store's disk is full",
+            Some(ReadOnlyFilesystem | PermissionDenied) => {
+                return "the gateway may not write to its store";
+            }
+            _ => cause = error.source(),
+        }
+    }
+    "see the gateway's log"
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         if let Error::Unavailable { source, what } = &error {
             tracing::warn!(what, cause = %source, "something is not available");
+        } else if let Error::ClockAhead { .. } = &error {
+            tracing::error!(%error, "an append was refused; set this machine's clock");
         } else if let Error::Damaged { .. } | Error::TooNew { .. } = &error {
             tracing::error!(%error, "a request met something that cannot be read");
         }
         // What the store says can name its places and credentials, which is not for clients.
         Self::from(Problem::from(match error {
-            Error::Unavailable { what, .. } => Error::Unavailable {
+            Error::Unavailable { what, source } => Error::Unavailable {
                 what,
-                source: "see the gateway's log".into(),
+                source: public_cause(&*source).into(),
             },
             Error::Denied { .. } => Error::Unavailable {
                 what: "the store".into(),

@@ -1,6 +1,7 @@
 //! What can go wrong between a caller and a repository, and what the caller does about it.
 
 use statehold_core::digest::Digest;
+use statehold_core::limits::CLOCK_AHEAD_MS_MAX;
 use statehold_core::rebase::Overlap;
 
 /// The result of a repository operation.
@@ -59,6 +60,17 @@ pub enum Error {
     Unknown {
         /// The number it would have.
         number: u64,
+    },
+    /// Whoever appends has a clock that is too far ahead of the store's, so nothing was sent. Trying
+    /// again is safe, and of use once that clock is right.
+    #[error(
+        "the clock of whoever writes to the store is {seconds} s ahead of the store's, and {limit} s \
+         is the limit",
+        limit = CLOCK_AHEAD_MS_MAX / 1_000
+    )]
+    ClockAhead {
+        /// How far, in seconds.
+        seconds: u64,
     },
     /// The two sides don't share a history.
     #[error("record {number} is {found} here and {expected} there: the histories differ")]

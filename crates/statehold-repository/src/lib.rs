@@ -25,6 +25,7 @@
 //!   it exists, and the writer's nonce says whose record stands there.
 
 pub mod content;
+pub mod credentials;
 pub mod error;
 mod folder_store;
 pub mod format;
@@ -36,6 +37,7 @@ mod ranges;
 pub mod remote;
 pub mod repository;
 pub mod store;
+pub mod store_clock;
 pub mod wire;
 
 pub use error::{Error, Result};

@@ -18,6 +18,7 @@ use statehold_core::limits::STORE_PATIENCE_SECONDS;
 
 use crate::error::{Error, Result};
 use crate::store::{Listing, Store};
+use crate::store_clock::{DatedConnector, StoreClock};
 
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -218,6 +219,36 @@ const AZURE_VARIABLES: [&str; 11] = [
     "AZURE_FEDERATED_TOKEN_FILE",
 ];
 
+/// What opens a Google bucket. The first that is set counts; the client itself takes no two of them.
+const GOOGLE_CREDENTIALS: [&str; 5] = [
+    "GOOGLE_BEARER_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+];
+
+/// Where Google's storage is, if not at Google.
+const GOOGLE_ENDPOINT: &str = "GOOGLE_BASE_URL";
+
+/// What Azure's own command line calls these.
+const AZURE_OTHER_NAMES: [(&str, AzureConfigKey); 3] = [
+    ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
+    ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
+    ("AZURE_STORAGE_SAS_TOKEN", AzureConfigKey::SasKey),
+];
+
+/// Whether opening a store looks at a variable of this name.
+pub(crate) fn is_variable(name: &str) -> bool {
+    let mut keys = S3_KEYS.iter();
+    S3_VARIABLES.contains(&name)
+        || AZURE_VARIABLES.contains(&name)
+        || GOOGLE_CREDENTIALS.contains(&name)
+        || [GOOGLE_ENDPOINT, MACHINE_IDENTITY].contains(&name)
+        || AZURE_OTHER_NAMES.iter().any(|(known, _)| *known == name)
+        || keys.any(|(id, secret, token)| [Some(*id), Some(*secret), *token].contains(&Some(name)))
+}
+
 impl StoreLocation {
     /// Opens the store. Nothing is asked of it yet, so wrong credentials show at the first request.
     pub fn open(&self, environment: Lookup<'_>) -> Result<Store> {
@@ -232,12 +263,15 @@ impl StoreLocation {
         };
         // An empty variable is how one unsets it in many places.
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let clock = Arc::new(StoreClock::default());
+        let http = DatedConnector(Arc::clone(&clock));
         let objects: Arc<dyn ObjectStore> = match cloud {
-            Cloud::S3 => Arc::new(s3(bucket, &environment)?),
-            Cloud::Google => Arc::new(google(bucket, &environment)?),
-            Cloud::Azure => Arc::new(azure(bucket, &environment)?),
+            Cloud::S3 => Arc::new(s3(bucket, &environment, http)?),
+            Cloud::Google => Arc::new(google(bucket, &environment, http)?),
+            Cloud::Azure => Arc::new(azure(bucket, &environment, http)?),
         };
         let store = Store::new(objects, Listing::Sorted)
+            .with_clock(clock)
             .with_patience(Duration::from_secs(STORE_PATIENCE_SECONDS));
         Ok(prefix
             .iter()
@@ -291,7 +325,11 @@ fn unusable(error: object_store::Error) -> Error {
     Error::refused(format!("the store can't be opened: {error}"))
 }
 
-fn s3(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn s3(
+    bucket: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
     for name in S3_VARIABLES {
         if let Some(value) = environment(name) {
@@ -339,27 +377,24 @@ fn s3(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>>
         ));
     }
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()
         .map_err(unusable)
 }
 
-fn google(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn google(
+    bucket: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
-    let endpoint = environment("GOOGLE_BASE_URL");
+    let endpoint = environment(GOOGLE_ENDPOINT);
     if let Some(endpoint) = &endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    // The first that is set counts; the client itself takes no two of them.
-    let credentials = [
-        "GOOGLE_BEARER_TOKEN",
-        "GOOGLE_SERVICE_ACCOUNT_KEY",
-        "GOOGLE_SERVICE_ACCOUNT",
-        "GOOGLE_SERVICE_ACCOUNT_PATH",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    ];
-    let found = credentials
+    let found = GOOGLE_CREDENTIALS
         .iter()
         .find_map(|name| environment(name).map(|value| (name, value)));
     match found {
@@ -371,13 +406,18 @@ fn google(bucket: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + us
         None => return Err(missing("GOOGLE_APPLICATION_CREDENTIALS")),
     }
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()
         .map_err(unusable)
 }
 
-fn azure(container: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + use<>> {
+fn azure(
+    container: &str,
+    environment: Lookup<'_>,
+    http: DatedConnector,
+) -> Result<impl ObjectStore + use<>> {
     let mut builder = MicrosoftAzureBuilder::new().with_container_name(container);
     for name in AZURE_VARIABLES {
         if let Some(value) = environment(name) {
@@ -385,12 +425,7 @@ fn azure(container: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + 
             builder = builder.with_config(key, value);
         }
     }
-    // What Azure's own command line calls these two.
-    for (name, key) in [
-        ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
-        ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
-        ("AZURE_STORAGE_SAS_TOKEN", AzureConfigKey::SasKey),
-    ] {
+    for (name, key) in AZURE_OTHER_NAMES {
         if let Some(value) = environment(name) {
             builder = builder.with_config(key, value);
         }
@@ -415,6 +450,7 @@ fn azure(container: &str, environment: Lookup<'_>) -> Result<impl ObjectStore + 
     }
     let endpoint = environment("AZURE_STORAGE_ENDPOINT");
     builder
+        .with_http_connector(http)
         .with_retry(retries())
         .with_client_options(connections(endpoint.as_deref()))
         .build()

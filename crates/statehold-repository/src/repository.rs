@@ -136,6 +136,7 @@ impl Repository {
         if let Some(found) = Self::open_existing(store.clone(), clock_, entropy_).await? {
             return Ok(found);
         }
+        store.check_clock(&*clock).await?;
         let description = Description::new(id, clock.now());
         store
             .create(layout::REPOSITORY, description.to_bytes().into())
@@ -237,6 +238,7 @@ impl Repository {
             check_order(draft, &stored)?;
         }
         for _ in 0..APPEND_RACES_MAX {
+            self.store.check_clock(&*self.clock).await?;
             let time = state.time.max(self.clock.now());
             let stored = draft.at(state.head, time, key);
             let number = stored.record.envelope.number;
@@ -251,7 +253,9 @@ impl Repository {
                     return Ok((stored, state));
                 }
                 Ok(Creation::Exists) => {}
-                Err(Error::Unavailable { .. }) => return Err(Error::Unknown { number }),
+                Err(error @ Error::Unavailable { .. }) => {
+                    return Err(self.unknown_unless_absent(number, error).await);
+                }
                 Err(error) => return Err(error),
             }
             // Somebody was first, or we were and the answer was lost: until what stands there has
@@ -279,6 +283,18 @@ impl Repository {
             what,
             source: "others write faster; try again".into(),
         })
+    }
+
+    /// What to say of a record whose create failed. Nothing is under way to a folder once an attempt
+    /// has ended, so there a look tells, and the cause, such as a full disk, can be named.
+    async fn unknown_unless_absent(&self, number: u64, error: Error) -> Error {
+        let is_absent = self.store.is_folder()
+            && matches!(self.store.read(&layout::record(number)).await, Ok(None));
+        if is_absent {
+            return error;
+        }
+        tracing::warn!(number, %error, "nobody knows whether a record landed");
+        Error::Unknown { number }
     }
 
     /// The state with every further record taken in, and those records.

@@ -15,9 +15,10 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use statehold_core::environment::Clock;
 use statehold_core::limits::{
-    RECORD_BYTES_MAX, STAGING_SECONDS, STORE_ATTEMPTS_MAX, STORE_BACKOFF_MS_MAX,
-    STORE_BACKOFF_MS_MIN, STORE_BYTES_PER_SECOND_MIN,
+    CLOCK_AHEAD_MS_MAX, RECORD_BYTES_MAX, STAGING_SECONDS, STORE_ATTEMPTS_MAX,
+    STORE_BACKOFF_MS_MAX, STORE_BACKOFF_MS_MIN, STORE_BYTES_PER_SECOND_MIN,
 };
 use statehold_core::time::Timestamp;
 
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::folder_store::FolderStore;
 use crate::layout;
 use crate::meter::Meter;
+use crate::store_clock::StoreClock;
 
 /// An object store, seen from a prefix.
 #[derive(Debug, Clone)]
@@ -34,6 +36,7 @@ pub struct Store {
     listing: Listing,
     folder: Option<Arc<FolderStore>>,
     patience: Option<Duration>,
+    clock: Option<Arc<StoreClock>>,
 }
 
 /// In which order a store lists keys.
@@ -86,6 +89,41 @@ impl Store {
             listing,
             folder: None,
             patience: None,
+            clock: None,
+        }
+    }
+
+    /// The same store, which has a clock of its own.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<StoreClock>) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
+    /// Refuses whoever has a clock that is too far ahead of the store's. A store without a clock of
+    /// its own has this machine's.
+    pub(crate) async fn check_clock(&self, own: &dyn Clock) -> Result<()> {
+        let Some(clock) = &self.clock else {
+            return Ok(());
+        };
+        let ahead = || {
+            let there = clock.now()?;
+            let ahead = own.now().as_millis().saturating_sub(there.as_millis());
+            (ahead > CLOCK_AHEAD_MS_MAX).then_some(ahead)
+        };
+        if ahead().is_none() {
+            return Ok(());
+        }
+        // The last answer may be from before this machine slept, so the store is asked once more.
+        self.read(layout::REPOSITORY).await?;
+        match ahead() {
+            None => Ok(()),
+            Some(ahead) => {
+                let seconds = u64::try_from(ahead / 1_000).unwrap_or_default();
+                Err(Error::ClockAhead { seconds })
+            }
         }
     }
 
@@ -119,6 +157,11 @@ impl Store {
     /// In which order it lists.
     pub const fn listing(&self) -> Listing {
         self.listing
+    }
+
+    /// Whether it is a folder of this machine.
+    pub(crate) const fn is_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// What the store is made of, for the probe, which asks more of it than a repository does.

@@ -422,7 +422,7 @@ impl GatewayClient {
             | StatusCode::TOO_MANY_REQUESTS => Failure::Again {
                 error,
                 wait,
-                reached: true,
+                reached: !Problem::says_undone(&body),
             },
             _ => Failure::Final(error),
         })

@@ -50,21 +50,26 @@ pub fn read_manifest(path: &Path) -> Result<Option<SyncManifest>, ManifestFileEr
     }
 }
 
+/// Whether the manifest may be replaced: one that a newer program wrote may not. What else is wrong
+/// with it is no matter, since no part of the program reads it.
+pub fn check_replaceable(path: &Path) -> Result<(), ManifestFileError> {
+    match read_manifest(path) {
+        Ok(_)
+        | Err(ManifestFileError::Content {
+            source: InvalidManifest::Syntax { .. },
+            ..
+        }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes a manifest in place of the earlier one. One that a newer program wrote is left alone.
 pub fn write_manifest(
     path: &Path,
     manifest: &SyncManifest,
     staging: &Path,
 ) -> Result<(), ManifestFileError> {
-    match read_manifest(path) {
-        // Read by nobody in the program, so whatever else is wrong with the earlier one is mended.
-        Ok(_)
-        | Err(ManifestFileError::Content {
-            source: InvalidManifest::Syntax { .. },
-            ..
-        }) => {}
-        Err(error) => return Err(error),
-    }
+    check_replaceable(path)?;
     let text = serde_json::to_vec_pretty(manifest).map_err(io::Error::from);
     let written = text.and_then(|mut text| {
         text.push(b'\n');

@@ -8,7 +8,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use statehold_core::plan::Direction;
 use statehold_core::rules::{SHARED_RULES_PATH, SyncRules};
+use statehold_core::scope::Scope;
 
 /// A kind of folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -170,6 +172,17 @@ impl Preset {
         }
     }
 
+    /// What a call is about that names no scope. In an agent workspace the program and the sources
+    /// are the owner's to publish, so they are sent only when they are asked for; what others
+    /// published is received all the same.
+    pub const fn default_scope(self, direction: Direction, auto: bool) -> Scope {
+        match (self, direction) {
+            _ if auto => Scope::State,
+            (Self::Agent, Direction::Push | Direction::Bidirectional) => Scope::State,
+            _ => Scope::All,
+        }
+    }
+
     /// Where its rules and logs lie.
     pub const fn layout(self) -> Layout {
         match self {
@@ -238,6 +251,20 @@ mod tests {
             }
         }
         assert!("claude".parse::<Preset>().is_err());
+    }
+
+    #[test]
+    fn what_the_owner_publishes_is_sent_only_when_asked_for() {
+        use Direction::{Bidirectional, Pull, Push};
+        for preset in Preset::ALL {
+            for direction in [Push, Pull, Bidirectional] {
+                assert_eq!(preset.default_scope(direction, true), Scope::State);
+                let by_hand = preset.default_scope(direction, false);
+                let is_narrow = preset == Preset::Agent && direction != Pull;
+                assert_eq!(by_hand == Scope::State, is_narrow, "{preset} {direction:?}");
+                assert_eq!(by_hand == Scope::All, !is_narrow, "{preset} {direction:?}");
+            }
+        }
     }
 
     #[test]

@@ -127,6 +127,16 @@ pub enum SkipReason {
     },
 }
 
+impl SkipReason {
+    /// Whether it is a file or folder that nobody chose to leave out and that can't be sent.
+    pub const fn is_impossible(&self) -> bool {
+        matches!(
+            self,
+            Self::NotUtf8 | Self::InvalidPath { .. } | Self::Unreadable { .. }
+        )
+    }
+}
+
 /// Something in the folder that is not part of the scan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Skipped {

@@ -18,6 +18,7 @@
 //!     be had.
 //! 14. [`process`]: the real program, with gateways and machines as processes.
 //! 15. [`killing`]: the real program under `kill -9`.
+//! 16. [`mount`]: folders that are full or can't be written to, also for root.
 //!
 //! And for measurements:
 //!
@@ -39,6 +40,7 @@ pub mod invariants;
 pub mod killing;
 pub mod loopback;
 pub mod machine;
+pub mod mount;
 pub mod process;
 pub mod servers;
 pub mod text_tree;

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -101,6 +101,7 @@ pub struct Manners {
 pub struct Front {
     loopback: Loopback,
     lines: Arc<Mutex<Vec<String>>>,
+    away_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Front {
@@ -109,13 +110,31 @@ impl Front {
         let client = client().map_err(std::io::Error::other)?;
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (endpoint, noted) = (endpoint.to_owned(), Arc::clone(&lines));
+        let away_until = Arc::new(Mutex::new(None));
+        let away = Arc::<Mutex<Option<Instant>>>::clone(&away_until);
         let answer = move |request| {
             let line = note(&request);
             locked(&noted).push(line);
-            pass(client.clone(), endpoint.clone(), manners, request)
+            let is_away = locked(&away).is_some_and(|until| Instant::now() < until);
+            let passing = pass(client.clone(), endpoint.clone(), manners, request);
+            async move {
+                if is_away {
+                    return plain(StatusCode::SERVICE_UNAVAILABLE, "try again later");
+                }
+                passing.await
+            }
         };
         let loopback = Loopback::serve(answer).await?;
-        Ok(Self { loopback, lines })
+        Ok(Self {
+            loopback,
+            lines,
+            away_until,
+        })
+    }
+
+    /// Answers 503 to everything from now on, for so long.
+    pub fn go_away(&self, time: Duration) {
+        *locked(&self.away_until) = Some(Instant::now() + time);
     }
 
     /// Where it listens.

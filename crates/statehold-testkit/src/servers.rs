@@ -265,32 +265,7 @@ pub fn s3s_fs() -> Result<Server, Absent> {
 /// Ceph: one node of the real thing in memory, with its S3 gateway.
 pub fn ceph() -> Result<Server, Absent> {
     if CEPH[..4].iter().any(|name| !is_there(name)) {
-        once("ceph", "ceph", |log| {
-            needs("apt-get")?;
-            let mut id = Command::new("id");
-            let user = id.arg("-u").output().map_err(|error| error.to_string())?;
-            let root = user.stdout.trim_ascii() == b"0";
-            if !root {
-                needs("sudo")?;
-            }
-            for arguments in [
-                &["update", "-q"][..],
-                &["install", "-y", "-q", "--no-install-recommends"],
-            ] {
-                let mut apt = Command::new(if root { "env" } else { "sudo" });
-                if !root {
-                    // Without asking: nobody is there to answer.
-                    apt.args(["-n", "env"]);
-                }
-                apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-                apt.args(arguments);
-                if arguments[0] == "install" {
-                    apt.args(CEPH);
-                }
-                done(apt, log)?;
-            }
-            Ok(())
-        })?;
+        apt("ceph", &CEPH)?;
     }
     let (gateway, monitor, monitor_old) = (port()?, port()?, port()?);
     let folder = folder()?;
@@ -308,6 +283,28 @@ pub fn ceph() -> Result<Server, Absent> {
         return Err(broken(leash, &folder, "the cluster doesn't come up"));
     }
     answers(Protocol::S3, gateway, leash, folder)
+}
+
+/// A library which, loaded before a program, makes it see another time, and the variables that do
+/// that: `FAKETIME` says how far off, like `-1d`.
+pub fn faketime(offset: &str) -> Result<Vec<(&'static str, String)>, Absent> {
+    if !is_there("faketime") {
+        apt("faketime", &["faketime"])?;
+    }
+    // The tool knows where its library lies.
+    let said = Command::new("faketime").args(["-f", "+0", "env"]).output();
+    let said = said.map_err(|error| Absent::NotStarted(error.to_string()))?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let library = said
+        .lines()
+        .find_map(|line| line.strip_prefix("LD_PRELOAD="));
+    let library = library.ok_or_else(|| Absent::NotStarted("it loads no library".into()))?;
+    Ok(vec![
+        ("LD_PRELOAD", library.to_owned()),
+        ("FAKETIME", offset.to_owned()),
+        // Waiting takes as long as ever.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ])
 }
 
 /// The major release of the Ceph that is installed.
@@ -357,6 +354,39 @@ fn once(
     }
     install(&cache.join(format!("{name}.log"))).map_err(Absent::NotInstalled)?;
     std::fs::write(mark, version).map_err(|error| absent(&error))
+}
+
+/// Installs packages of the system.
+fn apt(name: &str, packages: &[&str]) -> Result<(), Absent> {
+    once(name, name, |log| {
+        needs("apt-get")?;
+        let root = is_root().map_err(|error| error.to_string())?;
+        if !root {
+            needs("sudo")?;
+        }
+        let install = [
+            &["install", "-y", "-q", "--no-install-recommends"],
+            packages,
+        ]
+        .concat();
+        for arguments in [&["update", "-q"][..], &install] {
+            let mut apt = Command::new(if root { "env" } else { "sudo" });
+            if !root {
+                // Without asking: nobody is there to answer.
+                apt.args(["-n", "env"]);
+            }
+            apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+            apt.args(arguments);
+            done(apt, log)?;
+        }
+        Ok(())
+    })
+}
+
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> std::io::Result<bool> {
+    let user = Command::new("id").arg("-u").output()?;
+    Ok(user.stdout.trim_ascii() == b"0")
 }
 
 /// Runs an installer to its end.

@@ -9,8 +9,10 @@ use clap::Args;
 use serde::Serialize;
 use statehold_core::environment::Clock as _;
 use statehold_core::id::RepositoryId;
+use statehold_core::limits::CLOCK_AHEAD_MS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::RecordRef;
+use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 use statehold_repository::Remote as _;
 use statehold_repository::location::StoreLocation;
@@ -42,8 +44,6 @@ pub(crate) struct DoctorArgs {}
 const FAILED_MAX: u8 = 200;
 /// The exit code when nothing could be checked.
 const COULD_NOT_RUN: u8 = 201;
-/// How far a clock may be off, in milliseconds: beyond it a gateway refuses.
-const CLOCK_OFF_MAX_MS: i64 = 5 * 60 * 1_000;
 /// Paths named in one finding.
 const NAMED_MAX: usize = 5;
 
@@ -167,8 +167,11 @@ async fn look_at_store(
         number: 0,
         id: repository.description().1,
     };
-    let known = known_record(workspace).unwrap_or(genesis);
-    Ok(repository.confirm(known).await?)
+    repository.confirm(genesis).await?;
+    match known_record(workspace) {
+        Some(known) => Ok(repository.confirm(known).await?),
+        None => Ok(()),
+    }
 }
 
 /// Link, key, gateway and clock.
@@ -236,17 +239,13 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
 
 /// Compares this machine's clock with what an answer of the gateway was dated.
 fn check_clock(date: Option<&str>, findings: &mut Findings) {
-    let there = date.and_then(|date| {
-        let there = jiff::fmt::rfc2822::parse(date).ok()?;
-        Some(there.timestamp().as_millisecond())
-    });
-    let Some(there) = there else {
+    let Some(there) = date.and_then(Timestamp::from_http_date) else {
         findings.good("clock", "the gateway does not tell the time");
         return;
     };
-    let off = (SystemClock.now().as_millis() - there).abs();
+    let off = (SystemClock.now().as_millis() - there.as_millis()).abs();
     let found = format!("{} s from the gateway's", off / 1_000);
-    if off <= CLOCK_OFF_MAX_MS {
+    if off <= CLOCK_AHEAD_MS_MAX {
         findings.good("clock", found);
     } else {
         let next = "set this machine's clock; 300 s is the limit";

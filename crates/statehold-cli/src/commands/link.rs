@@ -91,7 +91,7 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
         link.url
     ));
     let joined = block_on(async {
-        let connection = Connection::of(workspace, output, None).await?;
+        let connection = Connection::of(workspace.clone(), output, None).await?;
         Ok(connection.engine.join().await?)
     });
     let (mut record, mut entries) = (None, None);
@@ -105,7 +105,10 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
             });
         }
         // The next command asks again, and says what it is about if it lasts.
-        Err(error) => complain(&format!("the repository could not be read yet: {error:#}")),
+        Err(error) => {
+            forget_info(&workspace);
+            complain(&format!("the repository could not be read yet: {error:#}"));
+        }
     }
     output.line("Next: `statehold status`, then `statehold pull` and `statehold push`.");
     output.value(&json!({

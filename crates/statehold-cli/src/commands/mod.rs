@@ -22,7 +22,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::output::Output;
+use crate::environment::take_credentials;
+use crate::exit::Exit;
+use crate::output::{Output, complain};
 
 /// Keeps the working state of agents and applications the same on every machine.
 #[derive(Debug, Parser)]
@@ -52,6 +54,10 @@ pub(crate) struct GlobalArgs {
     /// Print errors only
     #[arg(short, long, global = true, alias = "silent")]
     quiet: bool,
+    /// Take the store's credentials from standard input, as NAME=VALUE lines or a JSON object, and
+    /// none from the environment; for commands that work straight on a store
+    #[arg(long, global = true)]
+    credentials_stdin: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +98,24 @@ enum Command {
     Man(man::ManArgs),
 }
 
+impl Command {
+    /// Whether the command may work straight on a store.
+    const fn may_open_store(&self) -> bool {
+        match self {
+            Self::Serve(_)
+            | Self::Link(_)
+            | Self::Status(_)
+            | Self::Log(_)
+            | Self::Diff(_)
+            | Self::Doctor(_)
+            | Self::Cat(_) => true,
+            // What is left for later runs without anybody who could pipe anything in.
+            Self::Push(args) | Self::Pull(args) | Self::Sync(args) => !args.is_auto(),
+            _ => false,
+        }
+    }
+}
+
 impl Cli {
     /// How the command is to speak.
     pub(crate) fn output(&self) -> Output {
@@ -116,6 +140,13 @@ impl GlobalArgs {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let output = cli.output();
     let global = cli.global;
+    if global.credentials_stdin {
+        if !cli.command.may_open_store() {
+            complain("statehold: this command opens no store, so it takes no --credentials-stdin");
+            return Ok(Exit::Usage.into());
+        }
+        take_credentials()?;
+    }
     match cli.command {
         Command::Init(args) => init::run(&args, &global, output),
         Command::Link(args) => link::run_link(args, &global, output),

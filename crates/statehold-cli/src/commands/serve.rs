@@ -27,6 +27,7 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
 #[command(after_help = "Examples:
   statehold serve --store ./vault
   statehold serve --store s3://team-state/agents
+  pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {

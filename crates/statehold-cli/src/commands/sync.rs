@@ -34,7 +34,8 @@ pub(crate) struct RunArgs {
     /// With --dry: end with 1 if there is anything to do
     #[arg(long, requires = "dry")]
     exit_code: bool,
-    /// Which paths: state, program, sources or all. With --auto the default is state
+    /// Which paths: state, program, sources or all. The default is all; with --auto, and when an
+    /// agent workspace is pushed, it is state
     #[arg(long, value_name = "NAME")]
     scope: Option<Scope>,
     /// Nobody is at the keyboard: leave out what can't go instead of refusing the whole, and go
@@ -56,6 +57,13 @@ pub(crate) struct RunArgs {
     /// Bytes per second at most, on average; k and M stand for thousands and millions
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<NonZeroU64>,
+}
+
+impl RunArgs {
+    /// Whether nobody is at the keyboard.
+    pub(super) const fn is_auto(&self) -> bool {
+        self.auto
+    }
 }
 
 /// A rate like `800k` or `2M`.
@@ -120,10 +128,12 @@ fn run(
 ) -> Result<ExitCode> {
     let started = Instant::now();
     let workspace = find_workspace(&global.directory()?)?;
-    let default = if args.auto { Scope::State } else { Scope::All };
+    let preset = workspace.settings().preset;
     let options = RunOptions {
         direction,
-        scope: args.scope.unwrap_or(default),
+        scope: args
+            .scope
+            .unwrap_or_else(|| preset.default_scope(direction, args.auto)),
         strategy: args.on_conflict.into(),
         dry: args.dry,
         auto: args.auto,

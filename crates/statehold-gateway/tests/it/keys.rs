@@ -291,7 +291,12 @@ async fn tenants_see_nothing_of_each_other() {
     let address = GatewayAddress::parse(&running.url("")).unwrap();
     for named in [ours.info().repository, RepositoryId::random(&Random)] {
         let client = GatewayClient::new(&address, Some(&key), Some(named)).unwrap();
-        assert!(matches!(client.info().await, Err(Error::NotFound { .. })));
+        let refused = client.info().await.unwrap_err();
+        assert!(matches!(refused, Error::Denied { .. }), "{refused}");
+        assert_eq!(
+            refused.to_string(),
+            "access denied: the key reaches no repository of that id"
+        );
     }
     assert_eq!(operator.admin_tenants().await.unwrap().len(), 2);
     assert_eq!(operator.admin_keys().await.unwrap().len(), 3);

@@ -81,6 +81,11 @@ pub enum Fault {
         /// The number it would have.
         number: u64,
     },
+    /// [`Error::ClockAhead`]
+    ClockAhead {
+        /// How far, in seconds.
+        seconds: u64,
+    },
     /// [`Error::Diverged`]
     Diverged {
         /// Where they differ.
@@ -140,7 +145,10 @@ impl Fault {
             Self::VersionMismatch { .. } => 426,
             Self::Damaged { .. } | Self::Internal | Self::Other => 500,
             Self::TooNew { .. } => 501,
-            Self::Unavailable { .. } | Self::Unknown { .. } | Self::Busy => 503,
+            Self::Unavailable { .. }
+            | Self::Unknown { .. }
+            | Self::ClockAhead { .. }
+            | Self::Busy => 503,
         }
     }
 
@@ -170,6 +178,16 @@ impl Problem {
     pub fn denied(reason: impl ToString) -> Self {
         let reason = reason.to_string();
         Error::Denied { reason }.into()
+    }
+
+    /// Whether an answer's body says for certain that nothing was done: a gateway that gave up before
+    /// it acted explains itself like this. What is no problem is from something in between.
+    pub fn says_undone(body: &[u8]) -> bool {
+        let fault = serde_json::from_slice(body).map(|problem: Self| problem.fault);
+        matches!(
+            fault,
+            Ok(Fault::Unavailable { .. } | Fault::Busy | Fault::ClockAhead { .. })
+        )
     }
 
     /// The error that a client reports, from the answer's status and body. A body that is no
@@ -220,6 +238,7 @@ impl From<Error> for Problem {
                 reason: source.to_string(),
             },
             Error::Unknown { number } => Fault::Unknown { number },
+            Error::ClockAhead { seconds } => Fault::ClockAhead { seconds },
             Error::Diverged {
                 number,
                 expected,
@@ -253,6 +272,7 @@ impl From<Problem> for Error {
                 source: reason.into(),
             },
             Fault::Unknown { number } => Self::Unknown { number },
+            Fault::ClockAhead { seconds } => Self::ClockAhead { seconds },
             Fault::Diverged {
                 number,
                 expected,
@@ -312,6 +332,7 @@ mod tests {
                 },
             ),
             (503, Error::Unknown { number: u64::MAX }),
+            (503, Error::ClockAhead { seconds: 301 }),
             (
                 501,
                 Error::TooNew {
@@ -383,5 +404,22 @@ mod tests {
             ));
         }
         assert!(matches!(Problem::read(401, b"no"), Error::Denied { .. }));
+    }
+
+    #[test]
+    fn only_an_explanation_says_that_nothing_was_done() {
+        let said = |error: Error| serde_json::to_vec(&Problem::from(error)).unwrap();
+        let unavailable = Error::Unavailable {
+            what: "writing log/1".into(),
+            source: "the store's disk is full".into(),
+        };
+        assert!(Problem::says_undone(&said(unavailable)));
+        assert!(Problem::says_undone(&said(Error::ClockAhead {
+            seconds: 301
+        })));
+        assert!(!Problem::says_undone(&said(Error::Unknown { number: 1 })));
+        for body in [&b""[..], b"<html>", b"{}"] {
+            assert!(!Problem::says_undone(body));
+        }
     }
 }

@@ -15,15 +15,20 @@ mod rounds;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode};
+use statehold_core::id::RepositoryId;
+use statehold_core::time::Timestamp;
+use statehold_repository::Repository;
 use statehold_repository::error::Error;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{Check, Grade, Report, ShaStrategy, admit, newest, probe};
+use statehold_repository::remote::load;
 use statehold_repository::store::{Creation, Store};
+use statehold_testkit::author::Author;
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::google_double::{BUCKET, GoogleDouble, TOKEN};
 use statehold_testkit::loopback::{Front, Loopback, Manners, plain};
@@ -117,6 +122,7 @@ async fn moto_is_for_many_writers() {
     without_conditions(&server).await;
     at_a_distance(&server).await;
     misfortunes(&server).await;
+    whose_clock_is_ahead(&server).await;
 }
 
 /// A server that drops the condition on the way, as gateways and old servers do.
@@ -308,4 +314,44 @@ async fn an_undecided_create_is_sent_again() {
     let store = location.open(&environment).unwrap();
     let created = store.create("log/1", "x".into()).await.unwrap();
     assert_eq!((created, asked.load(Ordering::Relaxed)), (Creation::New, 2));
+}
+
+/// Goal: a clock that is more than five minutes ahead of the store's dates nothing, and five minutes
+/// are no more than five.
+async fn whose_clock_is_ahead(server: &Server) {
+    server.make_bucket("clock").await.unwrap();
+    let store = open(server, server.endpoint(), "clock");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = i64::try_from(now.unwrap().as_millis()).unwrap();
+    let ahead_by = |seconds: i64| {
+        let now = Timestamp::from_millis(now + seconds * 1_000);
+        Arc::new(SimulatedClock::standing(now))
+    };
+    let at = |clock: Arc<SimulatedClock>| {
+        let entropy = Arc::new(SeededEntropy::new(3));
+        let id = RepositoryId::from_bytes([3; 16]);
+        Repository::open_or_create(store.clone(), id, clock, entropy)
+    };
+    let refused = at(ahead_by(600)).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("s ahead of the store's"), "{told}");
+    assert!(store.list("", "").await.unwrap().is_empty());
+
+    let author = Author::new(5);
+    let repository = at(ahead_by(200)).await.unwrap();
+    let state = load(&repository).await.unwrap().state;
+    let record = author.push(&repository, &state, [("x", Some(&b"1"[..]))]);
+    record.await.unwrap();
+    let repository = at(ahead_by(600)).await.unwrap();
+    let state = load(&repository).await.unwrap().state;
+    let refused = author.push(&repository, &state, [("x", Some(&b"2"[..]))]);
+    match refused.await {
+        Err(Error::ClockAhead { seconds }) => assert!((500..=600).contains(&seconds), "{seconds}"),
+        other => panic!("{other:?}"),
+    }
+    // A clock that is behind keeps nobody from anything, and takes no record back in time.
+    let repository = at(ahead_by(-86_400)).await.unwrap();
+    let record = author.push(&repository, &state, [("x", Some(&b"2"[..]))]);
+    let record = record.await.unwrap();
+    assert_eq!(record.record.envelope.time, state.time);
 }

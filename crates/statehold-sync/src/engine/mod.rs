@@ -30,7 +30,7 @@ use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
 use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
-use crate::manifest_file::{ManifestFileError, write_manifest};
+use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
 use crate::secrets::{AllowedSecrets, SecretFile, search};
@@ -130,6 +130,8 @@ pub struct Report {
     pub failed: Vec<(RepoPath, String)>,
     /// Where local content that gave way was put.
     pub set_aside: Vec<PathBuf>,
+    /// What a push by hand of all scopes would send besides.
+    pub out_of_scope: Vec<RepoPath>,
     /// Files that moved, or would.
     pub files: u64,
     /// Stored bytes that moved.
@@ -396,6 +398,7 @@ impl Engine {
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
             set_aside: Vec::new(),
+            out_of_scope: Vec::new(),
             files: 0,
             bytes: 0,
             before,
@@ -592,6 +595,7 @@ impl Engine {
                 without.extend(kept);
             };
             report.conflicts.clone_from(&plan.conflicts);
+            report.out_of_scope = Self::out_of_scope(now, options);
             if options.dry {
                 report.files = plan.actions.len() as u64;
                 report.actions = plan.actions;
@@ -609,6 +613,10 @@ impl Engine {
             }
             let (outgoing, incoming): (Vec<_>, Vec<_>) =
                 plan.actions.into_iter().partition(Action::is_outgoing);
+            // Before anything moves: afterwards it would look as if nothing had.
+            if !(incoming.is_empty() && outgoing.is_empty()) {
+                check_replaceable(&self.workspace.manifest_path())?;
+            }
             if !incoming.is_empty() {
                 self.receive(now, &incoming, report).await?;
                 report.actions.extend(incoming);
@@ -616,7 +624,7 @@ impl Engine {
             match self.send(now, &outgoing, report).await {
                 Ok(()) => {
                     report.actions.extend(outgoing);
-                    report.outcome = outcome_of(report);
+                    report.outcome = outcome_of(report, options.direction);
                     return Ok(());
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
@@ -639,6 +647,19 @@ impl Engine {
         let sent = plan.actions.iter().filter(|action| action.is_outgoing());
         let sent = sent.map(Action::path);
         sent.filter(|path| self.reserved.contains(path))
+            .cloned()
+            .collect()
+    }
+
+    /// What would be sent if all scopes were, for whoever is at the keyboard to see.
+    fn out_of_scope(now: &Situation, options: RunOptions) -> Vec<RepoPath> {
+        if options.scope == Scope::All || options.auto || options.direction == Direction::Pull {
+            return Vec::new();
+        }
+        let all = Self::plan(now, Scope::All, Direction::Push, Strategy::Manual, &[]);
+        let paths = all.actions.iter().map(Action::path);
+        paths
+            .filter(|path| !options.scope.contains(path))
             .cloned()
             .collect()
     }
@@ -867,8 +888,15 @@ impl Situation {
 }
 
 /// The one word for what a run came to.
-fn outcome_of(report: &Report) -> Outcome {
-    let left_behind = !report.too_large.is_empty()
+fn outcome_of(report: &Report, direction: Direction) -> Outcome {
+    // What a push can't send has no copy elsewhere, and whoever relies on one has to hear of it.
+    let unsent = direction != Direction::Pull
+        && report
+            .skipped
+            .iter()
+            .any(|skipped| skipped.reason.is_impossible());
+    let left_behind = unsent
+        || !report.too_large.is_empty()
         || !report.secrets.is_empty()
         || !report.reserved.is_empty()
         || !report.failed.is_empty();
