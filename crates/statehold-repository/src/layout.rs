@@ -11,6 +11,8 @@ pub const REPOSITORY: &str = "repository.json";
 pub const LOG: &str = "log";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// The object that the one writer of a store holds which can't keep two apart.
+pub const LEASE: &str = "lease.json";
 
 /// The folder of verdicts on the store.
 pub const PROBES: &str = "probes";

@@ -30,6 +30,7 @@ pub mod error;
 mod folder_store;
 pub mod format;
 pub mod layout;
+pub mod lease;
 pub mod location;
 pub mod meter;
 pub mod probe;

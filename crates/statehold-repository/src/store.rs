@@ -25,6 +25,7 @@ use statehold_core::time::Timestamp;
 use crate::error::{Error, Result};
 use crate::folder_store::FolderStore;
 use crate::layout;
+use crate::lease::Lease;
 use crate::meter::Meter;
 use crate::store_clock::StoreClock;
 
@@ -37,6 +38,7 @@ pub struct Store {
     folder: Option<Arc<FolderStore>>,
     patience: Option<Duration>,
     clock: Option<Arc<StoreClock>>,
+    lease: Option<Arc<Lease>>,
 }
 
 /// In which order a store lists keys.
@@ -90,7 +92,23 @@ impl Store {
             folder: None,
             patience: None,
             clock: None,
+            lease: None,
         }
+    }
+
+    /// The same store, which does not keep two writers apart: a create looks first, and looks again
+    /// afterwards whether what is there now is its own. Only while the lease is held.
+    #[must_use]
+    pub fn with_lease(self, lease: Arc<Lease>) -> Self {
+        Self {
+            lease: Some(lease),
+            ..self
+        }
+    }
+
+    /// The lease under which it is written to, if it needs one.
+    pub const fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
     }
 
     /// The same store, which has a clock of its own.
@@ -222,6 +240,38 @@ impl Store {
     /// Creates an object, durably, unless one is there. [`Error::Unavailable`] says that it may have
     /// been made; after any other error it has not.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Creation> {
+        let Some(lease) = &self.lease else {
+            return self.put_new(key, bytes).await;
+        };
+        if self.read(key).await?.is_some() {
+            return Ok(Creation::Exists);
+        }
+        lease.check()?;
+        self.put_new(key, bytes.clone()).await?;
+        // Acknowledged is what stands there, and only to whoever may still write.
+        let there = self.read(key).await?;
+        lease.check()?;
+        Ok(if there == Some(bytes) {
+            Creation::New
+        } else {
+            Creation::Exists
+        })
+    }
+
+    /// Writes an object whatever is there. For the few that are not written once.
+    pub(crate) async fn replace(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let path = self.path(key);
+        let mut attempt = 0;
+        loop {
+            let put = self.objects.put(&path, bytes.clone().into());
+            match self.within(bytes.len() as u64, put).await {
+                Ok(_) => return Ok(()),
+                Err(error) => again(&mut attempt, "writing", key, error).await?,
+            }
+        }
+    }
+
+    async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Creation> {
         let path = self.path(key);
         let mut attempt = 0;
         loop {
