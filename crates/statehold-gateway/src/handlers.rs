@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
+use statehold_core::path::RepoPath;
 use statehold_core::record::Kind;
 use statehold_core::rules::{RuleSet, SHARED_RULES_PATH, Verdict};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -39,10 +40,10 @@ pub(crate) const DRAFT_READERS_MAX: usize = 2;
 /// Largest body of a request that says a few words, in bytes.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-type Answer<T> = Result<T, Refusal>;
+pub(crate) type Answer<T> = Result<T, Refusal>;
 
 /// An id in an address.
-pub(crate) struct Id<T>(T);
+pub(crate) struct Id<T>(pub(crate) T);
 
 impl<T> FromRequestParts<Gateway> for Id<T>
 where
@@ -58,7 +59,7 @@ where
 }
 
 /// The query of an address.
-pub(crate) struct Asked<T>(T);
+pub(crate) struct Asked<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequestParts<Gateway> for Asked<T> {
     type Rejection = Refusal;
@@ -263,17 +264,21 @@ async fn check_rules(repository: &HostedRepository, draft: &StoredDraft) -> Answ
     } else {
         repository.rules().await?
     };
-    let broken = paths.find_map(|path| match rules.shared_verdict(path) {
+    match paths.find_map(|path| denial(path, &rules.shared_verdict(path))) {
+        Some(reason) => Err(Problem::refused(reason).into()),
+        None => Ok(()),
+    }
+}
+
+/// Why the rules don't let a path through, if they don't.
+pub(crate) fn denial(path: &RepoPath, verdict: &Verdict) -> Option<String> {
+    match verdict {
         Verdict::Allowed => None,
         Verdict::Denied { glob } => Some(format!("{path} may not be pushed: {glob} denies it")),
         Verdict::Uncovered { prefix } => Some(format!(
             "{path} may not be pushed: beneath {prefix} every path has to match SYNC_ALLOW or \
              SYNC_DENY in {SHARED_RULES_PATH}"
         )),
-    });
-    match broken {
-        Some(reason) => Err(Problem::refused(reason).into()),
-        None => Ok(()),
     }
 }
 

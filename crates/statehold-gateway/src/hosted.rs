@@ -81,6 +81,14 @@ impl HostedRepository {
         })
     }
 
+    /// The state at the head as of now: one read when nothing is new.
+    pub(crate) async fn head(&self) -> Result<Arc<State>> {
+        let known = self.inner.state().await?;
+        let head = remote::advance(&self.inner.repository, &known).await?;
+        self.inner.keep(&head);
+        Ok(head)
+    }
+
     /// The rules that pushes have to keep: those of the repository's own file, otherwise the
     /// default ones. A file that can't be used counts as none.
     pub(crate) async fn rules(&self) -> Result<Arc<RuleSet>> {

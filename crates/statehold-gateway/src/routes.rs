@@ -4,6 +4,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 
+use crate::files;
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
@@ -18,6 +19,10 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/v1/log", get(h::log).post(h::append))
         .route("/v1/read", post(h::read))
         .route("/v1/packs/{id}", put(h::put_pack))
+        .route(
+            "/v1/files/{*path}",
+            get(files::read).put(files::write).delete(files::remove),
+        )
         .route("/v1/redeem", post(h::redeem))
         .route("/v1/invites", post(h::add_invite))
         .route("/v1/machines", get(h::machines))

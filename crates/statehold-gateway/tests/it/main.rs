@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod rules;
