@@ -270,9 +270,10 @@ impl Gateway {
                 return Err(denied());
             }
             if let Some(key) = row.info.redeemed {
-                let again = registry
-                    .key(key)
-                    .is_some_and(|row| row.hash == request.hash);
+                let again = key == request.key
+                    && registry
+                        .key(key)
+                        .is_some_and(|row| row.hash == request.hash);
                 return if again { Ok(Vec::new()) } else { Err(denied()) };
             }
             if now >= row.info.expires {
