@@ -7,6 +7,8 @@ mod files;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod transfer;
