@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use futures::stream;
 use headers::{ETag, HeaderMapExt as _, LastModified};
 use statehold_core::digest::Digest;
-use statehold_core::entry::{Chunk, FileEntry};
+use statehold_core::entry::{Chunk, ContentObject, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::time::Timestamp;
 use statehold_repository::content::open_chunk;
@@ -26,6 +26,8 @@ use crate::hosted::HostedRepository;
 
 /// How much of a file is fetched at once, in bytes before compression. A chunk may be larger.
 const WINDOW_BYTES: u64 = 1024 * 1024;
+/// Where a chunk lies, as a tag counts it, in bytes.
+const PLACE_BYTES: usize = 28;
 /// How often the bytes of a window are in memory: as they are stored, expanded, compressed anew.
 const WINDOW_COPIES: u64 = 3;
 
@@ -88,10 +90,15 @@ pub(crate) fn tag(file: &FileEntry, coding: Coding) -> ETag {
         Coding::Identity => format!("\"{digest}\""),
         Coding::Gzip => format!("\"{digest}-gzip\""),
         Coding::Zstd => {
-            let mut places = Vec::with_capacity(file.chunks.len() * 64);
+            let mut places = Vec::with_capacity(file.chunks.len() * PLACE_BYTES);
             for Chunk { at, .. } in &file.chunks {
-                let object = at.object.map(|object| object.to_string());
-                places.extend_from_slice(object.unwrap_or_default().as_bytes());
+                match at.object {
+                    Some(ContentObject::Pack(id)) => places.extend_from_slice(id.as_bytes()),
+                    Some(ContentObject::Record(number)) => {
+                        places.extend_from_slice(&number.to_le_bytes());
+                    }
+                    None => {}
+                }
                 places.extend_from_slice(&at.offset.to_le_bytes());
                 places.extend_from_slice(&at.stored.to_le_bytes());
             }
@@ -179,11 +186,12 @@ pub(crate) fn content_length(file: &FileEntry, coding: Coding) -> Option<u64> {
     }
 }
 
-/// Memory that sending a file takes, in bytes.
+/// Memory that sending a file takes, in bytes: a window and the list of its chunks.
 pub(crate) fn memory(file: &FileEntry) -> usize {
     let largest = file.chunks.iter().map(|chunk| u64::from(chunk.raw)).max();
     let window = largest.unwrap_or_default().max(file.size.min(WINDOW_BYTES));
-    usize::try_from(window * WINDOW_COPIES).unwrap_or(usize::MAX)
+    let window = usize::try_from(window * WINDOW_COPIES).unwrap_or(usize::MAX);
+    window.saturating_add(file.chunks.len() * size_of::<Chunk>())
 }
 
 /// What is left to be sent of a file.

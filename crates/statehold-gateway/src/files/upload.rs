@@ -1,7 +1,10 @@
 //! New content that came as the body of a request: expanding it within its bound, searching it for
 //! secrets, and making of it what a push consists of.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::io::Read;
+use std::ops::Range;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -41,7 +44,7 @@ pub(crate) fn limit(may_be_large: bool) -> u64 {
 }
 
 /// Says that a file is over the limit, and which way leads round it.
-pub(crate) fn too_large(path: &RepoPath, size: u64, limit: u64) -> Refusal {
+pub(crate) fn too_large(path: &RepoPath, size: impl Display, limit: u64) -> Refusal {
     let way_round = if limit < FILE_BODY_BYTES_MAX {
         TOO_LARGE
     } else {
@@ -73,7 +76,7 @@ pub(crate) fn expand(
     };
     done.map_err(|error| Problem::refused(format!("the body does not expand: {error}")))?;
     if content.len() as u64 > limit {
-        return Err(too_large(path, content.len() as u64, limit));
+        return Err(too_large(path, format!("more than {limit}"), limit));
     }
     Ok(content.into())
 }
@@ -104,18 +107,22 @@ impl Upload {
     /// Cuts and compresses content. What a tree holds already is not stored again.
     pub(crate) fn new(
         content: &[u8],
-        known: &Tree,
+        tree: &Tree,
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Self> {
         let mut hasher = FileHasher::default();
         hasher.update(content);
         let (digest, sha256) = hasher.finish();
-        let mut writer = ContentWriter::new(known, entropy);
+        let pieces: Vec<(Range<usize>, Digest)> = cut(content)
+            .into_iter()
+            .map(|range| (range.clone(), Digest::of(&content[range])))
+            .collect();
+        let known = holding(tree, pieces.iter().map(|(_, digest)| *digest).collect());
+        let mut writer = ContentWriter::new(&known, entropy);
         let (mut chunks, mut packs) = (Vec::new(), Vec::new());
-        for range in cut(content) {
-            let piece = &content[range];
-            chunks.push(writer.add(Digest::of(piece), piece, Band::Compressed)?);
+        for (range, digest) in pieces {
+            chunks.push(writer.add(digest, &content[range], Band::Compressed)?);
             packs.extend(writer.take_full_pack(entropy));
         }
         let millis = now.as_millis();
@@ -177,6 +184,26 @@ impl Upload {
         let head = origin.head(self.introduced.clone());
         StoredDraft::new(head, Body::Push(body), &self.inline)
     }
+}
+
+/// The part of a tree that holds these chunks, as far as it does. A table of all its chunks would be
+/// much for one file, and many may be written at once.
+fn holding(tree: &Tree, mut wanted: HashSet<Digest>) -> Tree {
+    let mut found = Tree::default();
+    for (path, entry) in tree.iter() {
+        let Entry::File(file) = entry else { continue };
+        let before = wanted.len();
+        for chunk in &file.chunks {
+            wanted.remove(&chunk.digest);
+        }
+        if wanted.len() < before {
+            found.insert(path.clone(), entry.clone());
+        }
+        if wanted.is_empty() {
+            break;
+        }
+    }
+    found
 }
 
 /// The push that takes a path away.

@@ -495,7 +495,8 @@ async fn a_file_stays_executable() {
 
 #[tokio::test]
 async fn nobody_overwrites_what_they_have_not_seen() {
-    let running = start(&Store::memory()).await;
+    let store = Store::memory();
+    let (running, other) = (start(&store).await, start(&store).await);
     let plain = Plain::new(&running, Role::Push).await;
     let create = || plain.put("plan.md", "one").header("If-None-Match", "*");
     assert_eq!(create().send().await.unwrap().status(), 201);
@@ -520,10 +521,12 @@ async fn nobody_overwrites_what_they_have_not_seen() {
     }
     assert_eq!(plain.read("plan.md").await, b"two");
 
-    // Of many at once, one wins, and the others are told.
+    // Of many at once, at any gateway, one wins, and the others are told.
     let tag = field(&plain.get("plan.md").send().await.unwrap(), "etag").to_owned();
     let attempts = (0..12).map(|i| {
-        let request = plain.put("plan.md", format!("writer {i}"));
+        let url = [&running, &other][i % 2].url("/v1/files/plan.md");
+        let request = plain.http.put(url).body(format!("writer {i}"));
+        let request = request.bearer_auth(plain.key.reveal().as_str());
         request.header("If-Match", &tag).send()
     });
     let answers = join_all(attempts).await;
@@ -950,6 +953,22 @@ async fn damage_in_the_store_is_not_served() {
     assert!(answer.bytes().await.unwrap() == content[..1_000]);
     std::fs::remove_file(pack).unwrap();
     assert_eq!(refusal(plain.get("large.bin")).await.0, 404);
+}
+
+/// Goal: who goes away in the middle of an answer takes nothing along.
+/// Method: more answers are begun and left than there is memory for at once.
+#[tokio::test]
+async fn answers_that_nobody_reads_give_their_memory_back() {
+    let running = start(&Store::memory()).await;
+    let plain = Plain::new(&running, Role::Push).await;
+    let content = noise(4_000_000);
+    plain.write("large.bin", &content).await;
+    for _ in 0..300 {
+        let answer = plain.get("large.bin").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        drop(answer);
+    }
+    assert!(plain.read("large.bin").await == content);
 }
 
 #[tokio::test]
