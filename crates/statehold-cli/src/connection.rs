@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
@@ -11,8 +12,9 @@ use statehold_core::path::RepoPath;
 use statehold_core::record::RecordRef;
 use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_repository::format::description::Description;
+use statehold_repository::lease::RESIDUAL_RISK;
 use statehold_repository::location::StoreLocation;
-use statehold_repository::probe::{admit, newest_or_probe};
+use statehold_repository::probe::{Admission, admit, newest_or_probe};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{Info, Role};
 use statehold_repository::wire::key::Key;
@@ -29,7 +31,7 @@ use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 use crate::environment::{
     SystemClock, SystemEntropy, credentials_are_piped, home, store_variable, variable,
 };
-use crate::output::{Output, is_watched};
+use crate::output::{Output, complain, is_watched};
 use crate::progress::Bars;
 
 /// A workspace that is connected with its repository.
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) remote: Arc<dyn Remote>,
     /// Where it is.
     pub(crate) url: String,
+    /// Whether its store is safe for one gateway at a time only.
+    pub(crate) has_one_writer: bool,
 }
 
 impl Connection {
@@ -61,7 +65,7 @@ impl Connection {
                 workspace.root().display()
             );
         };
-        let (mut remote, role) = connect(&workspace, &link).await?;
+        let (mut remote, info) = connect(&workspace, &link).await?;
         if let Some(rate) = bytes_per_second {
             remote = Arc::new(RateLimited::new(remote, rate));
         }
@@ -72,13 +76,14 @@ impl Connection {
         };
         let (clock, entropy) = system();
         let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
-        if role.is_some_and(|role| role < Role::Own) {
+        if info.as_ref().is_some_and(|info| info.role < Role::Own) {
             engine.leave_to_owners(vec![RepoPath::parse(SHARED_RULES_PATH)?]);
         }
         Ok(Self {
             engine,
             remote,
             url: link.url,
+            has_one_writer: info.is_some_and(|info| info.one_writer),
         })
     }
 }
@@ -102,8 +107,8 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
     (Arc::new(SystemClock), Arc::new(SystemEntropy))
 }
 
-/// The other side, and what a gateway's key may do there.
-async fn connect(workspace: &Workspace, link: &Link) -> Result<(Arc<dyn Remote>, Option<Role>)> {
+/// The other side, and what it said about itself if it is a gateway.
+async fn connect(workspace: &Workspace, link: &Link) -> Result<(Arc<dyn Remote>, Option<Info>)> {
     if let Some(location) = store_of(&link.url)? {
         let repository = open_linked(workspace, &location, link.repository_id).await?;
         return Ok((Arc::new(repository), None));
@@ -118,8 +123,8 @@ async fn connect(workspace: &Workspace, link: &Link) -> Result<(Arc<dyn Remote>,
             remote
         }
     };
-    let role = remote.info().role;
-    Ok((Arc::new(remote), Some(role)))
+    let info = remote.info().clone();
+    Ok((Arc::new(remote), Some(info)))
 }
 
 /// What the gateway said about this key and repository before, so that nobody has to be contacted
@@ -179,20 +184,39 @@ pub(crate) fn store_of(address: &str) -> Result<Option<StoreLocation>> {
     Ok(Some(StoreLocation::Folder(std::path::absolute(address)?)))
 }
 
-/// Opens a store and makes sure that it can be trusted: at its first use it is probed. `alone` is
-/// the owner's word that nobody else writes to it.
-pub(crate) async fn open_store(location: &StoreLocation, alone: bool) -> Result<Store> {
+/// Opens a store for one of many writers, and makes sure that it can be trusted: at its first use it
+/// is probed.
+pub(crate) async fn open_store(location: &StoreLocation) -> Result<Store> {
     let store = location.open(&store_variable)?;
     let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
-    admit(&report).enter(alone)?;
+    admit(&report).enter()?;
     Ok(store)
+}
+
+/// Opens a store for a gateway. One that is safe for one writer at a time comes with a lease.
+pub(crate) async fn open_store_to_serve(
+    location: &StoreLocation,
+    lease: Duration,
+) -> Result<Store> {
+    let store = location.open(&store_variable)?;
+    let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
+    let admission = admit(&report);
+    if let Admission::OneWriter { reasons } = &admission {
+        complain(&format!(
+            "grade B, one gateway at a time: {}. Taking the lease; what it can't rule out: {RESIDUAL_RISK}.",
+            reasons.join("; ")
+        ));
+    }
+    Ok(admission
+        .enter_with_lease(store, &SystemEntropy, lease)
+        .await?)
 }
 
 /// The repository in a store, made if need be.
 pub(crate) async fn open_repository(location: &StoreLocation) -> Result<Repository> {
     let (clock, entropy) = system();
     let id = RepositoryId::random(&*entropy);
-    let store = open_store(location, false).await?;
+    let store = open_store(location).await?;
     Ok(Repository::open_or_create(store, id, clock, entropy).await?)
 }
 

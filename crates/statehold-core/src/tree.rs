@@ -121,6 +121,25 @@ impl Tree {
         }
     }
 
+    /// Another path that would be in the way of a file at this one, on some machine at least: file
+    /// systems take names for one that differ in case or composition alone. Looks at every path.
+    pub fn in_the_way_of(&self, path: &RepoPath) -> Option<&RepoPath> {
+        let folded = path.folded();
+        let lies_in = |inner: &str, outer: &str| {
+            let rest = inner.strip_prefix(outer);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let in_the_way = |(there, entry): &(&RepoPath, &Entry)| {
+            let other = there.folded();
+            let is_leaf = !matches!(entry, Entry::Directory);
+            *there != path
+                && (other == folded
+                    || lies_in(&other, &folded)
+                    || (is_leaf && lies_in(&folded, &other)))
+        };
+        self.iter().find(in_the_way).map(|(there, _)| there)
+    }
+
     /// The tree cut into listing pages. Borders depend on the paths alone, so two trees that
     /// differ in one place differ in one page.
     pub fn pages(&self) -> Vec<Page> {
@@ -297,6 +316,30 @@ mod tests {
             .count();
         assert_eq!(new, 1);
         assert_ne!(changed.root(), tree.root());
+    }
+
+    #[test]
+    fn twins_and_files_above_or_beneath_are_in_the_way() {
+        let mut tree: Tree = ["README.md", "caf\u{e9}/menu", "x/y/z"]
+            .into_iter()
+            .map(|text| (path(text), empty_file()))
+            .collect();
+        tree.insert(path("Empty"), Entry::Directory);
+        for (new, way) in [
+            ("README.md", None),
+            ("readme.md", Some("README.md")),
+            ("ReadMe.md/x", Some("README.md")),
+            ("CAFE\u{301}/MENU", Some("caf\u{e9}/menu")),
+            ("CAFE\u{301}/other", None),
+            ("x/y/z/0", Some("x/y/z")),
+            ("X/y", Some("x/y/z")),
+            ("x/y-z", None),
+            ("empty/file", None),
+            ("empty", Some("Empty")),
+        ] {
+            let found = tree.in_the_way_of(&path(new)).map(RepoPath::as_str);
+            assert_eq!(found, way, "{new}");
+        }
     }
 
     #[test]

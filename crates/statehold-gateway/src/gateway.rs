@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::control::{Control, FRESH};
-use crate::guard::{BODY_UNITS_MAX, REQUESTS_MAX};
+use crate::files::HISTORY_READERS_MAX;
+use crate::guard::{ANSWER_UNITS_MAX, BODY_UNITS_MAX, REQUESTS_MAX};
 use crate::handlers::DRAFT_READERS_MAX;
 use crate::hosted::Hosts;
 use crate::registry::{Change, INVITE_MS_MAX, Registry};
@@ -43,6 +44,10 @@ struct Inner {
     bodies: Arc<Semaphore>,
     /// Drafts being expanded.
     drafts: Arc<Semaphore>,
+    /// Memory for files on their way out, in units.
+    answers: Arc<Semaphore>,
+    /// Earlier states being read.
+    histories: Arc<Semaphore>,
 }
 
 impl Gateway {
@@ -66,6 +71,8 @@ impl Gateway {
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies: Arc::new(Semaphore::new(BODY_UNITS_MAX)),
                 drafts: Arc::new(Semaphore::new(DRAFT_READERS_MAX)),
+                answers: Arc::new(Semaphore::new(ANSWER_UNITS_MAX)),
+                histories: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
             }),
         };
         let key = gateway.set_up().await?;
@@ -127,6 +134,18 @@ impl Gateway {
         &self.inner.bodies
     }
 
+    pub(crate) fn answers(&self) -> &Arc<Semaphore> {
+        &self.inner.answers
+    }
+
+    pub(crate) fn histories(&self) -> &Arc<Semaphore> {
+        &self.inner.histories
+    }
+
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        &*self.inner.entropy
+    }
+
     pub(crate) fn drafts(&self) -> &Arc<Semaphore> {
         &self.inner.drafts
     }
@@ -138,8 +157,9 @@ impl Gateway {
         self.inner.tasks.reopen();
     }
 
-    /// Whether the registry can be read.
+    /// Whether the registry can be read, and the lease of a store that needs one is held.
     pub async fn is_ready(&self) -> Result<()> {
+        self.hosts().check_lease()?;
         self.control().registry(FRESH).await.map(drop)
     }
 
@@ -251,9 +271,10 @@ impl Gateway {
                 return Err(denied());
             }
             if let Some(key) = row.info.redeemed {
-                let again = registry
-                    .key(key)
-                    .is_some_and(|row| row.hash == request.hash);
+                let again = key == request.key
+                    && registry
+                        .key(key)
+                        .is_some_and(|row| row.hash == request.hash);
                 return if again { Ok(Vec::new()) } else { Err(denied()) };
             }
             if now >= row.info.expires {

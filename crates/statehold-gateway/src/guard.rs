@@ -32,7 +32,10 @@ pub(crate) const REQUESTS_MAX: usize = 256;
 const BODY_UNIT_BYTES: usize = 64 * 1024;
 /// Units of memory for request bodies: 512 MiB.
 pub(crate) const BODY_UNITS_MAX: usize = 8 * 1024;
-/// How long a request waits for memory for its body.
+/// Units of memory for files on their way out, 512 MiB: separate, so that nobody who reads slowly
+/// keeps others from writing.
+pub(crate) const ANSWER_UNITS_MAX: usize = 8 * 1024;
+/// How long a request waits for memory for its body or its answer.
 const BODY_WAIT: Duration = Duration::from_secs(10);
 /// How long a request may take in all, its body included. The largest body passes in this time
 /// over a line of one megabit per second.
@@ -91,7 +94,9 @@ fn dress(response: Response, permit: Option<OwnedSemaphorePermit>) -> Response {
     });
     let headers = response.headers_mut();
     headers.insert(HEADER_VERSION, HeaderValue::from_static(OWN));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
@@ -196,7 +201,10 @@ pub(crate) async fn take_body(
     })
 }
 
-async fn memory_for(bodies: &Arc<Semaphore>, len: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+pub(crate) async fn memory_for(
+    bodies: &Arc<Semaphore>,
+    len: usize,
+) -> Result<OwnedSemaphorePermit, Refusal> {
     let units = u32::try_from(len.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX);
     let wait = Arc::clone(bodies).acquire_many_owned(units);
     match timeout(BODY_WAIT, wait).await {

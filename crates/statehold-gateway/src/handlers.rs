@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
+use statehold_core::path::RepoPath;
 use statehold_core::record::Kind;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -39,10 +40,10 @@ pub(crate) const DRAFT_READERS_MAX: usize = 2;
 /// Largest body of a request that says a few words, in bytes.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-type Answer<T> = Result<T, Refusal>;
+pub(crate) type Answer<T> = Result<T, Refusal>;
 
 /// An id in an address.
-pub(crate) struct Id<T>(T);
+pub(crate) struct Id<T>(pub(crate) T);
 
 impl<T> FromRequestParts<Gateway> for Id<T>
 where
@@ -58,7 +59,7 @@ where
 }
 
 /// The query of an address.
-pub(crate) struct Asked<T>(T);
+pub(crate) struct Asked<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequestParts<Gateway> for Asked<T> {
     type Rejection = Refusal;
@@ -102,6 +103,7 @@ pub(crate) async fn info(access: Access, State(gateway): State<Gateway>) -> Answ
         description: description.clone(),
         genesis,
         limits: Limits::default(),
+        one_writer: gateway.hosts().has_one_writer(),
     }))
 }
 
@@ -255,23 +257,33 @@ async fn check_rules(repository: &HostedRepository, draft: &StoredDraft) -> Answ
     let statehold_core::record::Body::Push(push) = &draft.draft.body else {
         return Ok(());
     };
-    if push.paths().any(|path| path.as_str() == SHARED_RULES_PATH) {
+    push.paths().try_for_each(leave_rules)?;
+    let mut paths = push.upserts.iter().map(|upsert| &upsert.path);
+    let rules = repository.rules().await?;
+    match paths.find_map(|path| denial(path, &rules.shared_verdict(path))) {
+        Some(reason) => Err(Problem::refused(reason).into()),
+        None => Ok(()),
+    }
+}
+
+/// Turns away whoever doesn't own a repository and would change its rules.
+pub(crate) fn leave_rules(path: &RepoPath) -> Answer<()> {
+    if path.as_str() == SHARED_RULES_PATH {
         let reason = format!("{SHARED_RULES_PATH} may be changed with a key of role own only");
         return Err(Problem::refused(reason).into());
     }
-    let mut paths = push.upserts.iter().map(|upsert| &upsert.path);
-    let rules = repository.rules().await?;
-    let broken = paths.find_map(|path| match rules.shared_verdict(path) {
+    Ok(())
+}
+
+/// Why the rules don't let a path through, if they don't.
+pub(crate) fn denial(path: &RepoPath, verdict: &Verdict) -> Option<String> {
+    match verdict {
         Verdict::Allowed => None,
         Verdict::Denied { glob } => Some(format!("{path} may not be pushed: {glob} denies it")),
         Verdict::Uncovered { prefix } => Some(format!(
             "{path} may not be pushed: beneath {prefix} every path has to match SYNC_ALLOW or \
              SYNC_DENY in {SHARED_RULES_PATH}"
         )),
-    });
-    match broken {
-        Some(reason) => Err(Problem::refused(reason).into()),
-        None => Ok(()),
     }
 }
 

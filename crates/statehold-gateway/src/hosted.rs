@@ -82,6 +82,14 @@ impl HostedRepository {
         })
     }
 
+    /// The state at the head as of now: one read when nothing is new.
+    pub(crate) async fn head(&self) -> Result<Arc<State>> {
+        let known = self.inner.state().await?;
+        let head = remote::advance(&self.inner.repository, &known).await?;
+        self.inner.keep(&head);
+        Ok(head)
+    }
+
     /// The rules that pushes have to keep: those of the repository's own file, otherwise the
     /// default ones. A file that can't be used counts as none.
     pub(crate) async fn rules(&self) -> Result<Arc<RuleSet>> {
@@ -256,6 +264,16 @@ impl Hosts {
             tasks,
             open: Mutex::default(),
         }
+    }
+
+    /// Whether the store is safe for one gateway at a time only.
+    pub(crate) const fn has_one_writer(&self) -> bool {
+        self.store.lease().is_some()
+    }
+
+    /// Whether the store may still be written to.
+    pub(crate) fn check_lease(&self) -> Result<()> {
+        self.store.lease().map_or(Ok(()), |lease| lease.check())
     }
 
     /// The repository that a request was granted. It is made at the first request.

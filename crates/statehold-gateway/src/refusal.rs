@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use headers::{ContentRange, HeaderMapExt as _};
 use statehold_repository::Error;
 use statehold_repository::wire::MEDIA_PROBLEM;
 use statehold_repository::wire::problem::{Fault, Problem};
@@ -99,10 +100,17 @@ impl IntoResponse for Refusal {
                 let challenge = HeaderValue::from_static("Bearer");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                let codings = HeaderValue::from_static("gzip, zstd");
+                headers.insert(header::ACCEPT_ENCODING, codings);
+            }
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
+        }
+        if let Fault::UnsatisfiableRange { size } = problem.fault {
+            headers.typed_insert(ContentRange::unsatisfied_bytes(size));
         }
         response
     }

@@ -2,15 +2,31 @@
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
+use crate::{files, openapi};
 
-/// All routes of a gateway.
-pub(crate) fn router(gateway: Gateway) -> Router {
-    Router::new()
+/// A router that remembers its paths, so that they can be compared with what is described.
+#[derive(Default)]
+pub(crate) struct Routes {
+    router: Router<Gateway>,
+    pub(crate) paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Gateway>) -> Self {
+        self.router = self.router.route(path, methods);
+        self.paths.push(path);
+        self
+    }
+}
+
+/// All routes of a gateway. Each stands in `openapi.json` too: a test compares the two.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
         .route("/livez", get(h::livez))
         .route("/readyz", get(h::readyz))
         .route("/v1/info", get(h::info))
@@ -18,6 +34,11 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/v1/log", get(h::log).post(h::append))
         .route("/v1/read", post(h::read))
         .route("/v1/packs/{id}", put(h::put_pack))
+        .route(
+            "/v1/files/{*path}",
+            get(files::read).put(files::write).delete(files::remove),
+        )
+        .route("/v1/openapi.json", get(openapi::document))
         .route("/v1/redeem", post(h::redeem))
         .route("/v1/invites", post(h::add_invite))
         .route("/v1/machines", get(h::machines))
@@ -32,6 +53,12 @@ pub(crate) fn router(gateway: Gateway) -> Router {
             "/v1/admin/invites",
             get(h::admin_invites).post(h::admin_add_invite),
         )
+}
+
+/// What answers requests.
+pub(crate) fn router(gateway: Gateway) -> Router {
+    routes()
+        .router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(gateway.clone(), guard))

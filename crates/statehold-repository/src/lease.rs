@@ -115,7 +115,7 @@ impl Lease {
     }
 
     /// Gives the lease back, so that the next process doesn't have to wait.
-    pub async fn release(self) -> Result<()> {
+    pub async fn release(&self) -> Result<()> {
         self.renewing.abort();
         let is_held = self.check().is_ok();
         self.held.set(Until::Lost);
@@ -162,7 +162,9 @@ async fn renew(held: Arc<Held>) {
         let renewed = match held.is_ours().await {
             Ok(true) => held.write(beat, false).await,
             Ok(false) => {
-                tracing::error!("the lease of the store is somebody else's; nothing is written any more");
+                tracing::error!(
+                    "the lease of the store is somebody else's; nothing is written any more"
+                );
                 held.set(Until::Lost);
                 return;
             }

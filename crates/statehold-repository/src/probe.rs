@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::lease::Lease;
 use crate::store::{Creation, Listing, Store};
 
 /// The version of [`Report`]'s text.
@@ -131,7 +132,7 @@ impl Report {
 pub enum Admission {
     /// Anybody.
     ManyWriters,
-    /// One writer at a time, which nothing but its owner's word ensures.
+    /// One writer at a time, which a lease sees to.
     OneWriter {
         /// Why.
         reasons: Vec<String>,
@@ -154,21 +155,36 @@ pub fn admit(report: &Report) -> Admission {
 }
 
 impl Admission {
-    /// Lets a writer in, or says why not. `alone` is its owner's word that no other process writes
-    /// to the store.
-    pub fn enter(&self, alone: bool) -> Result<()> {
+    /// Lets one of many writers in, or says why not.
+    pub fn enter(&self) -> Result<()> {
         match self {
             Self::ManyWriters => Ok(()),
-            Self::OneWriter { .. } if alone => Ok(()),
             Self::OneWriter { reasons } => Err(Error::refused(format!(
-                "this store is safe for a single writer only, and nobody has said that there is \
-                 one: {}",
+                "this store is safe for one writer at a time only: {}; a gateway can be that one: \
+                 `statehold serve --store …`",
                 reasons.join("; ")
             ))),
             Self::Refused { reasons } => Err(Error::refused(format!(
                 "this store can't hold a repository: {}",
                 reasons.join("; ")
             ))),
+        }
+    }
+
+    /// Lets a gateway in, or says why not. A store for one writer comes back with a lease that
+    /// lasts so long without renewal, and is waited for.
+    pub async fn enter_with_lease(
+        &self,
+        store: Store,
+        entropy: &dyn Entropy,
+        period: Duration,
+    ) -> Result<Store> {
+        match self {
+            Self::OneWriter { .. } => {
+                let lease = Lease::take(&store, entropy, period).await?;
+                Ok(store.with_lease(Arc::new(lease)))
+            }
+            Self::ManyWriters | Self::Refused { .. } => self.enter().map(|()| store),
         }
     }
 }

@@ -94,7 +94,7 @@ pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
             .checkpoint
             .as_ref()
             .map(|(checkpoint, _)| checkpoint.at.number);
-        match fold_opening(remote.description().1, opening) {
+        match fold_opening(remote.description().1, opening, u64::MAX) {
             Ok((mut loaded, more)) => {
                 if more {
                     follow(remote, &mut loaded).await?;
@@ -117,20 +117,17 @@ pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
 
 /// Reads the state at an earlier record.
 pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
-    let mut opening = remote.open(Some(number)).await?;
-    let until = |batch: &mut Batch| {
-        batch
-            .records
-            .retain(|stored| stored.record.envelope.number <= number);
-    };
-    let mut more = opening.batch.more;
-    until(&mut opening.batch);
-    let (Loaded { mut state, .. }, _) = fold_opening(remote.description().1, opening)?;
+    let opening = remote.open(Some(number)).await?;
+    let (Loaded { mut state, .. }, mut more) =
+        fold_opening(remote.description().1, opening, number)?;
     while state.head.number < number && more {
-        let mut batch = remote.records(state.head.number).await?;
+        let batch = remote.records(state.head.number).await?;
         more = batch.more && !batch.records.is_empty();
-        until(&mut batch);
-        for stored in &batch.records {
+        for stored in batch
+            .records
+            .iter()
+            .take_while(|stored| stored.record.envelope.number <= number)
+        {
             fold(Arc::make_mut(&mut state), stored)?;
         }
     }
@@ -143,7 +140,8 @@ pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
     Ok(state)
 }
 
-fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Loaded, bool)> {
+/// The state at the last record of an opening, or at `until` if that comes first.
+fn fold_opening(genesis: Digest, opening: Opening, until: u64) -> Result<(Loaded, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
     let state = match opening.checkpoint {
         None => State::empty(genesis),
@@ -166,7 +164,8 @@ fn fold_opening(genesis: Digest, opening: Opening) -> Result<(Loaded, bool)> {
         state: Arc::new(state),
         overdue: None,
     };
-    for stored in records {
+    // A record past the end may be there all the same: it vouches for the checkpoint before it.
+    for stored in records.take_while(|stored| stored.record.envelope.number <= until) {
         loaded.fold(&stored)?;
     }
     Ok((loaded, opening.batch.more))

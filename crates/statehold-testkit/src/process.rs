@@ -119,6 +119,17 @@ impl Installation {
         listen: &str,
         variables: &[(&str, String)],
     ) -> Result<RunningGateway> {
+        self.serve_with(store, listen, variables, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn serve_with(
+        &self,
+        store: &OsStr,
+        listen: &str,
+        variables: &[(&str, String)],
+        further: &[&str],
+    ) -> Result<RunningGateway> {
         let number = fs::read_dir(self.scratch.path())?.count();
         let out = self.path(&format!("gateway-{number}.out"));
         let log = self.path(&format!("gateway-{number}.log"));
@@ -126,6 +137,7 @@ impl Installation {
             .command()
             .args(["serve", "--json", "--listen", listen, "--store"])
             .arg(store)
+            .args(further)
             .envs(variables.iter().map(|(name, value)| (*name, value)))
             .env("STATEHOLD_HOME", self.operator()?.home)
             .env("STATEHOLD_LOG", "info")

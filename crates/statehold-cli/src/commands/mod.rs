@@ -11,6 +11,7 @@ mod link;
 mod log;
 mod machines;
 mod man;
+mod probe;
 mod rules;
 mod serve;
 mod status;
@@ -93,6 +94,7 @@ enum Command {
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
     Serve(serve::ServeArgs),
+    Probe(probe::ProbeArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -103,6 +105,7 @@ impl Command {
     const fn may_open_store(&self) -> bool {
         match self {
             Self::Serve(_)
+            | Self::Probe(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -164,6 +167,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Probe(args) => probe::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

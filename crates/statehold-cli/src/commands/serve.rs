@@ -3,17 +3,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
+use statehold_repository::lease::LEASE_PERIOD;
 use statehold_repository::store::Store;
 use statehold_sync::home::Home;
 
 use super::block_on;
-use crate::connection::{open_store, store_of, system};
+use crate::connection::{open_store_to_serve, store_of, system};
 use crate::environment::home;
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -44,9 +46,9 @@ pub(crate) struct ServeArgs {
     /// Its private key, as PEM
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Vouch that no other process writes to the store, where the store can't keep two apart
-    #[arg(long)]
-    alone: bool,
+    /// How long the lease lasts on a store for one writer
+    #[arg(long, hide = true, value_name = "N", default_value_t = LEASE_PERIOD.as_secs())]
+    lease_seconds: u64,
     /// Serve without TLS on an address that other machines reach, because a proxy in front has it
     #[arg(long)]
     behind_proxy: bool,
@@ -70,20 +72,17 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             args.listen
         );
     }
+    let lease_period = Duration::from_secs(args.lease_seconds.max(1));
     block_on(async {
-        let started = Started::on(
-            open_store(&location, args.alone).await?,
-            args.listen,
-            tls,
-            &home()?,
-        )
-        .await?;
+        let store = open_store_to_serve(&location, lease_period).await?;
+        let lease = store.lease().cloned();
+        let started = Started::on(store, args.listen, tls, &home()?).await?;
         started.announce(output);
-        started
-            .server
-            .serve(stop_signal())
-            .await
-            .context("the gateway stopped")
+        let served = started.server.serve(stop_signal()).await;
+        if let Some(lease) = lease {
+            lease.release().await?;
+        }
+        served.context("the gateway stopped")
     })?;
     Ok(Exit::Done.into())
 }

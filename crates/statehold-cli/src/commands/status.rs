@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use statehold_core::scope::Scope;
+use statehold_repository::lease::RESIDUAL_RISK;
 use statehold_sync::engine::Counts;
 
 use super::{GlobalArgs, block_on};
@@ -28,9 +29,10 @@ pub(crate) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
-    let (status, link) = block_on(async {
+    let (status, link, has_one_writer) = block_on(async {
         let connection = Connection::open(&global.directory()?, output).await?;
-        Ok((connection.engine.status(args.scope).await?, connection.url))
+        let status = connection.engine.status(args.scope).await?;
+        Ok((status, connection.url, connection.has_one_writer))
     })?;
     let counts = |counts: Counts| {
         format!(
@@ -39,6 +41,11 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
         )
     };
     output.line(format!("linked to   {link}"));
+    if has_one_writer {
+        output.line(format!(
+            "store       grade B: one gateway at a time, by a lease; {RESIDUAL_RISK}"
+        ));
+    }
     let head = status.head.id.to_string();
     output.line(format!(
         "repository  {} paths at record {} ({})",
@@ -83,7 +90,9 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
             "statehold: {why}; the other side is shown as it was last seen"
         ));
     }
-    output.value(&status);
+    let mut said = serde_json::to_value(&status)?;
+    said["store_grade"] = if has_one_writer { "B" } else { "A" }.into();
+    output.value(&said);
     if status.stale.is_some() {
         return Ok(Exit::Unavailable.into());
     }

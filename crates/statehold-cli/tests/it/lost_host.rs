@@ -4,6 +4,12 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use statehold_testkit::loopback::{Front, Manners};
+use statehold_testkit::servers;
+
+use crate::world::{installation, json, run};
 
 struct Gateway {
     process: Child,
@@ -92,4 +98,86 @@ fn a_gateway_on_a_new_host_serves_the_same_keys() {
     // The first operator's, the spare one, and one for each machine.
     assert_eq!(String::from_utf8(keys.stdout).unwrap().lines().count(), 4);
     drop(second);
+}
+
+/// Goal: on a store that can't keep two writers apart there is one gateway at a time, a gateway that
+/// died is waited out, and `status` says what that leaves open.
+/// Method: moto behind a front that takes the condition away; three gateways, one after the other.
+#[test]
+fn a_store_for_one_writer_is_served_by_one_gateway() {
+    let server = match servers::moto() {
+        Ok(server) => server,
+        Err(absent) => {
+            assert!(!servers::installs_everything(), "moto {absent}");
+            println!("SKIP: moto {absent}");
+            return;
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let manners = Manners {
+        takes: Some("if-none-match"),
+        ..Manners::default()
+    };
+    let front = runtime.block_on(async {
+        server.make_bucket("plain").await.unwrap();
+        Front::before(server.endpoint(), manners).await.unwrap()
+    });
+    let names = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ENDPOINT_URL",
+    ];
+    let variables = names.map(|name| (name, server.variable(&front.endpoint(), name).unwrap()));
+    let installation = installation();
+    let store = "s3://plain/team";
+    let further = ["--lease-seconds", "6"];
+    let period = Duration::from_secs(6);
+    let serve =
+        |listen: &str| installation.serve_with(store.as_ref(), listen, &variables, &further);
+
+    let mut first = serve("127.0.0.1:0").unwrap();
+    let a = installation.linked("anna", &first).unwrap();
+    a.write("x", "1").unwrap();
+    run(&a, &["push"], 0);
+    let said = run(&a, &["status"], 0).out;
+    assert!(
+        said.contains("grade B") && said.contains("delayed"),
+        "{said}"
+    );
+    assert_eq!(json(&a, &["status"], 0)["store_grade"], "B");
+
+    let mut probe = a.command(&["probe", store, "--json"]);
+    probe.envs(variables.clone());
+    let probed = a.start(probe, "").unwrap().finish().unwrap();
+    assert_eq!(probed.json().unwrap()["grade"], "B", "{}", probed.err);
+
+    // Neither another gateway nor a machine of its own comes beside it.
+    let straight = installation.machine("straight").unwrap();
+    run(&straight, &["init"], 0);
+    let mut link = straight.command(&["link", store]);
+    link.envs(variables.clone());
+    let refused = straight.start(link, "").unwrap().finish().unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(refused.err.contains("one writer"), "{}", refused.err);
+    let mut beside = straight.command(&["serve", "--store", store, "--listen", "127.0.0.1:0"]);
+    beside.envs(variables.clone());
+    let refused = straight.start(beside, "").unwrap().finish().unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(refused.err.contains("stop it first"), "{}", refused.err);
+    run(&a, &["push"], 0);
+
+    // One that was stopped gives the lease back; one that was killed is waited out.
+    let address = first.address().to_owned();
+    let begun = Instant::now();
+    assert!(first.stop().unwrap().success());
+    first = serve(&address).unwrap();
+    assert!(begun.elapsed() < period, "{:?}", begun.elapsed());
+    a.write("x", "2").unwrap();
+    run(&a, &["push"], 0);
+    first.kill().unwrap();
+    let begun = Instant::now();
+    let _third = serve(&address).unwrap();
+    assert!(begun.elapsed() >= period, "{:?}", begun.elapsed());
+    a.write("x", "3").unwrap();
+    run(&a, &["push"], 0);
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use crate::world::{Running, note, push, start};
 
 /// Sends bytes as they are and reads until the connection ends.
-async fn raw(running: &Running, request: &str) -> String {
+pub(crate) async fn raw(running: &Running, request: &str) -> String {
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

@@ -8,7 +8,7 @@ use statehold_core::id::{RepositoryId, TenantId};
 use statehold_core::time::Timestamp;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
-use statehold_repository::wire::bodies::{NewInvite, NewTenant, Role};
+use statehold_repository::wire::bodies::{NewInvite, NewTenant, RedeemRequest, Role};
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_repository::{Error, Remote as _};
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient};
@@ -207,6 +207,18 @@ async fn an_invite_becomes_one_key_however_often_it_is_sent() {
         .redeem(&Invite::random(&Random), &key, "thief", None)
         .await;
     assert!(matches!(forged, Err(Error::Denied { .. })), "{forged:?}");
+
+    // Nor does a used invite show whoever has it what another key may do.
+    let other = running.key(Role::Operator).await;
+    let request = RedeemRequest {
+        invite: invite.reveal().to_string(),
+        key: other.id(),
+        hash: key.hash(),
+        label: "laptop".into(),
+        machine: None,
+    };
+    let asked = running.gateway.redeem(&request).await;
+    assert!(matches!(asked, Err(Error::Denied { .. })), "{asked:?}");
 
     let laptop = running.remote(&key).await.unwrap();
     let state = load(&laptop).await.unwrap().state;

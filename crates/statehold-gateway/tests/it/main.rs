@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

@@ -117,7 +117,7 @@ pub(crate) fn new_key(key: &Key, role: Role, expires: Option<Timestamp>) -> NewK
     }
 }
 
-fn head(kind: Kind) -> DraftHead {
+pub(crate) fn head(kind: Kind) -> DraftHead {
     DraftHead {
         kind,
         critical: true,

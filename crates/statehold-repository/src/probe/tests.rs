@@ -1,7 +1,6 @@
 //! The probe over stores that each do one thing wrong.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -223,12 +222,18 @@ async fn check(fault: Fault, grade: Grade, reason: &str) {
     };
     assert_eq!(report.sha_strategy, strategy, "{fault:?}");
     let admission = admit(&report);
-    let allowed = [false, true].map(|alone| admission.enter(alone).is_ok());
+    let store = Store::memory();
+    let leased = admission
+        .enter_with_lease(store, &Standing, Duration::from_millis(60))
+        .await;
+    let allowed = [admission.enter().is_ok(), leased.is_ok()];
     let expected = match grade {
         Grade::A => [true, true],
         Grade::B => [false, true],
         Grade::C => [false, false],
     };
+    let has_lease = leased.is_ok_and(|store| store.lease().is_some());
+    assert_eq!(has_lease, grade == Grade::B);
     assert_eq!(allowed, expected, "{fault:?}: {admission:?}");
 }
 

@@ -92,6 +92,9 @@ pub struct Info {
     pub genesis: Digest,
     /// The gateway's bounds.
     pub limits: Limits,
+    /// Whether its store is safe for one gateway at a time only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_writer: bool,
 }
 
 /// Bounds of one request, in bytes or pieces.

@@ -26,10 +26,17 @@ pub const MEDIA_PROBLEM: &str = "application/problem+json";
 pub const HEADER_REPOSITORY: &str = "x-statehold-repository";
 /// The sender's version.
 pub const HEADER_VERSION: &str = "x-statehold-version";
+/// The record that an answer about a plain file speaks of.
+pub const HEADER_RECORD: &str = "x-statehold-record";
+/// With the value `1`, lets content through that looks like a secret.
+pub const HEADER_ALLOW_SECRET: &str = "x-statehold-allow-secret";
 
 /// Largest record that a gateway takes, in bytes as sent. Larger pushes put their content in packs.
 pub const DRAFT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest JSON body, in bytes, the list of a batched read included.
 pub const JSON_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest plain file that is taken in one request, in bytes before compression, where the path may
+/// be large. The whole of it is in memory; a client sends larger ones in packs.
+pub const FILE_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most stored bytes that one batched read may ask for.
 pub const READ_BYTES_MAX: u64 = 32 * 1024 * 1024;

@@ -100,6 +100,22 @@ pub enum Fault {
         /// What was met.
         what: String,
     },
+    /// There is something at the path that is no regular file.
+    NotAFile {
+        /// What it is.
+        what: String,
+    },
+    /// The file is not, or no longer, what the request says it should be.
+    PreconditionFailed,
+    /// No part of the file lies in the range asked for.
+    UnsatisfiableRange {
+        /// Length of the file, in bytes.
+        size: u64,
+    },
+    /// No form that the file can be sent in is acceptable.
+    NotAcceptable,
+    /// The body comes in a form that is not understood.
+    UnsupportedMedia,
     /// The two programs are too far apart.
     VersionMismatch {
         /// The client's version.
@@ -138,10 +154,14 @@ impl Fault {
             Self::Denied { .. } => 403,
             Self::NotFound { .. } | Self::NoRoute => 404,
             Self::NoMethod => 405,
+            Self::NotAcceptable => 406,
             Self::Timeout => 408,
-            Self::Conflict { .. } | Self::Diverged { .. } => 409,
+            Self::Conflict { .. } | Self::Diverged { .. } | Self::NotAFile { .. } => 409,
             Self::LengthRequired => 411,
+            Self::PreconditionFailed => 412,
             Self::TooLarge { .. } => 413,
+            Self::UnsupportedMedia => 415,
+            Self::UnsatisfiableRange { .. } => 416,
             Self::VersionMismatch { .. } => 426,
             Self::Damaged { .. } | Self::Internal | Self::Other => 500,
             Self::TooNew { .. } => 501,
@@ -285,6 +305,11 @@ impl From<Problem> for Error {
             Fault::TooNew { what } => Self::TooNew { what },
             Fault::VersionMismatch { .. }
             | Fault::TooLarge { .. }
+            | Fault::NotAFile { .. }
+            | Fault::PreconditionFailed
+            | Fault::UnsatisfiableRange { .. }
+            | Fault::NotAcceptable
+            | Fault::UnsupportedMedia
             | Fault::LengthRequired
             | Fault::NoRoute
             | Fault::NoMethod => Self::Refused { reason: detail },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
 use statehold_repository::format::checkpoint::Checkpoint;
-use statehold_repository::remote::{advance, load};
+use statehold_repository::remote::{advance, load, load_at};
 use statehold_repository::{Remote as _, layout};
 use statehold_testkit::author::read_file;
 use statehold_testkit::faulty_store::WormStore;
@@ -43,6 +43,26 @@ async fn a_cold_load_is_the_fold_of_all_records() {
     }
     assert_eq!(scene.keys("segments").await.len(), 13);
     assert!(scene.keys("checkpoints").await.len() >= 3);
+}
+
+/// Also where a checkpoint stands with records after it, just before one, and just after.
+#[tokio::test]
+async fn every_earlier_state_can_be_read() {
+    let mut scene = Scene::new().await;
+    scene.push_many(140).await;
+    assert!(!scene.keys("checkpoints").await.is_empty());
+    let cold = open(&scene.store).await;
+    let mut folded = scene.repository.empty_state();
+    for number in 0..=140 {
+        if number > 0 {
+            let stored = scene.repository.record(number).await.unwrap().unwrap();
+            folded.apply(&stored.record).unwrap();
+        }
+        let found = load_at(&cold, number).await;
+        let found = found.unwrap_or_else(|error| panic!("record {number}: {error}"));
+        assert_eq!(*found, folded, "record {number}");
+    }
+    assert!(load_at(&cold, 141).await.is_err());
 }
 
 /// Everything works on a store that refuses every overwrite and every delete.

@@ -137,9 +137,19 @@ async fn without_conditions(server: &Server) {
     assert_eq!(report.grade, Grade::B, "{report:?}");
     assert!(!report.finding(Check::CreateOnly).unwrap().holds);
     let admission = admit(&report);
-    let error = admission.enter(false).unwrap_err().to_string();
+    let error = admission.enter().unwrap_err().to_string();
     assert!(error.contains("created twice"), "{error}");
-    admission.enter(true).unwrap();
+    let period = Duration::from_millis(900);
+    let entropy = SeededEntropy::new(31);
+    let leased = admission.enter_with_lease(store.clone(), &entropy, period);
+    let leased = leased.await.unwrap();
+    // The server says "made" to everybody; under the lease the second one is told.
+    let made = [
+        leased.create("a", "1".into()).await.unwrap(),
+        leased.create("a", "2".into()).await.unwrap(),
+    ];
+    assert_eq!(made, [Creation::New, Creation::Exists]);
+    assert_eq!(store.read("a").await.unwrap().unwrap(), "1");
 }
 
 /// Twenty milliseconds away: the probe takes seconds, and the first page of a listing one request.
