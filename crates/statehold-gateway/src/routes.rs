@@ -7,6 +7,7 @@ use axum::routing::{get, post, put};
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
+use crate::{pull, push};
 
 /// All routes of a gateway.
 pub(crate) fn router(gateway: Gateway) -> Router {
@@ -18,6 +19,8 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/v1/log", get(h::log).post(h::append))
         .route("/v1/read", post(h::read))
         .route("/v1/packs/{id}", put(h::put_pack))
+        .route("/_push", post(push::push))
+        .route("/_pull", get(pull::pull))
         .route("/v1/redeem", post(h::redeem))
         .route("/v1/invites", post(h::add_invite))
         .route("/v1/machines", get(h::machines))

@@ -94,6 +94,10 @@ pub struct Manners {
     pub takes: Option<&'static str>,
     /// How much longer everything takes.
     pub latency: Duration,
+    /// Addresses that begin like this are none here.
+    pub hides: Option<&'static str>,
+    /// It answers that the server is gone, and passes nothing on.
+    pub is_away: bool,
 }
 
 /// A front before a server. It keeps the first line of every request.
@@ -101,6 +105,7 @@ pub struct Manners {
 pub struct Front {
     loopback: Loopback,
     lines: Arc<Mutex<Vec<String>>>,
+    manners: Arc<Mutex<Manners>>,
 }
 
 impl Front {
@@ -108,14 +113,26 @@ impl Front {
     pub async fn before(endpoint: &str, manners: Manners) -> std::io::Result<Self> {
         let client = client().map_err(std::io::Error::other)?;
         let lines = Arc::new(Mutex::new(Vec::new()));
+        let manners = Arc::new(Mutex::new(manners));
         let (endpoint, noted) = (endpoint.to_owned(), Arc::clone(&lines));
+        let current = Arc::clone(&manners);
         let answer = move |request| {
             let line = note(&request);
             locked(&noted).push(line);
+            let manners = *locked(&current);
             pass(client.clone(), endpoint.clone(), manners, request)
         };
         let loopback = Loopback::serve(answer).await?;
-        Ok(Self { loopback, lines })
+        Ok(Self {
+            loopback,
+            lines,
+            manners,
+        })
+    }
+
+    /// Changes what it does from now on.
+    pub fn behave(&self, manners: Manners) {
+        *locked(&self.manners) = manners;
     }
 
     /// Where it listens.
@@ -140,6 +157,13 @@ async fn pass(
     request: Request<Bytes>,
 ) -> Response<Bytes> {
     tokio::time::sleep(manners.latency).await;
+    if manners.is_away {
+        return plain(StatusCode::BAD_GATEWAY, "");
+    }
+    let path = request.uri().path();
+    if manners.hides.is_some_and(|hidden| path.starts_with(hidden)) {
+        return plain(StatusCode::NOT_FOUND, "");
+    }
     match forward(&client, &endpoint, manners, request).await {
         Ok(response) => response,
         Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),

@@ -5,6 +5,8 @@ mod bounds;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod one_request;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod transfer;
