@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     pub(crate) engine: Engine,
     /// The repository.
     pub(crate) remote: Arc<dyn Remote>,
+    /// The gateway before it, if there is one.
+    pub(crate) gateway: Option<Arc<GatewayRemote>>,
     /// Where it is.
     pub(crate) url: String,
 }
@@ -56,7 +58,7 @@ impl Connection {
                 workspace.root().display()
             );
         };
-        let mut remote = connect(&workspace, &link).await?;
+        let (mut remote, gateway) = connect(&workspace, &link).await?;
         if let Some(rate) = bytes_per_second {
             remote = Arc::new(RateLimited::new(remote, rate));
         }
@@ -70,6 +72,7 @@ impl Connection {
         Ok(Self {
             engine,
             remote,
+            gateway,
             url: link.url,
         })
     }
@@ -94,18 +97,26 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
     (Arc::new(SystemClock), Arc::new(SystemEntropy))
 }
 
-async fn connect(workspace: &Workspace, link: &Link) -> Result<Arc<dyn Remote>> {
+async fn connect(
+    workspace: &Workspace,
+    link: &Link,
+) -> Result<(Arc<dyn Remote>, Option<Arc<GatewayRemote>>)> {
     if let Some(location) = store_of(&link.url)? {
-        return Ok(Arc::new(open_linked(&location, link.repository_id).await?));
+        let remote = open_linked(&location, link.repository_id).await?;
+        return Ok((Arc::new(remote), None));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
-    if let Some(info) = known_info(workspace, link, &key) {
-        return Ok(Arc::new(GatewayRemote::with_info(client, info)));
-    }
-    let remote = GatewayRemote::connect(client).await?;
-    keep_info(workspace, remote.info());
-    Ok(Arc::new(remote))
+    let gateway = match known_info(workspace, link, &key) {
+        Some(info) => GatewayRemote::with_info(client, info),
+        None => {
+            let gateway = GatewayRemote::connect(client).await?;
+            keep_info(workspace, gateway.info());
+            gateway
+        }
+    };
+    let gateway = Arc::new(gateway);
+    Ok((Arc::<GatewayRemote>::clone(&gateway), Some(gateway)))
 }
 
 /// What the gateway said about this key and repository before, so that nobody has to be contacted

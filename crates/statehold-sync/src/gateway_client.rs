@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -85,6 +85,8 @@ impl GatewayAddress {
 pub struct GatewayClient {
     http: reqwest::Client,
     base: Url,
+    /// The version of the gateway that answered first.
+    answered_by: Arc<OnceLock<String>>,
 }
 
 impl std::fmt::Debug for GatewayClient {
@@ -256,7 +258,12 @@ impl GatewayClient {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
-        Ok(Self { http, base })
+        let answered_by = Arc::default();
+        Ok(Self {
+            http,
+            base,
+            answered_by,
+        })
     }
 
     /// What the key reaches.
@@ -416,6 +423,10 @@ impl GatewayClient {
             Ok(Err(error)) => return Err(Failure::on_the_way(&ask.path, error)),
             Err(_) => return Err(Failure::silent(&ask.path)),
         };
+        let version = response.headers().get(HEADER_VERSION);
+        if let Some(version) = version.and_then(|version| version.to_str().ok()) {
+            self.answered_by.get_or_init(|| version.to_owned());
+        }
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -604,6 +615,13 @@ impl GatewayRemote {
     /// What the gateway said about key and repository.
     pub const fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// Whether the gateway that answers is still the version that said so. Another one may have
+    /// other bounds, and know more.
+    pub fn is_info_current(&self) -> bool {
+        let answered_by = self.client.answered_by.get();
+        answered_by.is_none_or(|version| *version == self.info.version)
     }
 
     /// The client, for everything that is not about the repository.

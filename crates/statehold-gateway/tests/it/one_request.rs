@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
@@ -25,6 +26,8 @@ use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemot
 use statehold_sync::preset::Preset;
 use statehold_testkit::loopback::{Front, Manners};
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::world::{Running, content, noise, note, push, start};
 
@@ -473,6 +476,66 @@ async fn more_content_than_comes_along_is_read_afterwards() {
         assert!(content(&reader, &seen, &path).await == *expected, "{path}");
     }
     assert_eq!(requests(&front), ["POST /v1/read"; 4]);
+}
+
+/// Goal: a slow reader costs the gateway no memory.
+/// Method: a client that asks for 32 MB and takes nothing but the beginning; the store's own count.
+#[tokio::test]
+async fn content_is_read_from_the_store_as_it_is_taken() {
+    let (store, meter) = Store::memory().metered();
+    let running = start(&store).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let state = load(&remote).await.unwrap().state;
+    let contents: Vec<Vec<u8>> = (0..8).map(|_| noise(4_000_000)).collect();
+    let names = [0, 1, 2, 3, 4, 5, 6, 7].map(|file| file.to_string());
+    let files = names.iter().zip(&contents);
+    let files: Vec<(&str, &[u8])> = files.map(|(a, b)| (a.as_str(), &b[..])).collect();
+    let (first, second) = files.split_at(4);
+    let (draft, pack) = push(&state, first);
+    remote.push(&[pack.unwrap()], &draft, &state).await.unwrap();
+    let state = advance(&remote, &state).await.unwrap();
+    let (draft, pack) = push(&state, second);
+    remote.push(&[pack.unwrap()], &draft, &state).await.unwrap();
+
+    let before = meter.usage();
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = format!(
+        "GET /_pull?since=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+        key.reveal().as_str()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = meter.usage().since(before).bytes_out;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let whole = meter.usage().since(before).bytes_out;
+    assert!(answer.len() > 32_000_000 && whole > 32_000_000);
+    // Two windows, one on its way, and what the system takes for both ends of a connection.
+    assert!(held < 20_000_000, "{held} of {whole}");
+}
+
+#[tokio::test]
+async fn records_come_in_several_answers_and_content_with_the_last() {
+    let running = start(&Store::memory()).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let early = load(&remote).await.unwrap().state;
+    let mut state = Arc::clone(&early);
+    for index in 0..100_u32 {
+        let len = if index % 99 == 0 { 400_000 } else { 262_000 };
+        let (draft, pack) = push(&state, &[(&format!("{index}"), &noise(len))]);
+        let packs: Vec<Pack> = pack.into_iter().collect();
+        remote.push(&packs, &draft, &state).await.unwrap();
+        state = advance(&remote, &state).await.unwrap();
+    }
+    let (frames, end) = pull(&running, &key, "since=0").await;
+    let (records, pieces, _) = sums(&frames);
+    assert!(end.more && pieces == 0 && end.head == records as u64);
+    let (frames, end) = pull(&running, &key, &format!("since={}", end.head)).await;
+    assert_eq!((end.more, end.head, sums(&frames).1), (false, 100, 1));
+    let seen = advance_with_content(&remote, &early, Scope::All).await;
+    assert_eq!(seen.unwrap(), state);
 }
 
 /// Goal: damage in the store stops neither the pull nor the message about it.
