@@ -451,6 +451,13 @@ impl Engine {
     /// Learns what the repository holds now. Content of paths that are about to be received may come
     /// along; who only looks asks for none.
     async fn refresh(&self, index: &mut Index, content: Option<Scope>) -> Result<()> {
+        self.progress.begin(Phase::Ask, 0);
+        let asked = self.ask(index, content).await;
+        self.progress.end();
+        asked
+    }
+
+    async fn ask(&self, index: &mut Index, content: Option<Scope>) -> Result<()> {
         match &mut index.checkout {
             None => {
                 let loaded = load(&*self.remote).await?;
