@@ -98,6 +98,8 @@ pub struct Manners {
     pub hides: Option<&'static str>,
     /// It answers that the server is gone, and passes nothing on.
     pub is_away: bool,
+    /// It answers that the server is gone, after what it passed on was done.
+    pub loses_answers: bool,
 }
 
 /// A front before a server. It keeps the first line of every request.
@@ -165,6 +167,7 @@ async fn pass(
         return plain(StatusCode::NOT_FOUND, "");
     }
     match forward(&client, &endpoint, manners, request).await {
+        Ok(_) if manners.loses_answers => plain(StatusCode::BAD_GATEWAY, ""),
         Ok(response) => response,
         Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),
     }

@@ -14,7 +14,7 @@ use statehold_core::plan::Direction;
 use statehold_core::scope::Scope;
 use statehold_repository::content::Pack;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{advance, advance_with_content, load};
+use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::frames::{Decoder, End, Frame};
@@ -172,9 +172,22 @@ async fn an_address_that_is_gone_is_done_without() {
 }
 
 /// Goal: a push in one request that got no answer is settled as a whole by the next run.
-/// Method: it never arrives, the files are removed, the next run finds only the journal.
+/// Method: it never arrives, or its answers don't; the file is removed, so that the next run has
+/// nothing to go by but the journal.
 #[tokio::test]
 async fn a_push_that_never_arrived_is_handed_in_again_with_its_packs() {
+    let never_arrives = Manners {
+        is_away: true,
+        ..Manners::default()
+    };
+    let loses_answers = Manners {
+        loses_answers: true,
+        ..Manners::default()
+    };
+    tokio::join!(settled_after(never_arrives), settled_after(loses_answers));
+}
+
+async fn settled_after(manners: Manners) {
     let running = start(&Store::memory()).await;
     let front = front(&running).await;
     let shared = Shared::in_memory();
@@ -183,24 +196,43 @@ async fn a_push_that_never_arrived_is_handed_in_again_with_its_packs() {
     a.pull().await.unwrap();
     let large = noise(1_000_000);
     a.write("large", &large).unwrap();
-    front.behave(Manners {
-        is_away: true,
-        ..Manners::default()
-    });
+    front.take_lines();
+    front.behave(manners);
     let error = a.push().await.unwrap_err();
     let unknown = matches!(error, EngineError::Remote(Error::Unknown { number: 1 }));
     assert!(unknown, "{error:?}");
+    assert_eq!(requests(&front), ["POST /_push"; 6]);
+    let arrived = if manners.loses_answers { 1 } else { 0 };
 
     front.behave(Manners::default());
+    let remote = through(&front, &key).await;
+    assert_eq!(load(&remote).await.unwrap().state.head.number, arrived);
     std::fs::remove_file(a.path("large")).unwrap();
     a.push().await.unwrap();
-    let remote = through(&front, &key).await;
-    let first = statehold_repository::remote::load_at(&remote, 1).await;
-    let first = first.unwrap();
+    let first = load_at(&remote, 1).await.unwrap();
     assert_eq!(content(&remote, &first, "large").await, large);
     // The deletion is a push of its own, after it.
     let head = load(&remote).await.unwrap().state;
     assert_eq!((head.head.number, head.tree.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_push_past_the_limit_goes_in_parts() {
+    let running = start(&Store::memory()).await;
+    let front = front(&running).await;
+    let remote = through(&front, &running.key(Role::Push).await).await;
+    let state = load(&remote).await.unwrap().state;
+    // Four chunks that fill the 16 MiB but for some kilobytes, or but for some bytes.
+    for (chunk, parts) in [(4_190_000, 1), (4_194_300, 2)] {
+        let contents: Vec<Vec<u8>> = (0..4).map(|_| noise(chunk)).collect();
+        let names = [0, 1, 2, 3].map(|file| format!("{chunk}/{file}"));
+        let files = names.iter().zip(&contents);
+        let files: Vec<(&str, &[u8])> = files.map(|(a, b)| (a.as_str(), &b[..])).collect();
+        let (draft, pack) = push(&state, &files);
+        front.take_lines();
+        remote.push(&[pack.unwrap()], &draft, &state).await.unwrap();
+        assert_eq!(requests(&front).len(), parts, "{chunk}");
+    }
 }
 
 async fn post(running: &Running, key: &Key, body: impl Into<Bytes>) -> Response {
