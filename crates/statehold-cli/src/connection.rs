@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) engine: Engine,
     /// The repository.
     pub(crate) remote: Arc<dyn Remote>,
+    /// The gateway before it, if there is one.
+    pub(crate) gateway: Option<Arc<GatewayRemote>>,
     /// Where it is.
     pub(crate) url: String,
     /// Whether its store is safe for one gateway at a time only.
@@ -65,7 +67,7 @@ impl Connection {
                 workspace.root().display()
             );
         };
-        let (mut remote, info) = connect(&workspace, &link).await?;
+        let (mut remote, gateway) = connect(&workspace, &link).await?;
         if let Some(rate) = bytes_per_second {
             remote = Arc::new(RateLimited::new(remote, rate));
         }
@@ -76,14 +78,17 @@ impl Connection {
         };
         let (clock, entropy) = system();
         let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
-        if info.as_ref().is_some_and(|info| info.role < Role::Own) {
+        let info = gateway.as_ref().map(|gateway| gateway.info());
+        if info.is_some_and(|info| info.role < Role::Own) {
             engine.leave_to_owners(vec![RepoPath::parse(SHARED_RULES_PATH)?]);
         }
+        let has_one_writer = info.is_some_and(|info| info.one_writer);
         Ok(Self {
             engine,
             remote,
+            gateway,
             url: link.url,
-            has_one_writer: info.is_some_and(|info| info.one_writer),
+            has_one_writer,
         })
     }
 }
@@ -107,24 +112,27 @@ pub(crate) fn system() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
     (Arc::new(SystemClock), Arc::new(SystemEntropy))
 }
 
-/// The other side, and what it said about itself if it is a gateway.
-async fn connect(workspace: &Workspace, link: &Link) -> Result<(Arc<dyn Remote>, Option<Info>)> {
+/// The other side, and the gateway if it is one.
+async fn connect(
+    workspace: &Workspace,
+    link: &Link,
+) -> Result<(Arc<dyn Remote>, Option<Arc<GatewayRemote>>)> {
     if let Some(location) = store_of(&link.url)? {
-        let repository = open_linked(workspace, &location, link.repository_id).await?;
-        return Ok((Arc::new(repository), None));
+        let remote = open_linked(workspace, &location, link.repository_id).await?;
+        return Ok((Arc::new(remote), None));
     }
     let key = workspace_key(workspace)?;
     let client = client(&link.url, Some(&key), link.repository_id)?;
-    let remote = match known_info(workspace, link, &key) {
+    let gateway = match known_info(workspace, link, &key) {
         Some(info) => GatewayRemote::with_info(client, info),
         None => {
-            let remote = GatewayRemote::connect(client).await?;
-            keep_info(workspace, remote.info());
-            remote
+            let gateway = GatewayRemote::connect(client).await?;
+            keep_info(workspace, gateway.info());
+            gateway
         }
     };
-    let info = remote.info().clone();
-    Ok((Arc::new(remote), Some(info)))
+    let gateway = Arc::new(gateway);
+    Ok((Arc::<GatewayRemote>::clone(&gateway), Some(gateway)))
 }
 
 /// What the gateway said about this key and repository before, so that nobody has to be contacted

@@ -20,6 +20,7 @@ impl Progress for Bars {
     fn begin(&self, phase: Phase, total: u64) {
         let (prefix, template) = match phase {
             Phase::Scan => ("looking", UNKNOWN),
+            Phase::Ask => ("asking", UNKNOWN),
             Phase::Send => ("sending", BYTES),
             Phase::Receive => ("receiving", BYTES),
             Phase::Place => ("placing", FILES),

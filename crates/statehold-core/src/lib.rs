@@ -6,7 +6,8 @@
 //! 2. [`entry`], [`tree`]: what a directory looks like when it is recorded.
 //! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
 //! 4. [`state`]: `state = fold(log)`, the heart of the program.
-//! 5. [`rebase`]: which records may land although others came first.
+//! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
+//!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out.
 //! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
 //! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
@@ -22,6 +23,7 @@
 //! - Folding the same records in the same order gives the same state on every machine.
 
 pub mod bands;
+pub mod brought;
 pub mod chunking;
 pub mod digest;
 pub mod entry;

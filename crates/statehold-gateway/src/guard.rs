@@ -57,7 +57,7 @@ pub(crate) async fn guard(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let probe = route
         .as_ref()
-        .is_some_and(|route| !route.as_str().starts_with("/v1/"));
+        .is_some_and(|route| matches!(route.as_str(), "/livez" | "/readyz"));
     let permit = match Arc::clone(gateway.requests()).try_acquire_owned() {
         Ok(permit) => Some(permit),
         // Whether it is alive and ready has to be known when it is busy above all.
@@ -151,7 +151,7 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 /// A body in memory, and the memory it was given.
 pub(crate) struct Taken {
     pub(crate) bytes: Bytes,
-    _memory: OwnedSemaphorePermit,
+    pub(crate) memory: OwnedSemaphorePermit,
 }
 
 /// Reads a body of at most so many bytes. It has to come at a minimum rate.
@@ -197,7 +197,7 @@ pub(crate) async fn take_body(
     }
     Ok(Taken {
         bytes: bytes.freeze(),
-        _memory: memory,
+        memory,
     })
 }
 

@@ -134,13 +134,19 @@ pub(crate) struct LogQuery {
 
 pub(crate) async fn log(access: Access, Asked(query): Asked<LogQuery>) -> Answer<Frames> {
     let repository = access.repository(Role::Read).await?;
-    // Far beyond any log, and far enough from the end of numbers to count on from there.
-    if query.after > u64::MAX / 2 {
-        return Err(Problem::refused("no log is that long").into());
-    }
+    check_number(query.after)?;
     let batch = repository.records(query.after).await?;
     let frames = batch.records.into_iter().map(record_frame).collect();
     Ok(Frames::new(frames, query.after, batch.more))
+}
+
+/// Refuses what is far beyond any log, and so near the end of numbers that none can be counted from
+/// there.
+pub(crate) fn check_number(number: u64) -> Answer<()> {
+    match number > u64::MAX / 2 {
+        true => Err(Problem::refused("no log is that long").into()),
+        false => Ok(()),
+    }
 }
 
 pub(crate) async fn read(
@@ -159,11 +165,7 @@ pub(crate) async fn read(
         let reason = format!("at most {READ_BYTES_MAX} bytes at once");
         return Err(Problem::refused(reason).into());
     }
-    let in_bounds = |place: &Place| {
-        let end = place.offset.checked_add(u64::from(place.stored));
-        let fits = (1..=CHUNK_STORED_BYTES_MAX).contains(&(place.stored as usize));
-        fits && end.is_some_and(|end| end <= RECORD_BYTES_MAX as u64)
-    };
+    let in_bounds = |place: &Place| is_readable(place.offset, place.stored);
     if !request.places.iter().all(in_bounds) {
         return Err(Problem::refused("a range is empty or lies past the end of objects").into());
     }
@@ -175,6 +177,13 @@ pub(crate) async fn read(
     let chunks = repository.read(&places).await?;
     let frames = chunks.into_iter().map(Frame::Chunk).collect();
     Ok(Frames::new(frames, 0, false))
+}
+
+/// Whether a chunk may lie there: within the largest object, and no longer than chunks are.
+pub(crate) fn is_readable(offset: u64, stored: u32) -> bool {
+    let end = offset.checked_add(u64::from(stored));
+    let fits = (1..=CHUNK_STORED_BYTES_MAX).contains(&(stored as usize));
+    fits && end.is_some_and(|end| end <= RECORD_BYTES_MAX as u64)
 }
 
 pub(crate) async fn put_pack(
@@ -197,13 +206,33 @@ pub(crate) async fn append(
 ) -> Answer<Frames> {
     let repository = access.repository(Role::Push).await?;
     let taken = take_body(&gateway, body, DRAFT_BYTES_MAX).await?;
-    let draft = read_draft(&gateway, taken.bytes.clone()).await?;
-    check_kind(&access, &draft)?;
+    let draft = admit(&access, &gateway, &repository, taken.bytes.clone()).await?;
+    append_admitted(&access, &repository, &draft).await
+}
+
+/// Reads a draft, and makes sure that whoever sends it may append it.
+pub(crate) async fn admit(
+    access: &Access,
+    gateway: &Gateway,
+    repository: &HostedRepository,
+    bytes: Bytes,
+) -> Answer<StoredDraft> {
+    let draft = read_draft(gateway, bytes).await?;
+    check_kind(access, &draft)?;
     if access.key().role < Role::Own {
-        check_rules(&repository, &draft).await?;
+        check_rules(repository, &draft).await?;
     }
+    Ok(draft)
+}
+
+/// Appends a draft that was [admitted](admit), and answers with the record.
+pub(crate) async fn append_admitted(
+    access: &Access,
+    repository: &HostedRepository,
+    draft: &StoredDraft,
+) -> Answer<Frames> {
     let key = Some(access.key().key);
-    let stored = repository.append_as(&draft, key).await?;
+    let stored = repository.append_as(draft, key).await?;
     // What the client lacks is what stands before the body it has sent itself.
     let number = stored.record.envelope.number;
     let body_bytes = u64::from(stored.record.envelope.draft.body_bytes);
@@ -233,7 +262,7 @@ async fn read_draft(gateway: &Gateway, bytes: Bytes) -> Answer<StoredDraft> {
 }
 
 /// Damage in what a client sends says nothing about the store.
-fn from_outside(error: Error) -> Error {
+pub(crate) fn from_outside(error: Error) -> Error {
     match error {
         Error::Damaged { object, reason } => Error::refused(format!("{object}: {reason}")),
         other => other,
@@ -452,10 +481,12 @@ pub(crate) async fn admin_tenants(
     Ok(Json(TenantList { tenants }))
 }
 
+/// A record without its content, which who only looks has no use for.
 fn record_frame(stored: StoredRecord) -> Frame {
+    let start = usize::try_from(stored.record.content_start).unwrap_or(usize::MAX);
     Frame::Record {
         number: stored.record.envelope.number,
-        bytes: stored.bytes,
+        bytes: stored.bytes.slice(..start.min(stored.bytes.len())),
     }
 }
 

@@ -8,8 +8,8 @@
 //! 3. `auth`: from a request to what it may do; the only way to a repository.
 //! 4. [`hosted`]: a repository as a gateway serves it: appends stand in a queue.
 //! 5. [`gateway`]: all of it on one store, and what its operator can do.
-//! 6. `routes`, `handlers`, `files`: the HTTP interface, and [`openapi`], its description. `guard`:
-//!    what every request passes first.
+//! 6. `routes`, `handlers`, `files`: the HTTP interface, and [`openapi`], its description; `push`,
+//!    `pull`: the two that move most. `guard`: what every request passes first.
 //! 7. [`server`]: listening, limits of connections, stopping. [`tls`]: certificates.
 //!
 //! # Invariants
@@ -30,6 +30,8 @@ mod guard;
 mod handlers;
 pub mod hosted;
 pub mod openapi;
+mod pull;
+mod push;
 mod refusal;
 pub mod registry;
 mod routes;

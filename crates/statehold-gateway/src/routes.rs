@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get, post, put};
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
-use crate::{files, openapi};
+use crate::{files, openapi, pull, push};
 
 /// A router that remembers its paths, so that they can be compared with what is described.
 #[derive(Default)]
@@ -39,6 +39,8 @@ pub(crate) fn routes() -> Routes {
             get(files::read).put(files::write).delete(files::remove),
         )
         .route("/v1/openapi.json", get(openapi::document))
+        .route("/_push", post(push::push))
+        .route("/_pull", get(pull::pull))
         .route("/v1/redeem", post(h::redeem))
         .route("/v1/invites", post(h::add_invite))
         .route("/v1/machines", get(h::machines))

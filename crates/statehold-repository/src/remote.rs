@@ -1,17 +1,21 @@
 //! The seam between a client's engine and a repository: over a bucket or over a gateway, the same
-//! eight operations.
+//! eight operations. Two more put some of them together, for a way on which each request counts;
+//! they mean what their parts mean.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::try_join_all;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
 use statehold_core::record::RecordRef;
+use statehold_core::scope::Scope;
 use statehold_core::state::{Applied, FoldError, State};
 
+use crate::content::Pack;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::description::Description;
@@ -54,6 +58,42 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     /// Writes the segment and the checkpoint that are due at a state, if any. They are caches, so
     /// failing at this loses nothing.
     async fn tend(&self, state: &Arc<State>) -> Result<()>;
+
+    /// [`Self::records`], for a caller that goes on to [`Self::read`] the content that they bring to
+    /// these paths. A remote may fetch it along the way, and keep a bounded part of it for then.
+    async fn records_with_content(&self, after: u64, _scope: Scope) -> Result<Batch> {
+        self.records(after).await
+    }
+
+    /// How many bytes of packs and draft [`Self::push`] takes in one request; 0 where each of them
+    /// is a request of its own in any case.
+    fn push_bytes_max(&self) -> u64 {
+        0
+    }
+
+    /// Writes packs as [`Self::put_pack`] does and, when all of them are durable, appends the draft
+    /// that names them as [`Self::append`] does, with the same answers. What is handed in again has
+    /// to be the packs and the draft.
+    async fn push(
+        &self,
+        packs: &[Pack],
+        draft: &StoredDraft,
+        known: &Arc<State>,
+    ) -> Result<StoredRecord> {
+        push_in_parts(self, packs, draft, known).await
+    }
+}
+
+/// Writes packs at once and then appends a draft, each with a request of its own.
+pub async fn push_in_parts<R: Remote + ?Sized>(
+    remote: &R,
+    packs: &[Pack],
+    draft: &StoredDraft,
+    known: &Arc<State>,
+) -> Result<StoredRecord> {
+    let put = |pack: &Pack| remote.put_pack(pack.id, pack.bytes.clone());
+    try_join_all(packs.iter().map(put)).await?;
+    remote.append(draft, known).await
 }
 
 /// Consecutive records.
@@ -197,10 +237,33 @@ async fn follow(remote: &dyn Remote, loaded: &mut Loaded) -> Result<()> {
 /// Brings a state up to the head of a repository, which has to descend from it. The same state comes
 /// back when nothing is new.
 pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<State>> {
+    advance_by(remote, state, |after| remote.records(after)).await
+}
+
+/// [`advance`], for a caller that goes on to read the content that is new at these paths.
+pub async fn advance_with_content(
+    remote: &dyn Remote,
+    state: &Arc<State>,
+    scope: Scope,
+) -> Result<Arc<State>> {
+    advance_by(remote, state, |after| {
+        remote.records_with_content(after, scope)
+    })
+    .await
+}
+
+async fn advance_by<F>(
+    remote: &dyn Remote,
+    state: &Arc<State>,
+    next: impl Fn(u64) -> F,
+) -> Result<Arc<State>>
+where
+    F: Future<Output = Result<Batch>>,
+{
     let mut state = Arc::clone(state);
     let known = state.head;
     // A store that lost its newest records has nothing new to tell either.
-    let (first, ()) = futures::try_join!(remote.records(known.number), remote.confirm(known))?;
+    let (first, ()) = futures::try_join!(next(known.number), remote.confirm(known))?;
     let mut batch = first;
     loop {
         if !batch.records.is_empty() {
@@ -212,7 +275,7 @@ pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<Stat
         if !batch.more {
             return Ok(state);
         }
-        batch = remote.records(state.head.number).await?;
+        batch = next(state.head.number).await?;
     }
 }
 

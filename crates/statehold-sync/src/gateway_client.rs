@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,11 +20,13 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::id::{KeyId, MachineId, PackId, RepositoryId};
 use statehold_core::record::RecordRef;
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_repository::content::Pack;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
-use statehold_repository::remote::{Batch, Opening};
+use statehold_repository::remote::{Batch, Opening, push_in_parts};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant, Place,
     ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
@@ -34,10 +36,12 @@ use statehold_repository::wire::key::{Invite, Key};
 use statehold_repository::wire::problem::{PROBLEM_BYTES_MAX, Problem};
 use statehold_repository::wire::version::OWN;
 use statehold_repository::wire::{
-    HEADER_REPOSITORY, HEADER_VERSION, JSON_BYTES_MAX, MEDIA_DRAFT, MEDIA_PACK,
+    HEADER_REPOSITORY, HEADER_VERSION, JSON_BYTES_MAX, MEDIA_DRAFT, MEDIA_FRAMES, MEDIA_PACK, push,
 };
 use statehold_repository::{Error, Remote, Result};
 use url::{Host, Url};
+
+use crate::prefetched::Prefetched;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +86,8 @@ impl GatewayAddress {
 pub struct GatewayClient {
     http: reqwest::Client,
     base: Url,
+    /// The version of the gateway that answered first.
+    answered_by: Arc<OnceLock<String>>,
 }
 
 impl std::fmt::Debug for GatewayClient {
@@ -94,7 +100,7 @@ impl std::fmt::Debug for GatewayClient {
 struct Ask {
     method: Method,
     path: String,
-    query: Option<(&'static str, u64)>,
+    query: Vec<(&'static str, String)>,
     body: Option<(&'static str, Bytes)>,
 }
 
@@ -103,7 +109,7 @@ impl Ask {
         Self {
             method,
             path: path.into(),
-            query: None,
+            query: Vec::new(),
             body: None,
         }
     }
@@ -122,9 +128,9 @@ impl Ask {
         Self { body, ..self }
     }
 
-    fn query(self, name: &'static str, value: Option<u64>) -> Self {
-        let query = value.map(|value| (name, value));
-        Self { query, ..self }
+    fn query(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.query.push((name, value.to_string()));
+        self
     }
 }
 
@@ -132,6 +138,8 @@ impl Ask {
 enum Failure {
     /// The answer is clear, and trying again gives the same.
     Final(Error),
+    /// So it is here: there is no such address. An older gateway doesn't know them all.
+    NoRoute(Error),
     /// Trying again may help.
     Again {
         error: Error,
@@ -181,6 +189,8 @@ struct Failed {
     error: Error,
     /// Whether the gateway may have acted on it.
     reached: bool,
+    /// Whether it was told in the end that there is no such address.
+    no_route: bool,
 }
 
 impl From<Failed> for Error {
@@ -249,7 +259,12 @@ impl GatewayClient {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
-        Ok(Self { http, base })
+        let answered_by = Arc::default();
+        Ok(Self {
+            http,
+            base,
+            answered_by,
+        })
     }
 
     /// What the key reaches.
@@ -264,7 +279,9 @@ impl GatewayClient {
                 let date = response.headers().get(reqwest::header::DATE);
                 Ok(date.and_then(|date| Some(date.to_str().ok()?.to_owned())))
             }
-            Err(Failure::Final(error) | Failure::Again { error, .. }) => Err(error),
+            Err(Failure::Final(error) | Failure::NoRoute(error) | Failure::Again { error, .. }) => {
+                Err(error)
+            }
         }
     }
 
@@ -354,6 +371,11 @@ impl GatewayClient {
     async fn send<A: Answer>(&self, ask: &Ask) -> Result<A, Failed> {
         let mut ever_reached = false;
         let mut attempt = 1;
+        let failed = |error, reached, no_route| Failed {
+            error,
+            reached,
+            no_route,
+        };
         loop {
             let outcome = match self.try_send(ask).await {
                 Ok(response) => A::read(&ask.path, response).await,
@@ -361,10 +383,8 @@ impl GatewayClient {
             };
             let (error, wait) = match outcome {
                 Ok(value) => return Ok(value),
-                Err(Failure::Final(error)) => {
-                    let reached = ever_reached;
-                    return Err(Failed { error, reached });
-                }
+                Err(Failure::Final(error)) => return Err(failed(error, ever_reached, false)),
+                Err(Failure::NoRoute(error)) => return Err(failed(error, ever_reached, true)),
                 Err(Failure::Again {
                     error,
                     wait,
@@ -375,8 +395,7 @@ impl GatewayClient {
                 }
             };
             if attempt >= ATTEMPTS_MAX {
-                let reached = ever_reached;
-                return Err(Failed { error, reached });
+                return Err(failed(error, ever_reached, false));
             }
             let wait = wait.unwrap_or_default().max(backoff(attempt));
             tracing::debug!(path = ask.path, attempt, %error, "trying again");
@@ -387,8 +406,8 @@ impl GatewayClient {
 
     async fn try_send(&self, ask: &Ask) -> Result<Response, Failure> {
         let mut url = self.base.join(&ask.path).map_err(Error::refused)?;
-        if let Some((name, value)) = ask.query {
-            url.query_pairs_mut().append_pair(name, &value.to_string());
+        if !ask.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&ask.query);
         }
         let mut request = self.http.request(ask.method.clone(), url);
         let mut patience = ANSWER_TIMEOUT;
@@ -405,6 +424,10 @@ impl GatewayClient {
             Ok(Err(error)) => return Err(Failure::on_the_way(&ask.path, error)),
             Err(_) => return Err(Failure::silent(&ask.path)),
         };
+        let version = response.headers().get(HEADER_VERSION);
+        if let Some(version) = version.and_then(|version| version.to_str().ok()) {
+            self.answered_by.get_or_init(|| version.to_owned());
+        }
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -424,6 +447,7 @@ impl GatewayClient {
                 wait,
                 reached: !Problem::says_undone(&body),
             },
+            _ if Problem::says_no_route(status.as_u16(), &body) => Failure::NoRoute(error),
             _ => Failure::Final(error),
         })
     }
@@ -456,24 +480,68 @@ impl<T: DeserializeOwned + Send> Answer for Json<T> {
 struct Frames(Vec<Frame>, End);
 
 impl Answer for Frames {
-    async fn read(path: &str, mut response: Response) -> Result<Self, Failure> {
-        let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
-        while let Some(bytes) = next_piece(path, &mut response).await? {
-            decoder.push(&bytes);
-            while let Some(frame) = decoder.next_frame()? {
-                frames.push(frame);
+    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
+        let mut frames = Vec::new();
+        let keep = |frame| {
+            frames.push(frame);
+            Ok(())
+        };
+        let end = each_frame(path, response, keep).await?;
+        Ok(Self(frames, end))
+    }
+}
+
+/// Records, and content that came along.
+struct Pulled {
+    batch: Batch,
+    content: Prefetched,
+}
+
+impl Answer for Pulled {
+    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
+        let (mut records, mut content) = (Vec::new(), Prefetched::new());
+        let take = |frame| {
+            match frame {
+                Frame::Record { number, bytes } => {
+                    let stored = StoredRecord::read(number, bytes)?;
+                    content.insert_record(&stored);
+                    records.push(stored);
+                }
+                Frame::Content {
+                    object,
+                    offset,
+                    bytes,
+                } => content.insert(object, offset, bytes),
+                _ => return Err(strange("something else than records and content")),
             }
-        }
-        match decoder.finish() {
-            Ok(end) => Ok(Self(frames, end)),
-            // Something on the way ended the body early and made it look whole.
-            Err(error) => Err(Failure::Again {
-                error,
-                wait: None,
-                reached: true,
-            }),
+            Ok(())
+        };
+        let End { more, .. } = each_frame(path, response, take).await?;
+        let batch = Batch { records, more };
+        Ok(Self { batch, content })
+    }
+}
+
+/// Takes a stream of frames apart as it comes in. What was taken before an error is part of
+/// something that never was whole.
+async fn each_frame(
+    path: &str,
+    mut response: Response,
+    mut take: impl FnMut(Frame) -> Result<()> + Send,
+) -> Result<End, Failure> {
+    let mut decoder = Decoder::default();
+    while let Some(bytes) = next_piece(path, &mut response).await? {
+        decoder.push(&bytes);
+        while let Some(frame) = decoder.next_frame()? {
+            take(frame)?;
         }
     }
+    // Something on the way may end the body early and make it look whole.
+    decoder.finish().map_err(|error| Failure::Again {
+        error,
+        wait: None,
+        reached: true,
+    })
 }
 
 /// The wait before the next attempt: doubled each time, and spread so that clients that failed
@@ -524,18 +592,25 @@ async fn collect(path: &str, mut response: Response, limit: usize) -> Result<Byt
 pub struct GatewayRemote {
     client: GatewayClient,
     info: Info,
+    /// What came along with the records of the last [`Remote::records_with_content`].
+    prefetched: Mutex<Prefetched>,
 }
 
 impl GatewayRemote {
     /// Asks the gateway what the client's key reaches, and opens that.
     pub async fn connect(client: GatewayClient) -> Result<Self> {
         let info = client.info().await?;
-        Ok(Self { client, info })
+        Ok(Self::with_info(client, info))
     }
 
     /// Opens what an earlier [`Self::connect`] found, without asking again.
     pub const fn with_info(client: GatewayClient, info: Info) -> Self {
-        Self { client, info }
+        let prefetched = Mutex::new(Prefetched::new());
+        Self {
+            client,
+            info,
+            prefetched,
+        }
     }
 
     /// What the gateway said about key and repository.
@@ -543,9 +618,23 @@ impl GatewayRemote {
         &self.info
     }
 
+    /// Whether the gateway that answers is still the version that said so. Another one may have
+    /// other bounds, and know more.
+    pub fn is_info_current(&self) -> bool {
+        let answered_by = self.client.answered_by.get();
+        answered_by.is_none_or(|version| *version == self.info.version)
+    }
+
     /// The client, for everything that is not about the repository.
     pub const fn client(&self) -> &GatewayClient {
         &self.client
+    }
+
+    fn prefetched(&self) -> std::sync::MutexGuard<'_, Prefetched> {
+        // A panic elsewhere leaves at worst less in here than there could be.
+        self.prefetched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cuts a list of places into requests of bounded size.
@@ -600,7 +689,10 @@ impl Remote for GatewayRemote {
     }
 
     async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        let ask = Ask::get("v1/open").query("at_most", at_most);
+        let mut ask = Ask::get("v1/open");
+        if let Some(at_most) = at_most {
+            ask = ask.query("at_most", at_most);
+        }
         let Frames(frames, end) = self.client.send(&ask).await?;
         let (mut checkpoint, mut trees, mut records) = (None, HashMap::new(), Vec::new());
         for frame in frames {
@@ -612,7 +704,7 @@ impl Remote for GatewayRemote {
                 Frame::Record { number, bytes } => {
                     records.push(StoredRecord::read(number, bytes)?);
                 }
-                Frame::Chunk(_) | Frame::End(_) => return Err(strange("a chunk")),
+                _ => return Err(strange("something that no state is made of")),
             }
         }
         let more = end.more;
@@ -623,24 +715,35 @@ impl Remote for GatewayRemote {
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
-        let ask = Ask::get("v1/log").query("after", Some(after));
-        let Frames(frames, end) = self.client.send(&ask).await?;
-        let mut records = Vec::with_capacity(frames.len());
-        for (frame, expected) in frames.into_iter().zip(after.saturating_add(1)..) {
-            match frame {
-                Frame::Record { number, bytes } if number == expected => {
-                    records.push(StoredRecord::read(number, bytes)?);
-                }
-                _ => return Err(strange("something else than the records in order")),
-            }
+        let ask = Ask::get("v1/log").query("after", after);
+        let Pulled { batch, .. } = self.client.send(&ask).await?;
+        in_order(after, batch)
+    }
+
+    async fn records_with_content(&self, after: u64, scope: Scope) -> Result<Batch> {
+        if self.info.limits.pull_content_bytes == 0 {
+            return self.records(after).await;
         }
-        let more = end.more && !records.is_empty();
-        Ok(Batch { records, more })
+        let ask = Ask::get("_pull").query("since", after);
+        let ask = ask.query("scope", scope.name());
+        let Pulled { batch, content } = match self.client.send(&ask).await {
+            Err(failed) if failed.no_route => return self.records(after).await,
+            answer => answer?,
+        };
+        *self.prefetched() = content;
+        in_order(after, batch)
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
+        let mut found: Vec<Option<Bytes>> = {
+            let prefetched = self.prefetched();
+            places.iter().map(|place| prefetched.get(place)).collect()
+        };
+        let absent = places.iter().zip(&found);
+        let absent = absent.filter_map(|(place, found)| found.is_none().then_some(*place));
+        let absent: Vec<Location> = absent.collect();
         let batches: Vec<Vec<Location>> = self
-            .batches(places)
+            .batches(&absent)
             .into_iter()
             .map(<[_]>::to_vec)
             .collect();
@@ -649,7 +752,11 @@ impl Remote for GatewayRemote {
             .buffered(READ_PARALLEL)
             .try_collect()
             .await?;
-        Ok(chunks.into_iter().flatten().collect())
+        let gaps = found.iter_mut().filter(|found| found.is_none());
+        for (gap, chunk) in gaps.zip(chunks.into_iter().flatten()) {
+            *gap = Some(chunk);
+        }
+        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
@@ -662,35 +769,71 @@ impl Remote for GatewayRemote {
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
         check_size("the push", draft.bytes.len(), self.info.limits.draft_bytes)?;
         let ask = Ask::new(Method::POST, "v1/log").with(MEDIA_DRAFT, draft.bytes.clone());
-        let Frames(frames, _) = self.client.send(&ask).await.map_err(|failed: Failed| {
-            match failed.error {
-                // It may have landed. The same draft handed in again settles it.
-                Error::Unavailable { .. } | Error::Damaged { .. } if failed.reached => {
-                    let number = known.head.number.saturating_add(1);
-                    tracing::debug!(error = %failed.error, "no answer to an append");
-                    Error::Unknown { number }
-                }
-                error => error,
-            }
-        })?;
-        let Ok(
-            [
-                Frame::Record {
-                    number,
-                    bytes: head,
-                },
-            ],
-        ) = <[Frame; 1]>::try_from(frames)
-        else {
-            return Err(strange("something else than one record"));
-        };
-        rebuild(draft, number, &head)
+        let sent = self.client.send(&ask).await;
+        appended(draft, sent.map_err(|failed| unsure(failed, known))?)
     }
 
     /// Nothing to do: the gateway writes its own caches.
     async fn tend(&self, _state: &Arc<State>) -> Result<()> {
         Ok(())
     }
+
+    fn push_bytes_max(&self) -> u64 {
+        self.info.limits.push_bytes
+    }
+
+    async fn push(
+        &self,
+        packs: &[Pack],
+        draft: &StoredDraft,
+        known: &Arc<State>,
+    ) -> Result<StoredRecord> {
+        let stored = packs.iter().map(|pack| pack.bytes.len());
+        let stored = stored.sum::<usize>() + draft.bytes.len();
+        let bytes = stored.saturating_add(push::PUSH_OVERHEAD_BYTES_MAX);
+        if packs.is_empty() || bytes as u64 > self.push_bytes_max() {
+            return push_in_parts(self, packs, draft, known).await;
+        }
+        let whole = push::write(packs, &draft.bytes).concat();
+        let ask = Ask::new(Method::POST, "_push").with(MEDIA_FRAMES, whole.into());
+        match self.client.send(&ask).await {
+            Ok(answer) => appended(draft, answer),
+            // In parts it is settled too, should another gateway have taken it before.
+            Err(failed) if failed.no_route => push_in_parts(self, packs, draft, known).await,
+            Err(failed) => Err(unsure(failed, known)),
+        }
+    }
+}
+
+/// A batch whose records are those after a number, in order.
+fn in_order(after: u64, mut batch: Batch) -> Result<Batch> {
+    let numbers = batch.records.iter().map(|s| s.record.envelope.number);
+    if !numbers.zip(after.saturating_add(1)..).all(|(a, b)| a == b) {
+        return Err(strange("other records than those asked for, in order"));
+    }
+    batch.more &= !batch.records.is_empty();
+    Ok(batch)
+}
+
+/// Why an append failed: it may have landed where it was sent and there is no clear answer. The same
+/// draft handed in again settles it.
+fn unsure(failed: Failed, known: &State) -> Error {
+    match failed.error {
+        Error::Unavailable { .. } | Error::Damaged { .. } if failed.reached => {
+            let number = known.head.number.saturating_add(1);
+            tracing::debug!(error = %failed.error, "no answer to an append");
+            Error::Unknown { number }
+        }
+        error => error,
+    }
+}
+
+/// The record that a draft became, by the gateway's answer.
+fn appended(draft: &StoredDraft, Frames(frames, _): Frames) -> Result<StoredRecord> {
+    let Ok([Frame::Record { number, bytes }]) = <[Frame; 1]>::try_from(frames) else {
+        return Err(strange("something else than one record"));
+    };
+    rebuild(draft, number, &bytes)
 }
 
 fn check_size(what: &str, len: usize, limit: u64) -> Result<()> {

@@ -1,13 +1,20 @@
-//! The journal of pushes: the exact bytes of a draft, kept from before its first attempt until its
-//! end is known.
+//! The journal of pushes: the exact bytes of a push that is under way, kept from before its first
+//! attempt until its end is known. Packs that go together with the draft are part of it: until the
+//! push has landed they may exist nowhere else, and it can be settled only whole.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use statehold_repository::content::Pack;
 use statehold_repository::format::record::StoredDraft;
+use statehold_repository::wire::push;
 
 use crate::workspace::Workspace;
+
+/// What stands for a journal in error messages.
+const JOURNAL: &str = "the journaled push";
 
 /// A journal that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +24,15 @@ pub struct JournalError {
     path: PathBuf,
     #[source]
     source: std::io::Error,
+}
+
+/// A push that was under way when a run ended.
+#[derive(Debug)]
+pub struct Journaled {
+    /// The packs that go together with the draft.
+    pub packs: Vec<Pack>,
+    /// The draft.
+    pub draft: StoredDraft,
 }
 
 /// Where a workspace keeps a push that is under way.
@@ -44,14 +60,14 @@ impl Journal {
 
     /// The push that was under way when the last run ended. A journal that isn't whole was never
     /// acted on: its draft is sent only after it has been flushed.
-    pub fn read(&self) -> Result<Option<StoredDraft>, JournalError> {
+    pub fn read(&self) -> Result<Option<Journaled>, JournalError> {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed("read")(error)),
         };
-        match StoredDraft::read(bytes.into()) {
-            Ok(draft) => Ok(Some(draft)),
+        match Journaled::read(bytes.into()) {
+            Ok(journaled) => Ok(Some(journaled)),
             Err(error) => {
                 tracing::warn!(%error, "the journaled push is damaged; its files are pushed anew");
                 self.clear()?;
@@ -60,12 +76,14 @@ impl Journal {
         }
     }
 
-    /// Keeps a draft, durably.
-    pub fn write(&self, draft: &StoredDraft) -> Result<(), JournalError> {
+    /// Keeps a push, durably.
+    pub fn write(&self, packs: &[Pack], draft: &StoredDraft) -> Result<(), JournalError> {
         let staged = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&staged)?;
-            file.write_all(&draft.bytes)?;
+            for piece in push::write(packs, &draft.bytes) {
+                file.write_all(&piece)?;
+            }
             file.sync_data()?;
             std::fs::rename(&staged, &self.path)?;
             sync_folder(&self.path)
@@ -73,7 +91,7 @@ impl Journal {
         write().map_err(self.failed("write"))
     }
 
-    /// Forgets the draft: its end is known.
+    /// Forgets the push: its end is known.
     pub fn clear(&self) -> Result<(), JournalError> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -81,6 +99,14 @@ impl Journal {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Journaled {
+    fn read(bytes: Bytes) -> statehold_repository::Result<Self> {
+        let (packs, draft) = push::read(JOURNAL, bytes)?;
+        let draft = StoredDraft::read(draft)?;
+        Ok(Self { packs, draft })
     }
 }
 

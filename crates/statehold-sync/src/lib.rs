@@ -44,6 +44,7 @@ pub mod journal;
 pub mod locks;
 pub mod manifest_file;
 pub mod path_map;
+mod prefetched;
 pub mod preset;
 pub mod progress;
 pub mod rate_limit;

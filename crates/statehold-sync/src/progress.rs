@@ -5,6 +5,8 @@
 pub enum Phase {
     /// Looking at the folder.
     Scan,
+    /// Asking what is new, and receiving what comes along with the answer.
+    Ask,
     /// Sending content; counted in bytes before compression.
     Send,
     /// Receiving content; counted in stored bytes.

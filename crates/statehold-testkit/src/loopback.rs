@@ -94,6 +94,12 @@ pub struct Manners {
     pub takes: Option<&'static str>,
     /// How much longer everything takes.
     pub latency: Duration,
+    /// Addresses that begin like this are none here.
+    pub hides: Option<&'static str>,
+    /// It answers that the server is gone, and passes nothing on.
+    pub is_away: bool,
+    /// It answers that the server is gone, after what it passed on was done.
+    pub loses_answers: bool,
 }
 
 /// A front before a server. It keeps the first line of every request.
@@ -102,6 +108,7 @@ pub struct Front {
     loopback: Loopback,
     lines: Arc<Mutex<Vec<String>>>,
     away_until: Arc<Mutex<Option<Instant>>>,
+    manners: Arc<Mutex<Manners>>,
 }
 
 impl Front {
@@ -109,13 +116,16 @@ impl Front {
     pub async fn before(endpoint: &str, manners: Manners) -> std::io::Result<Self> {
         let client = client().map_err(std::io::Error::other)?;
         let lines = Arc::new(Mutex::new(Vec::new()));
+        let manners = Arc::new(Mutex::new(manners));
         let (endpoint, noted) = (endpoint.to_owned(), Arc::clone(&lines));
         let away_until = Arc::new(Mutex::new(None));
         let away = Arc::<Mutex<Option<Instant>>>::clone(&away_until);
+        let current = Arc::clone(&manners);
         let answer = move |request| {
             let line = note(&request);
             locked(&noted).push(line);
             let is_away = locked(&away).is_some_and(|until| Instant::now() < until);
+            let manners = *locked(&current);
             let passing = pass(client.clone(), endpoint.clone(), manners, request);
             async move {
                 if is_away {
@@ -129,12 +139,18 @@ impl Front {
             loopback,
             lines,
             away_until,
+            manners,
         })
     }
 
     /// Answers 503 to everything from now on, for so long.
     pub fn go_away(&self, time: Duration) {
         *locked(&self.away_until) = Some(Instant::now() + time);
+    }
+
+    /// Changes what it does from now on.
+    pub fn behave(&self, manners: Manners) {
+        *locked(&self.manners) = manners;
     }
 
     /// Where it listens.
@@ -159,7 +175,15 @@ async fn pass(
     request: Request<Bytes>,
 ) -> Response<Bytes> {
     tokio::time::sleep(manners.latency).await;
+    if manners.is_away {
+        return plain(StatusCode::BAD_GATEWAY, "");
+    }
+    let path = request.uri().path();
+    if manners.hides.is_some_and(|hidden| path.starts_with(hidden)) {
+        return plain(StatusCode::NOT_FOUND, "");
+    }
     match forward(&client, &endpoint, manners, request).await {
+        Ok(_) if manners.loses_answers => plain(StatusCode::BAD_GATEWAY, ""),
         Ok(response) => response,
         Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),
     }

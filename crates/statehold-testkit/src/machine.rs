@@ -13,9 +13,9 @@ use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::scope::Scope;
-use statehold_repository::Repository;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
+use statehold_repository::{Remote, Repository};
 use statehold_sync::engine::{Engine, EngineError, Report, RunOptions};
 use statehold_sync::preset::Preset;
 use statehold_sync::progress::Unwatched;
@@ -95,6 +95,18 @@ impl Shared {
         preset: Preset,
         profile: Profile,
     ) -> Result<Machine, EngineError> {
+        let remote = Arc::new(self.repository().await?);
+        self.machine_over(name, preset, profile, remote)
+    }
+
+    /// One more machine, with an empty workspace, that reaches a repository by a way of its own.
+    pub fn machine_over(
+        &self,
+        name: &str,
+        preset: Preset,
+        profile: Profile,
+        remote: Arc<dyn Remote>,
+    ) -> Result<Machine, EngineError> {
         let failed = |source| EngineError::Own {
             action: "make",
             path: std::env::temp_dir(),
@@ -112,7 +124,6 @@ impl Shared {
         fs::remove_file(folder.path().join(".stateholdignore")).map_err(failed)?;
         let clock: Arc<dyn Clock> = Arc::<SimulatedClock>::clone(&self.clock);
         let entropy: Arc<dyn Entropy> = Arc::new(self.entropy.clone());
-        let remote = Arc::new(self.repository().await?);
         let engine = Engine::new(workspace, remote, clock, entropy, Arc::new(Unwatched))?;
         Ok(Machine {
             folder,

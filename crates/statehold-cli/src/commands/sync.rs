@@ -216,8 +216,15 @@ fn transfer(
             .allow_secrets(passage.allow_secrets.to_vec());
         connection.engine.lock_uploads(home()?);
         let result = connection.engine.run(*options).await;
-        if let Err(EngineError::Remote(Error::Refused { .. } | Error::Denied { .. })) = &result {
-            // Perhaps by bounds that have changed since the gateway was asked for them.
+        // Perhaps by bounds that have changed since the gateway was asked for them.
+        let is_refused = matches!(
+            result,
+            Err(EngineError::Remote(
+                Error::Refused { .. } | Error::Denied { .. }
+            ))
+        );
+        let gateway = connection.gateway.as_ref();
+        if is_refused || gateway.is_some_and(|gateway| !gateway.is_info_current()) {
             forget_info(workspace);
         }
         Ok(result?)

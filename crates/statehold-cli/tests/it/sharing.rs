@@ -300,3 +300,36 @@ fn only_an_owner_changes_the_shared_rules() {
         .unwrap();
     run(&owner, &["push"], 0);
 }
+
+/// Goal: a machine learns by itself what a gateway can do since it was updated.
+/// Method: what the gateway said is made to come from an earlier version without `/_pull`.
+#[test]
+fn what_an_earlier_version_of_the_gateway_said_is_asked_again() {
+    let Two { gateway, a, b, .. } = &Two::new();
+    let kept = b.path(".statehold/gateway.json");
+    let said =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap() };
+    let now = said();
+    assert!(now["limits"]["pull_content_bytes"].as_u64().unwrap() > 0);
+    let mut earlier = now.clone();
+    earlier["version"] = "0.0.9".into();
+    let limits = earlier["limits"].as_object_mut().unwrap();
+    limits.remove("pull_content_bytes").unwrap();
+    limits.remove("push_bytes").unwrap();
+    run(b, &["pull"], 0);
+    fs::write(&kept, earlier.to_string()).unwrap();
+    let asked = |verb: &str| {
+        let before = gateway.answers().unwrap();
+        a.write("notes", format!("{before}")).unwrap();
+        run(a, &["push"], 0);
+        let before = gateway.answers().unwrap();
+        run(b, &[verb], 0);
+        gateway.answers().unwrap() - before
+    };
+    // Records and content apart; then what the gateway can do is asked first, and once.
+    assert_eq!(asked("pull"), 2);
+    assert!(!kept.exists());
+    assert_eq!(asked("pull"), 2);
+    assert_eq!(said(), now);
+    assert_eq!(asked("pull"), 1);
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use statehold_core::entry::{ContentObject, Location};
 use statehold_core::limits::PACK_BYTES_MAX;
+use statehold_core::scope::Scope;
 use statehold_gateway::hosted::QUEUE_MAX;
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::wire::bodies::Role;
@@ -14,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::world::{Running, note, push, start};
+use crate::world::{Running, noise, note, push, start};
 
 /// Sends bytes as they are and reads until the connection ends.
 pub(crate) async fn raw(running: &Running, request: &str) -> String {
@@ -328,11 +331,26 @@ async fn an_answer_that_is_cut_short_is_never_taken_for_whole() {
     let state = load(&remote).await.unwrap().state;
     let (draft, _) = push(&state, &[("a", b"1")]);
     let stored = remote.append(&draft, &state).await.unwrap();
-    let frame = Frame::Record {
-        number: 1,
-        bytes: stored.bytes,
+    let (draft, pack) = push(&state, &[("b", &noise(400_000))]);
+    let packs = [pack.unwrap()];
+    let (object, bytes) = (ContentObject::Record(9), Bytes::from_static(b"content"));
+    let place = Location {
+        object: Some(object),
+        offset: 0,
+        stored: 7,
     };
-    let body: Vec<u8> = frame.encode().concat();
+    let frames = [
+        Frame::Record {
+            number: 1,
+            bytes: stored.bytes,
+        },
+        Frame::Content {
+            object,
+            offset: 0,
+            bytes,
+        },
+    ];
+    let body: Vec<u8> = frames.iter().flat_map(Frame::encode).flatten().collect();
     let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
     let more = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
@@ -344,12 +362,30 @@ async fn an_answer_that_is_cut_short_is_never_taken_for_whole() {
         let address = parrot(answer).await;
         let client = GatewayClient::new(&address, Some(&key), None).unwrap();
         let remote = GatewayRemote::with_info(client, remote.info().clone());
-        let error = remote.records(0).await.unwrap_err();
-        let known = matches!(error, Error::Damaged { .. } | Error::Unavailable { .. });
-        assert!(known, "{error:?}");
+        let cut = |error| {
+            let known = matches!(error, Error::Damaged { .. } | Error::Unavailable { .. });
+            assert!(known, "{error:?}");
+        };
+        let looking = async {
+            cut(remote.records(0).await.unwrap_err());
+        };
+        let pulling = async {
+            let pulled = remote.records_with_content(0, Scope::All).await;
+            cut(pulled.unwrap_err());
+            // Nor is any of the content that came with it.
+            cut(remote.read(&[place]).await.unwrap_err());
+        };
         // For an append that means: nobody knows.
-        let error = remote.append(&note(&state, "?"), &state).await.unwrap_err();
-        assert!(matches!(error, Error::Unknown { number: 1 }), "{error:?}");
+        let draft_ = note(&state, "?");
+        let appending = async {
+            let error = remote.append(&draft_, &state).await.unwrap_err();
+            assert!(matches!(error, Error::Unknown { number: 1 }), "{error:?}");
+        };
+        let pushing = async {
+            let error = remote.push(&packs, &draft, &state).await.unwrap_err();
+            assert!(matches!(error, Error::Unknown { number: 1 }), "{error:?}");
+        };
+        tokio::join!(looking, pulling, appending, pushing);
     });
     futures::future::join_all(tries).await;
 }

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use statehold_core::digest::Digest;
 use statehold_core::id::{RepositoryId, TenantId};
 use statehold_gateway::openapi::{DOCUMENT, routed_paths};
+use statehold_repository::content::Pack;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{
@@ -16,6 +18,7 @@ use statehold_repository::wire::bodies::{
 };
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_repository::wire::problem::{Fault, Problem};
+use statehold_repository::wire::push as wire;
 use statehold_repository::wire::version;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -518,6 +521,23 @@ async fn transfers(checked: &Checked<'_>, pusher: &Key, reader: &Key) {
     checked
         .assert_status("/v1/log", append("no draft".into()), 422)
         .await;
+    let later = load(&remote).await.unwrap().state;
+    let (draft, pack) = push(&later, &[("more", &noise(400_000))]);
+    let stream = |packs: &[Pack], draft: &Bytes| wire::write(packs, draft).concat();
+    let send = |body: Vec<u8>| checked.ask("POST", "/_push", Some(pusher)).body(body);
+    let whole = stream(&[pack.unwrap()], &draft.bytes);
+    checked.call("/_push", send(whole)).await;
+    let (rival, _) = push(&later, &[("MORE", b"2")]);
+    for (body, status) in [
+        (stream(&[], &rival.bytes), 409),
+        (b"no stream".to_vec(), 422),
+    ] {
+        checked.assert_status("/_push", send(body), status).await;
+    }
+    checked
+        .call("/_pull", get("/_pull?since=0&scope=all"))
+        .await;
+    checked.assert_status("/_pull", get("/_pull"), 422).await;
     checked.call("/v1/log", get("/v1/log?after=0")).await;
     checked.assert_status("/v1/log", get("/v1/log"), 422).await;
     checked.call("/v1/open", get("/v1/open?at_most=1")).await;

@@ -10,7 +10,7 @@ use statehold_core::id::{KeyId, MachineId, RepositoryId, TenantId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX};
 use statehold_core::time::Timestamp;
 
-use super::{DRAFT_BYTES_MAX, READ_BYTES_MAX};
+use super::{DRAFT_BYTES_MAX, PULL_CONTENT_BYTES_MAX, PUSH_BYTES_MAX, READ_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::description::Description;
 
@@ -97,7 +97,8 @@ pub struct Info {
     pub one_writer: bool,
 }
 
-/// Bounds of one request, in bytes or pieces.
+/// Bounds of one request, in bytes or pieces. A bound that is absent or 0 stands for a request that
+/// the gateway doesn't know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of a draft.
@@ -108,6 +109,12 @@ pub struct Limits {
     pub read_bytes: u64,
     /// Ranges in one batched read.
     pub read_ranges: u64,
+    /// Bytes of a push in one piece.
+    #[serde(default)]
+    pub push_bytes: u64,
+    /// Stored bytes of content that come along with the records of one pull.
+    #[serde(default)]
+    pub pull_content_bytes: u64,
 }
 
 impl Default for Limits {
@@ -117,6 +124,8 @@ impl Default for Limits {
             pack_bytes: PACK_BYTES_MAX as u64,
             read_bytes: READ_BYTES_MAX,
             read_ranges: READ_RANGES_MAX as u64,
+            push_bytes: PUSH_BYTES_MAX as u64,
+            pull_content_bytes: PULL_CONTENT_BYTES_MAX,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! - [`problem`]: errors, as `application/problem+json`, one code per [`crate::Error`] variant.
 //! - [`key`]: the text form of access keys and invites.
 //! - [`bodies`]: the JSON bodies of requests and answers.
+//! - [`push`]: a push in one piece.
 //! - [`version`]: which programs understand each other.
 
 pub mod bodies;
 pub mod frames;
 pub mod key;
 pub mod problem;
+pub mod push;
 pub mod version;
 
 /// Media type of a frame stream.
@@ -40,3 +42,7 @@ pub const JSON_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const FILE_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most stored bytes that one batched read may ask for.
 pub const READ_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Largest push in one piece, in bytes as sent: packs, draft and what frames them.
+pub const PUSH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most stored bytes of content that come along with the records of one pull.
+pub const PULL_CONTENT_BYTES_MAX: u64 = 32 * 1024 * 1024;

@@ -228,6 +228,14 @@ impl Problem {
             }
         }
     }
+
+    /// Whether an answer says that there is no such address: an older gateway, or something in front
+    /// of it that passes other addresses on.
+    pub fn says_no_route(status: u16, body: &[u8]) -> bool {
+        status == Fault::NoRoute.status()
+            && serde_json::from_slice::<Self>(body)
+                .map_or(true, |problem| problem.fault == Fault::NoRoute)
+    }
 }
 
 impl From<Error> for Problem {
@@ -429,6 +437,15 @@ mod tests {
             ));
         }
         assert!(matches!(Problem::read(401, b"no"), Error::Denied { .. }));
+        let said = |fault: Fault| {
+            let problem = Problem::new(fault, "x");
+            let body = serde_json::to_vec(&problem).unwrap();
+            Problem::says_no_route(problem.status, &body)
+        };
+        let object = "packs/x".to_owned();
+        assert!(said(Fault::NoRoute) && Problem::says_no_route(404, b"<html>"));
+        assert!(!said(Fault::NotFound { object }) && !said(Fault::NoMethod));
+        assert!(!Problem::says_no_route(200, b""));
     }
 
     #[test]

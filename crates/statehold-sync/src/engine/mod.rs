@@ -1,7 +1,8 @@
 //! The engine: scan, plan, carry out. The same over a bucket and over a gateway.
 //!
-//! A push that has a base makes one request: it appends, and learns from the answer whether others
-//! came first. A pull makes one read when nothing is new. A run that was killed is settled by the
+//! A push that has a base makes one request where the way allows: it appends, and learns from the
+//! answer whether others came first. A pull makes one read when nothing is new, and one request to
+//! a gateway when little is. A run that was killed is settled by the
 //! next one: a journaled push is handed in again, and what a pull had staged is used.
 
 use std::collections::BTreeSet;
@@ -22,13 +23,14 @@ use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
-use statehold_repository::remote::{advance, fold, load};
+use statehold_repository::remote::{advance, advance_with_content, fold, load};
+use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
 use crate::folder::{Folder, FolderError};
 use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Journaled};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
@@ -105,6 +107,14 @@ pub struct TooLarge {
     pub size: u64,
     /// The limit in bytes.
     pub limit: u64,
+}
+
+impl RunOptions {
+    /// The paths whose content the run may bring into the folder.
+    fn wanted_content(&self) -> Option<Scope> {
+        let receives = self.direction != Direction::Push && !self.dry;
+        receives.then_some(self.scope)
+    }
 }
 
 /// What a run came to.
@@ -275,7 +285,8 @@ impl Engine {
             self.settle(&mut now.index).await?;
             let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
             if must_look {
-                self.refresh(&mut now.index).await?;
+                self.refresh(&mut now.index, options.wanted_content())
+                    .await?;
             }
         }
         self.carry_out(&mut now, options, &mut report).await?;
@@ -302,7 +313,7 @@ impl Engine {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
         let mut now = self.look(self.read_index())?;
         let asked = match self.settle(&mut now.index).await {
-            Ok(()) => self.refresh(&mut now.index).await,
+            Ok(()) => self.refresh(&mut now.index, None).await,
             Err(error) => Err(error),
         };
         // What changed here can be said without the other side, if it was ever seen.
@@ -367,7 +378,7 @@ impl Engine {
     pub async fn join(&self) -> Result<Joined> {
         let _lock = lock_workspace(&self.workspace, "join", Wait::Yes)?;
         let mut index = self.read_index();
-        self.refresh(&mut index).await?;
+        self.refresh(&mut index, None).await?;
         self.write_index(&mut index)?;
         let state = index.checkout.map(|checkout| checkout.state);
         Ok(Joined {
@@ -444,11 +455,11 @@ impl Engine {
     /// Hands in a journaled push again, so that its end is known.
     async fn settle(&self, index: &mut Index) -> Result<()> {
         let journal = Journal::of(&self.workspace);
-        let Some(draft) = journal.read()? else {
+        let Some(Journaled { packs, draft }) = journal.read()? else {
             return Ok(());
         };
         if index.checkout.is_none() {
-            self.refresh(index).await?;
+            self.refresh(index, None).await?;
         }
         let known = index
             .checkout
@@ -456,9 +467,9 @@ impl Engine {
             .map(|checkout| Arc::clone(&checkout.state));
         let Some(known) = known else { return Ok(()) };
         self.remote.confirm(known.head).await?;
-        match self.remote.append(&draft, &known).await {
+        match self.remote.push(&packs, &draft, &known).await {
             Ok(_) => {
-                self.refresh(index).await?;
+                self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout
                     && let statehold_core::record::Body::Push(push) = &draft.draft.body
                 {
@@ -477,8 +488,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Learns what the repository holds now.
-    async fn refresh(&self, index: &mut Index) -> Result<()> {
+    /// Learns what the repository holds now. Content of paths that are about to be received may come
+    /// along; who only looks asks for none.
+    async fn refresh(&self, index: &mut Index, content: Option<Scope>) -> Result<()> {
+        self.progress.begin(Phase::Ask, 0);
+        let asked = self.ask(index, content).await;
+        self.progress.end();
+        asked
+    }
+
+    async fn ask(&self, index: &mut Index, content: Option<Scope>) -> Result<()> {
         match &mut index.checkout {
             None => {
                 let loaded = load(&*self.remote).await?;
@@ -486,7 +505,12 @@ impl Engine {
                 index.checkout = Some(Checkout::joining(loaded.state));
             }
             Some(checkout) => {
-                let state = advance(&*self.remote, &checkout.state).await?;
+                let state = match content {
+                    Some(scope) => {
+                        advance_with_content(&*self.remote, &checkout.state, scope).await?
+                    }
+                    None => advance(&*self.remote, &checkout.state).await?,
+                };
                 if state.head != checkout.state.head {
                     checkout.move_to(state);
                 }
@@ -629,7 +653,8 @@ impl Engine {
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
                 Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
-                    self.refresh(&mut now.index).await?;
+                    self.refresh(&mut now.index, options.wanted_content())
+                        .await?;
                     let mut index = std::mem::take(&mut now.index);
                     index.cache = std::mem::take(&mut now.scan.cache);
                     *now = self.look(index)?;
@@ -795,15 +820,24 @@ impl Engine {
         let Some(outbound) = outgoing.finish(settings.machine.id)? else {
             return Ok(());
         };
+        // The last pack goes together with the draft where that saves a request.
+        let mut along = Vec::new();
         if let Some(pack) = outbound.pack {
-            sending.add(pack).await?;
+            let both = pack.bytes.len() + outbound.draft.bytes.len() + PUSH_OVERHEAD_BYTES_MAX;
+            if both as u64 <= self.remote.push_bytes_max() {
+                sending.bytes += pack.bytes.len() as u64;
+                along.push(pack);
+            } else {
+                sending.add(pack).await?;
+            }
         }
         sending.finish().await?;
-        // Content is durable. The draft is journaled before its first attempt, so that a lost answer
-        // or a crash leaves something to ask with.
+        // All other content is durable. The push is journaled before its first attempt, so that a
+        // lost answer or a crash leaves something to ask with.
         let journal = Journal::of(&self.workspace);
-        journal.write(&outbound.draft)?;
-        let appended = match self.remote.append(&outbound.draft, &known).await {
+        journal.write(&along, &outbound.draft)?;
+        let pushed = self.remote.push(&along, &outbound.draft, &known);
+        let appended = match pushed.await {
             Ok(appended) => appended,
             Err(error) => {
                 // Only these two say that it has not landed and never will.

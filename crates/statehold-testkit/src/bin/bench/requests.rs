@@ -1,4 +1,5 @@
-//! What each verb asks of the store. Counted, not timed; over a bound the program fails.
+//! What each verb asks of the store, and of a gateway where one stands before it. Counted, not
+//! timed; over a bound the program fails.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -6,6 +7,7 @@ use statehold_core::limits::{CHECKPOINT_RECORDS_MIN, PACK_BYTES_TARGET};
 use statehold_repository::meter::Usage;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{Machine, Shared};
+use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
 
 /// Count requests
 #[derive(Debug, Args)]
@@ -21,6 +23,8 @@ const READ_DOLLARS: f64 = 0.000_4 / 1_000.0;
 /// Once a minute, for thirty days.
 const TIMES_A_MONTH: f64 = 30.0 * 24.0 * 60.0;
 const FILE_BYTES: usize = 4_096;
+/// What any verb of a linked workspace asks of a gateway, if little is new.
+const GATEWAY_REQUESTS_MAX: usize = 1;
 
 /// A line of the table.
 struct Row {
@@ -66,7 +70,53 @@ pub(crate) fn run(args: &RequestsArgs) -> Result<()> {
             row.bound
         );
     }
+    println!("\n| what, through a gateway | HTTP requests | bound |");
+    println!("|---|---|---|");
+    let rows = measure_gateway()?;
+    for (what, requests) in &rows {
+        println!("| {what} | {requests} | {GATEWAY_REQUESTS_MAX} |");
+    }
+    for (what, requests) in &rows {
+        let holds = *requests <= GATEWAY_REQUESTS_MAX;
+        ensure!(holds, "{what}: {requests} requests are over the bound");
+    }
     Ok(())
+}
+
+/// What the real program asks of a real gateway, by the gateway's own log.
+fn measure_gateway() -> Result<Vec<(&'static str, usize)>> {
+    let installation = Installation::of(&super::built_statehold()?)?;
+    let gateway = installation.serve("store")?;
+    let noise = SeededEntropy::new(6);
+    let a = installation.linked("a", &gateway)?;
+    let b = installation.linked("b", &gateway)?;
+    for machine in [&a, &b] {
+        machine.run(&["pull"])?.expect(0)?;
+    }
+    let asked = |machine: &RealMachine, verb| asked(&gateway, machine, verb);
+    let mut rows = Vec::new();
+    for index in 0..60 {
+        a.write(&format!("small/{index}"), noise.bytes(FILE_BYTES))?;
+    }
+    rows.push(("push of 60 files, 240 KiB", asked(&a, "push")?));
+    rows.push(("pull of that push", asked(&b, "pull")?));
+    for index in 0..8 {
+        a.write(&format!("large/{index}"), noise.bytes(1_000_000))?;
+    }
+    rows.push(("push of 8 files, 8 MB", asked(&a, "push")?));
+    rows.push(("pull of that push", asked(&b, "pull")?));
+    rows.push(("pull with nothing new", asked(&b, "pull")?));
+    rows.push(("status with nothing new", asked(&b, "status")?));
+    let last = "large/7";
+    ensure!(a.read(last)? == b.read(last)?, "{last} did not arrive");
+    Ok(rows)
+}
+
+/// How many requests a verb makes.
+fn asked(gateway: &RunningGateway, machine: &RealMachine, verb: &str) -> Result<usize> {
+    let before = gateway.answers()?;
+    machine.run(&[verb])?.expect(0)?;
+    Ok(gateway.answers()? - before)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
