@@ -1,6 +1,8 @@
 //! The real program, end to end: gateways and machines as processes, each with a home of its own.
 
 #[cfg(test)]
+mod agent_workspace;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod demo;
