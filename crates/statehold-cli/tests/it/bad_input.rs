@@ -4,34 +4,31 @@
 //!
 //! `cargo xtask show badinput` runs these and prints what each command said.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use statehold_core::digest::Digest;
 use statehold_core::entry::Entry;
-use statehold_core::id::RepositoryId;
 use statehold_core::record::{Body, Kind, NoteBody};
-use statehold_core::state::State;
 use statehold_core::time::Timestamp;
+use statehold_repository::Remote as _;
 use statehold_repository::format::header::{ObjectKind, write};
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::load;
-use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{NewKey, Role};
 use statehold_repository::wire::key::Key;
-use statehold_repository::{Remote as _, Repository};
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient};
 use statehold_sync::home::read_key_file;
 use statehold_testkit::author::Author;
-use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::loopback::{Front, Manners};
 use statehold_testkit::mount::Mount;
 use statehold_testkit::process::{Installation, Ran, RealMachine, RunningGateway};
 use statehold_testkit::servers::{self, Absent, Server, installs_everything};
 
+use crate::vault::{
+    Direct, beside, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite, tamper,
+};
 use crate::world::{Two, installation, json, run};
 
 /// Checks how a command ended and what it said, and shows it to whoever runs the whole table.
@@ -61,97 +58,8 @@ fn skip(row: &str, why: &str) {
     println!("SKIP {row}: {why}");
 }
 
-/// Two machines that share a repository straight in a folder.
-struct Direct {
-    installation: Installation,
-    a: RealMachine,
-    b: RealMachine,
-}
-
-impl Direct {
-    fn new() -> Self {
-        let installation = installation();
-        let a = linked_straight(&installation, "anna");
-        let b = linked_straight(&installation, "bert");
-        Self { installation, a, b }
-    }
-
-    fn object(&self, key: &str) -> PathBuf {
-        self.installation.path("vault").join(key)
-    }
-}
-
-fn linked_straight(installation: &Installation, name: &str) -> RealMachine {
-    let machine = installation.machine(name).unwrap();
-    let link = format!("file://{}", installation.path("vault").display());
-    run(&machine, &["init"], 0);
-    fs::remove_file(machine.path(".stateholdignore")).unwrap();
-    run(&machine, &["link", &link], 0);
-    machine
-}
-
-/// Changes an object in a store. They are written once, so their files may be read-only.
-fn overwrite(path: &Path, bytes: impl AsRef<[u8]>) {
-    fs::remove_file(path).unwrap();
-    fs::write(path, bytes).unwrap();
-}
-
-fn flipped(path: &Path, at: usize) -> Vec<u8> {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[at] ^= 4;
-    bytes
-}
-
-/// Runs asynchronous work beside the programs.
-fn beside<T>(work: impl Future<Output = T>) -> (tokio::runtime::Runtime, T) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let done = runtime.block_on(work);
-    (runtime, done)
-}
-
-/// Writes what no command would, straight into the folder of a store.
-fn tamper(folder: &Path, work: impl AsyncFnOnce(&Repository, Arc<State>)) {
-    beside(async {
-        let store = Store::folder(folder).unwrap();
-        let clock = Arc::new(SimulatedClock::standing(EPOCH));
-        let entropy = Arc::new(SeededEntropy::new(8));
-        let id = RepositoryId::from_bytes([1; 16]);
-        let repository = Repository::open_or_create(store, id, clock, entropy).await;
-        let repository = repository.unwrap();
-        let state = load(&repository).await.unwrap().state;
-        work(&repository, state).await;
-    });
-}
-
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     SeededEntropy::new(seed).bytes(length)
-}
-
-/// The files beneath a folder.
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(items) = fs::read_dir(folder) else {
-        return found;
-    };
-    for item in items {
-        let path = item.unwrap().path();
-        if path.is_dir() {
-            found.extend(objects(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
-
-/// The objects of a repository in a store's folder, by their kind. The gateway's own are left out.
-fn in_folder(store: &Path, kind: &str) -> Vec<PathBuf> {
-    let is_wanted = |path: &PathBuf| {
-        let folder = path.parent();
-        folder.is_some_and(|folder| folder.ends_with(kind))
-            && !path.components().any(|part| part.as_os_str() == "_control")
-    };
-    objects(store).into_iter().filter(is_wanted).collect()
 }
 
 #[test]
@@ -555,31 +463,7 @@ fn a_truncated_pack_is_named() {
 fn a_flipped_bit_is_harmless_or_named_in_every_kind_of_object() {
     let direct = Direct::new();
     let vault = direct.installation.path("vault");
-    tamper(&vault, async |repository, mut state| {
-        let author = Author::new(4);
-        let large = noise(5, 700_000);
-        for number in 0..70_u32 {
-            let (path, text) = (format!("file-{number}"), format!("text {number}"));
-            let content = if number == 0 {
-                &large[..]
-            } else {
-                text.as_bytes()
-            };
-            let change = [(path.as_str(), Some(content))];
-            author.push(repository, &state, change).await.unwrap();
-            state = repository.catch_up(&state).await.unwrap().0;
-            repository.tend(&state).await.unwrap();
-        }
-    });
-    let whole: BTreeMap<String, Vec<u8>> = (1..70)
-        .map(|number| {
-            (
-                format!("file-{number}"),
-                format!("text {number}").into_bytes(),
-            )
-        })
-        .chain([("file-0".to_owned(), noise(5, 700_000))])
-        .collect();
+    let whole = fill_with_every_kind(&vault);
     let damaged = |kind: &str| {
         let mut objects = in_folder(&vault, kind);
         objects.sort();

@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod losing_things;
+#[cfg(test)]
 mod lost_host;
 #[cfg(test)]
 mod recovery;
@@ -16,6 +18,8 @@ mod refusals;
 mod secrets;
 #[cfg(test)]
 mod sharing;
+#[cfg(test)]
+mod vault;
 #[cfg(test)]
 mod verbs;
 
