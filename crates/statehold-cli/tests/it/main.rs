@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod losing_things;
 #[cfg(test)]
 mod lost_host;
