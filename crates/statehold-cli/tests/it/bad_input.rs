@@ -725,7 +725,8 @@ fn a_full_disk_at_the_gateway_is_told_and_loses_nothing() {
         6,
         &["log/", "disk is full", "hint: "],
     );
-    // Reading goes on.
+    // Reading goes on, also for whom the push is left to be settled.
+    run(&a, &["pull"], 0);
     run(&b, &["pull"], 0);
     assert_eq!(b.read("first").unwrap(), b"first");
     fs::remove_file(rest).unwrap();
@@ -1047,6 +1048,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
         6,
         &["s ahead of the store's", "hint: "],
     );
+    run(&a, &["pull"], 0);
     run(&b, &["pull"], 0);
     assert_eq!(b.read("x").unwrap(), b"1");
     ahead.kill().unwrap();

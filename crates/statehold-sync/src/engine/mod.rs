@@ -254,7 +254,16 @@ impl Engine {
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            self.settle(&mut now.index).await?;
+            use statehold_repository::Error::{ClockAhead, Unavailable, Unknown};
+            match self.settle(&mut now.index).await {
+                // Where nothing can be written, as on a full disk, reading goes on.
+                Err(EngineError::Remote(
+                    error @ (ClockAhead { .. } | Unavailable { .. } | Unknown { .. }),
+                )) if options.direction == Direction::Pull => {
+                    tracing::warn!(%error, "an interrupted push has still to be settled");
+                }
+                settled => settled?,
+            }
             let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
             if must_look {
                 self.refresh(&mut now.index).await?;
