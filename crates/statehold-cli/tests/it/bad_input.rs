@@ -21,13 +21,13 @@ use statehold_sync::gateway_client::{GatewayAddress, GatewayClient};
 use statehold_sync::home::read_key_file;
 use statehold_testkit::author::Author;
 use statehold_testkit::environment::SeededEntropy;
-use statehold_testkit::loopback::{Front, Manners};
 use statehold_testkit::mount::Mount;
 use statehold_testkit::process::{Installation, Ran, RealMachine, RunningGateway};
-use statehold_testkit::servers::{self, Absent, Server, installs_everything};
+use statehold_testkit::servers::{self, Absent, installs_everything};
 
 use crate::vault::{
-    Direct, beside, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite, tamper,
+    Bucket, Direct, beside, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite,
+    tamper,
 };
 use crate::world::{Two, installation, json, run};
 
@@ -974,49 +974,15 @@ fn a_clock_set_back_by_a_day_breaks_nothing() {
     assert_eq!(b.read("z").unwrap(), b"z");
 }
 
-/// moto, and a front before it.
-struct Bucket {
-    server: Server,
-    front: Front,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Bucket {
-    fn new(row: &str) -> Option<Self> {
-        let server = match servers::moto() {
-            Ok(server) => server,
-            Err(absent @ Absent::NotInstalled(_)) => {
-                not_installed(row, &absent);
-                return None;
-            }
-            Err(absent) => panic!("moto {absent}"),
-        };
-        let (runtime, front) = beside(async {
-            server.make_bucket("vault").await.unwrap();
-            Front::before(server.endpoint(), Manners::default()).await
-        });
-        Some(Self {
-            server,
-            front: front.unwrap(),
-            _runtime: runtime,
-        })
-    }
-
-    fn variables(&self) -> Vec<(&'static str, String)> {
-        let names = [
-            "AWS_ACCESS_KEY_ID",
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_ENDPOINT_URL",
-        ];
-        let value = |name| self.server.variable(&self.front.endpoint(), name);
-        names.map(|name| (name, value(name).unwrap())).into()
-    }
-
-    fn serve(&self, installation: &Installation, listen: &str) -> RunningGateway {
-        let variables = self.variables();
-        installation
-            .serve_on("s3://vault/team".as_ref(), listen, &variables)
-            .unwrap()
+/// A bucket, if there can be one here.
+fn bucket(row: &str) -> Option<Bucket> {
+    match Bucket::new() {
+        Ok(bucket) => Some(bucket),
+        Err(absent @ Absent::NotInstalled(_)) => {
+            not_installed(row, &absent);
+            None
+        }
+        Err(absent) => panic!("moto {absent}"),
     }
 }
 
@@ -1024,7 +990,7 @@ impl Bucket {
 /// and nothing is dated by it.
 #[test]
 fn a_clock_that_is_ahead_dates_nothing() {
-    let Some(bucket) = Bucket::new("clock ahead") else {
+    let Some(bucket) = bucket("clock ahead") else {
         return;
     };
     let installation = installation();
@@ -1036,7 +1002,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
     let address = gateway.address().to_owned();
     gateway.kill().unwrap();
     let variables = bucket.variables();
-    let store = "s3://vault/team";
+    let store = Bucket::TEAM;
     let Some(mut ahead) = serve_off(&installation, &address, "+10m", store, &variables) else {
         return;
     };
@@ -1065,7 +1031,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
         command.envs(off.unwrap_or_default());
         direct.start(command, "").unwrap().finish().unwrap()
     };
-    on_bucket(&["link", "s3://vault/direct"], None)
+    on_bucket(&["link", Bucket::DIRECT], None)
         .expect(0)
         .unwrap();
     direct.write("x", "1").unwrap();
@@ -1158,7 +1124,7 @@ fn outage() -> Duration {
 /// same commands go through, without anything being started again.
 #[test]
 fn a_store_that_says_503_is_waited_for() {
-    let Some(bucket) = Bucket::new("store says 503") else {
+    let Some(bucket) = bucket("store says 503") else {
         return;
     };
     let installation = installation();
@@ -1173,7 +1139,7 @@ fn a_store_that_says_503_is_waited_for() {
         command.envs(variables.iter().map(|(name, value)| (*name, value)));
         direct.start(command, "").unwrap()
     };
-    let linked = on_bucket(&["link", "s3://vault/direct"]).finish();
+    let linked = on_bucket(&["link", Bucket::DIRECT]).finish();
     linked.unwrap().expect(0).unwrap();
     a.write("x", "before").unwrap();
     run(&a, &["push"], 0);

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use statehold_testkit::servers::{self, Absent, installs_everything};
+use statehold_testkit::servers::{Absent, installs_everything};
 
+use crate::vault::Bucket;
 use crate::world::{Two, installation, run};
 
 fn holds(folder: &Path, secret: &str, found: &mut Vec<String>) {
@@ -93,21 +94,20 @@ fn a_key_is_in_its_own_file_and_nowhere_else() {
 /// elsewhere; then every file they wrote, what they printed, and what the system knows of the process.
 #[test]
 fn a_stores_credentials_come_over_standard_input_and_stand_nowhere() {
-    let server = match servers::moto() {
-        Ok(server) => server,
+    let bucket = match Bucket::new() {
+        Ok(bucket) => bucket,
         Err(Absent::NotInstalled(why)) if !installs_everything() => {
             println!("SKIP credentials over standard input: {why}");
             return;
         }
         Err(absent) => panic!("moto {absent}"),
     };
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(server.make_bucket("vault")).unwrap();
     let names = [
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_ENDPOINT_URL",
     ];
+    let server = &bucket.server;
     let value = |name| server.variable(server.endpoint(), name).unwrap();
     let lines: String = names
         .map(|name| format!("{name}={}\n", value(name)))
@@ -143,7 +143,7 @@ fn a_stores_credentials_come_over_standard_input_and_stand_nowhere() {
         ran
     };
     let piped = "--credentials-stdin";
-    with(&["link", "s3://vault/direct", piped], &lines, 0);
+    with(&["link", Bucket::DIRECT, piped], &lines, 0);
     machine.write("x", "x").unwrap();
     with(&["push", piped], &object.to_string(), 0);
     assert_eq!(with(&["cat", "x", piped], &lines, 0).out, "x");
@@ -169,7 +169,7 @@ fn a_stores_credentials_come_over_standard_input_and_stand_nowhere() {
     let serve = [
         "serve",
         "--store",
-        "s3://vault/team",
+        Bucket::TEAM,
         "--listen",
         &address,
         piped,

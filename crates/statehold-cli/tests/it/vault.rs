@@ -1,4 +1,4 @@
-//! Machines that work straight on a store's folder, and hands in its objects.
+//! Machines that work straight on a store, and hands in its objects.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use statehold_core::id::RepositoryId;
 use statehold_core::state::State;
+use statehold_repository::location::StoreLocation;
+use statehold_repository::probe::keep;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_repository::{Remote as _, Repository};
 use statehold_testkit::author::Author;
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
-use statehold_testkit::process::{Installation, RealMachine};
+use statehold_testkit::loopback::{Front, Manners};
+use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
+use statehold_testkit::servers::{self, Absent, Server};
+use tokio::runtime::Runtime;
 
 use crate::world::{installation, run};
 
@@ -58,8 +63,8 @@ pub(crate) fn flipped(path: &Path, at: usize) -> Vec<u8> {
 }
 
 /// Runs asynchronous work beside the programs.
-pub(crate) fn beside<T>(work: impl Future<Output = T>) -> (tokio::runtime::Runtime, T) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+pub(crate) fn beside<T>(work: impl Future<Output = T>) -> (Runtime, T) {
+    let runtime = Runtime::new().unwrap();
     let done = runtime.block_on(work);
     (runtime, done)
 }
@@ -126,4 +131,60 @@ pub(crate) fn fill_with_every_kind(vault: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     });
     whole
+}
+
+/// moto with one bucket, `vault`, and a front before it.
+pub(crate) struct Bucket {
+    pub(crate) server: Server,
+    pub(crate) front: Front,
+    _runtime: Runtime,
+}
+
+impl Bucket {
+    /// Prefixes of the bucket where a verdict on it is kept already. What a probe says of moto is the
+    /// matter of other tests, and here it would take its seconds each time.
+    pub(crate) const TEAM: &'static str = "s3://vault/team";
+    pub(crate) const DIRECT: &'static str = "s3://vault/direct";
+
+    /// Starts it; an error says why it can't be installed here.
+    pub(crate) fn new() -> Result<Self, Absent> {
+        let server = servers::moto()?;
+        let (runtime, front) = beside(async {
+            server.make_bucket("vault").await.unwrap();
+            let location: StoreLocation = "s3://vault".parse().unwrap();
+            let store = location.open(&|name| server.variable(server.endpoint(), name));
+            let store = store.unwrap();
+            let verdict = serde_json::json!({
+                "version": 1, "at": "2026-01-01T00:00:00.000Z", "grade": "A",
+                "sha_strategy": "header", "findings": [], "took_ms": 0,
+            });
+            let verdict = serde_json::from_value(verdict).unwrap();
+            for prefix in ["team", "direct"] {
+                keep(&store.inside(prefix), &verdict).await.unwrap();
+            }
+            Front::before(server.endpoint(), Manners::default()).await
+        });
+        Ok(Self {
+            server,
+            front: front.unwrap(),
+            _runtime: runtime,
+        })
+    }
+
+    /// What the environment says of a program that uses it.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let names = [
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_ENDPOINT_URL",
+        ];
+        let value = |name| self.server.variable(&self.front.endpoint(), name);
+        names.map(|name| (name, value(name).unwrap())).into()
+    }
+
+    /// A gateway on it.
+    pub(crate) fn serve(&self, installation: &Installation, listen: &str) -> RunningGateway {
+        let gateway = installation.serve_on(Self::TEAM.as_ref(), listen, &self.variables());
+        gateway.unwrap()
+    }
 }
