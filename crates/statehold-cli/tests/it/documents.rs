@@ -145,6 +145,8 @@ fn the_excerpt_of_the_example_stands_in_the_example() {
 /// Lines before every script: the network and the folders of a machine that nobody else uses.
 const MACHINE: &str = r#"
 set -eu
+server=
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true' EXIT
 ip link set lo up
 mount -t tmpfs tmpfs /srv
 mount -t tmpfs tmpfs /mnt
