@@ -46,6 +46,9 @@ fn main() -> Result<()> {
         Task::Ci => ci(),
         Task::Tidy => tidy::run(),
         Task::Show { arguments } => {
+            if arguments[0] == BADINPUT {
+                return show_badinput(&arguments);
+            }
             if NEEDS_BINARY.iter().any(|name| arguments[0] == *name) {
                 build_binary()?;
             }
@@ -53,6 +56,29 @@ fn main() -> Result<()> {
         }
         Task::Bench { arguments } => bench(&arguments),
     }
+}
+
+/// What is shown by tests: what commands say when something is wrong.
+const BADINPUT: &str = "badinput";
+
+/// Show what every command says when something is wrong
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask show badinput")]
+struct BadInputArgs {
+    /// How long the store answers 503, in seconds
+    #[arg(long, default_value_t = 60)]
+    outage: u64,
+}
+
+/// Runs the tests of the table in `docs/operations.md`, one after the other, with what they print.
+fn show_badinput(arguments: &[String]) -> Result<()> {
+    let args = BadInputArgs::parse_from(arguments);
+    let mut command = cargo_command(&["test", "--quiet", "--package", "statehold-cli"]);
+    command
+        .args(["--test", "it", "bad_input::"])
+        .args(["--", "--nocapture", "--test-threads", "1"])
+        .env("STATEHOLD_TEST_OUTAGE_SECONDS", args.outage.to_string());
+    finish(command)
 }
 
 fn ci() -> Result<()> {
@@ -117,16 +143,27 @@ fn profile() -> Option<&'static str> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = cargo_command(arguments);
     if arguments.first() == Some(&"doc") {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
-    let status = command
-        .args(arguments)
-        .status()
-        .context("cargo could not be started")?;
+    finish(command)
+}
+
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments);
+    command
+}
+
+fn finish(mut command: Command) -> Result<()> {
+    let status = command.status().context("cargo could not be started")?;
     if !status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        bail!("cargo {} failed", words.join(" "));
     }
     Ok(())
 }

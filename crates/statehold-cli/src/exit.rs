@@ -146,10 +146,11 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
                 return None;
             }
             RepositoryError::Denied { .. } => {
-                "check the key: `statehold link URL --key-file FILE` stores a new one"
+                "check the key: `statehold unlink` and `statehold link URL` with a new invite give this \
+                 machine another"
             }
             RepositoryError::Unavailable { .. } => {
-                "nothing is lost; run the same command again once it can be reached"
+                "nothing is lost; run the same command again once that has passed"
             }
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
@@ -160,7 +161,8 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             }
             RepositoryError::NotFound { object } if !is_stored(object) => return None,
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {
-                "your folder is untouched; ask whoever runs the gateway to look at the object named"
+                "the files that need it stay as they are here; ask whoever runs the gateway to look at \
+                 the object named"
             }
             RepositoryError::TooNew { .. } => "install a newer statehold and run the command again",
             RepositoryError::Diverged { .. } => {

@@ -341,6 +341,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_logs_that_the_rules_name_travel_and_only_grow() {
+        let rules = RuleSet::default();
+        for (name, is_named) in [
+            ("changelog.ndjson", true),
+            ("evals.aggregate.ndjson", true),
+            ("snapshots.ndjson", true),
+            ("another.ndjson", false),
+        ] {
+            let path = RepoPath::parse(&format!("state/log/{name}")).unwrap();
+            assert_eq!(rules.is_append_only(&path), is_named, "{name}");
+            assert_eq!(rules.may_be_large(&path), is_named, "{name}");
+            assert_eq!(rules.verdict(&path) == Verdict::Allowed, is_named, "{name}");
+        }
+    }
+
+    #[test]
     fn deny_wins_and_strict_prefixes_need_a_match() {
         let rules = br#"{"SYNC_ALLOW":["state/log/a.ndjson","state/log/x/**"],
             "SYNC_DENY":["state/log/x/secret*","**/*.key"],"append_only":["state/log/a.ndjson"]}"#;

@@ -137,6 +137,11 @@ impl Repository {
             return Ok(found);
         }
         store.check_clock(&*clock).await?;
+        // A log without its description is one that lost it, and another one would not fit.
+        if !store.list_first(layout::LOG, layout::LOG).await?.is_empty() {
+            let reason = "it is missing, and the log has records";
+            return Err(Error::damaged(layout::REPOSITORY, reason));
+        }
         let description = Description::new(id, clock.now());
         store
             .create(layout::REPOSITORY, description.to_bytes().into())
@@ -534,28 +539,43 @@ impl Repository {
             .collect())
     }
 
-    /// Records from `from` on, as far as the listing says and a batch holds.
-    async fn listed(&self, from: u64, numbers: &[u64]) -> Result<Batch> {
-        let known = numbers
-            .iter()
-            .zip(from..)
-            .take_while(|(found, expected)| **found == *expected);
-        let count = known.count() as u64;
-        if count == 0 {
-            return Ok(Batch::default());
+    /// Whether a record is lost: those after it were found, and it isn't there even now.
+    async fn check_gap(&self, from: u64, found: &[Option<StoredRecord>]) -> Result<()> {
+        let Some(gap) = found.iter().position(Option::is_none) else {
+            return Ok(());
+        };
+        if found[gap..].iter().all(Option::is_none) {
+            return Ok(());
         }
+        let number = from + gap as u64;
+        match self.record(number).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::NotFound {
+                object: layout::record(number),
+            }),
+        }
+    }
+
+    /// Records from `from` on, as far as the listing says and a batch holds. A record is only made
+    /// when the one before it is there. So all up to the highest number are there, and one that the
+    /// listing lacks was made while it went on, or is lost: reading it tells.
+    async fn listed(&self, from: u64, numbers: &[u64]) -> Result<Batch> {
+        let end = match numbers.last() {
+            Some(highest) if *highest >= from => *highest,
+            _ => return Ok(Batch::default()),
+        };
         let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
-        while next < from + count && bytes < LOG_BATCH_BYTES {
+        while next <= end && bytes < LOG_BATCH_BYTES {
             // Up to the end of a segment, so that the next round begins with a whole one.
             let aligned = (next / SEGMENT_RECORDS + 4) * SEGMENT_RECORDS;
-            let last = aligned.min(from + count - 1);
+            let last = aligned.min(end);
             for stored in self.range(next, last).await? {
                 bytes += stored.bytes.len();
                 records.push(stored);
             }
             next = last + 1;
         }
-        let more = next < from + count;
+        let more = next <= end;
         Ok(Batch { records, more })
     }
 
@@ -711,6 +731,7 @@ impl Remote for Repository {
                 .try_collect()
                 .await?;
             let complete = found.iter().all(Option::is_some);
+            self.check_gap(from, &found).await?;
             for stored in found.into_iter().map_while(|found| found) {
                 self.remember(&stored);
                 records.push(stored);

@@ -185,8 +185,18 @@ impl Installation {
 
     /// A machine with a workspace that is linked through a gateway, by an invite of its own.
     pub fn linked(&self, name: &str, gateway: &RunningGateway) -> Result<RealMachine> {
+        self.linked_as(name, "plain", gateway)
+    }
+
+    /// The same with a workspace of this kind.
+    pub fn linked_as(
+        &self,
+        name: &str,
+        preset: &str,
+        gateway: &RunningGateway,
+    ) -> Result<RealMachine> {
         let machine = self.machine(name)?;
-        machine.run(&["init"])?.expect(0)?;
+        machine.run(&["init", "--preset", preset])?.expect(0)?;
         // The starter file is each machine's own and would only be in the way.
         fs::remove_file(machine.root.join(".stateholdignore"))?;
         let invite = self.invite(gateway)?;

@@ -4,34 +4,31 @@
 //!
 //! `cargo xtask show badinput` runs these and prints what each command said.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use statehold_core::digest::Digest;
 use statehold_core::entry::Entry;
-use statehold_core::id::RepositoryId;
 use statehold_core::record::{Body, Kind, NoteBody};
-use statehold_core::state::State;
 use statehold_core::time::Timestamp;
+use statehold_repository::Remote as _;
 use statehold_repository::format::header::{ObjectKind, write};
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::load;
-use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{NewKey, Role};
 use statehold_repository::wire::key::Key;
-use statehold_repository::{Remote as _, Repository};
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient};
 use statehold_sync::home::read_key_file;
 use statehold_testkit::author::Author;
-use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
-use statehold_testkit::loopback::{Front, Manners};
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::mount::Mount;
 use statehold_testkit::process::{Installation, Ran, RealMachine, RunningGateway};
-use statehold_testkit::servers::{self, Absent, Server, installs_everything};
+use statehold_testkit::servers::{self, Absent, installs_everything};
 
+use crate::vault::{
+    Bucket, Direct, beside, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite,
+    tamper,
+};
 use crate::world::{Two, installation, json, run};
 
 /// Checks how a command ended and what it said, and shows it to whoever runs the whole table.
@@ -55,103 +52,19 @@ fn indented(message: &str) -> String {
     lines.join("\n")
 }
 
-/// Says why a row can't be shown here. Where everything has to be, that is a failure.
+/// Says why a row can't be shown here: what it takes is not ours to have.
 fn skip(row: &str, why: &str) {
-    assert!(!installs_everything(), "{row}: {why}");
     println!("SKIP {row}: {why}");
 }
 
-/// Two machines that share a repository straight in a folder.
-struct Direct {
-    installation: Installation,
-    a: RealMachine,
-    b: RealMachine,
-}
-
-impl Direct {
-    fn new() -> Self {
-        let installation = installation();
-        let a = linked_straight(&installation, "anna");
-        let b = linked_straight(&installation, "bert");
-        Self { installation, a, b }
-    }
-
-    fn object(&self, key: &str) -> PathBuf {
-        self.installation.path("vault").join(key)
-    }
-}
-
-fn linked_straight(installation: &Installation, name: &str) -> RealMachine {
-    let machine = installation.machine(name).unwrap();
-    let link = format!("file://{}", installation.path("vault").display());
-    run(&machine, &["init"], 0);
-    fs::remove_file(machine.path(".stateholdignore")).unwrap();
-    run(&machine, &["link", &link], 0);
-    machine
-}
-
-/// Changes an object in a store. They are written once, so their files may be read-only.
-fn overwrite(path: &Path, bytes: impl AsRef<[u8]>) {
-    fs::remove_file(path).unwrap();
-    fs::write(path, bytes).unwrap();
-}
-
-fn flipped(path: &Path, at: usize) -> Vec<u8> {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[at] ^= 4;
-    bytes
-}
-
-/// Runs asynchronous work beside the programs.
-fn beside<T>(work: impl Future<Output = T>) -> (tokio::runtime::Runtime, T) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let done = runtime.block_on(work);
-    (runtime, done)
-}
-
-/// Writes what no command would, straight into the folder of a store.
-fn tamper(folder: &Path, work: impl AsyncFnOnce(&Repository, Arc<State>)) {
-    beside(async {
-        let store = Store::folder(folder).unwrap();
-        let clock = Arc::new(SimulatedClock::standing(EPOCH));
-        let entropy = Arc::new(SeededEntropy::new(8));
-        let id = RepositoryId::from_bytes([1; 16]);
-        let repository = Repository::open_or_create(store, id, clock, entropy).await;
-        let repository = repository.unwrap();
-        let state = load(&repository).await.unwrap().state;
-        work(&repository, state).await;
-    });
+/// The same for what any machine can install. Where everything has to be, that is a failure.
+fn not_installed(row: &str, why: &Absent) {
+    assert!(!installs_everything(), "{row}: {why}");
+    skip(row, &why.to_string());
 }
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     SeededEntropy::new(seed).bytes(length)
-}
-
-/// The files beneath a folder.
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(items) = fs::read_dir(folder) else {
-        return found;
-    };
-    for item in items {
-        let path = item.unwrap().path();
-        if path.is_dir() {
-            found.extend(objects(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
-
-/// The objects of a repository in a store's folder, by their kind. The gateway's own are left out.
-fn in_folder(store: &Path, kind: &str) -> Vec<PathBuf> {
-    let is_wanted = |path: &PathBuf| {
-        let folder = path.parent();
-        folder.is_some_and(|folder| folder.ends_with(kind))
-            && !path.components().any(|part| part.as_os_str() == "_control")
-    };
-    objects(store).into_iter().filter(is_wanted).collect()
 }
 
 #[test]
@@ -559,31 +472,7 @@ fn a_truncated_pack_is_named() {
 fn a_flipped_bit_is_harmless_or_named_in_every_kind_of_object() {
     let direct = Direct::new();
     let vault = direct.installation.path("vault");
-    tamper(&vault, async |repository, mut state| {
-        let author = Author::new(4);
-        let large = noise(5, 700_000);
-        for number in 0..70_u32 {
-            let (path, text) = (format!("file-{number}"), format!("text {number}"));
-            let content = if number == 0 {
-                &large[..]
-            } else {
-                text.as_bytes()
-            };
-            let change = [(path.as_str(), Some(content))];
-            author.push(repository, &state, change).await.unwrap();
-            state = repository.catch_up(&state).await.unwrap().0;
-            repository.tend(&state).await.unwrap();
-        }
-    });
-    let whole: BTreeMap<String, Vec<u8>> = (1..70)
-        .map(|number| {
-            (
-                format!("file-{number}"),
-                format!("text {number}").into_bytes(),
-            )
-        })
-        .chain([("file-0".to_owned(), noise(5, 700_000))])
-        .collect();
+    let whole = fill_with_every_kind(&vault);
     let damaged = |kind: &str| {
         let mut objects = in_folder(&vault, kind);
         objects.sort();
@@ -818,17 +707,7 @@ fn a_full_disk_at_the_gateway_is_told_and_loses_nothing() {
     let b = installation.linked("bert", &gateway).unwrap();
     a.write("first", "first").unwrap();
     run(&a, &["push"], 0);
-    // More than fits as a pack, and then more than fits as a record.
-    let large = noise(12, 6_000_000);
-    a.write("large", &large).unwrap();
-    let refused = a.run(&["push"]).unwrap();
-    told(
-        "disk full at the gateway, pack",
-        &refused,
-        6,
-        &["packs/", "disk is full", "hint: "],
-    );
-    fs::remove_file(a.path("large")).unwrap();
+    // More than fits as a record.
     let rest = installation.path("vault").join("rest");
     fill(&rest);
     a.write("more", noise(13, 100_000)).unwrap();
@@ -839,12 +718,24 @@ fn a_full_disk_at_the_gateway_is_told_and_loses_nothing() {
         6,
         &["log/", "disk is full", "hint: "],
     );
-    // Reading goes on.
+    // Reading goes on, also for whom the push is left to be settled.
+    run(&a, &["pull"], 0);
     run(&b, &["pull"], 0);
     assert_eq!(b.read("first").unwrap(), b"first");
     fs::remove_file(rest).unwrap();
-    disk.grow(100_000_000).unwrap();
+    run(&a, &["push"], 0);
+    // More than fits as a pack.
+    let large = noise(12, 6_000_000);
     a.write("large", &large).unwrap();
+    let refused = a.run(&["push"]).unwrap();
+    told(
+        "disk full at the gateway, pack",
+        &refused,
+        6,
+        &["packs/", "disk is full", "hint: "],
+    );
+    run(&a, &["pull"], 0);
+    disk.grow(100_000_000).unwrap();
     run(&a, &["push"], 0);
     run(&b, &["pull"], 0);
     assert!(b.read("large").unwrap() == large);
@@ -999,7 +890,7 @@ fn serve_off(
     let mut off = match servers::faketime(offset) {
         Ok(variables) => variables,
         Err(absent) => {
-            skip("another clock", &absent.to_string());
+            not_installed("another clock", &absent);
             return None;
         }
     };
@@ -1087,49 +978,15 @@ fn a_clock_set_back_by_a_day_breaks_nothing() {
     assert_eq!(b.read("z").unwrap(), b"z");
 }
 
-/// moto, and a front before it.
-struct Bucket {
-    server: Server,
-    front: Front,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Bucket {
-    fn new(row: &str) -> Option<Self> {
-        let server = match servers::moto() {
-            Ok(server) => server,
-            Err(absent @ Absent::NotInstalled(_)) => {
-                skip(row, &absent.to_string());
-                return None;
-            }
-            Err(absent) => panic!("moto {absent}"),
-        };
-        let (runtime, front) = beside(async {
-            server.make_bucket("vault").await.unwrap();
-            Front::before(server.endpoint(), Manners::default()).await
-        });
-        Some(Self {
-            server,
-            front: front.unwrap(),
-            _runtime: runtime,
-        })
-    }
-
-    fn variables(&self) -> Vec<(&'static str, String)> {
-        let names = [
-            "AWS_ACCESS_KEY_ID",
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_ENDPOINT_URL",
-        ];
-        let value = |name| self.server.variable(&self.front.endpoint(), name);
-        names.map(|name| (name, value(name).unwrap())).into()
-    }
-
-    fn serve(&self, installation: &Installation, listen: &str) -> RunningGateway {
-        let variables = self.variables();
-        installation
-            .serve_on("s3://vault/team".as_ref(), listen, &variables)
-            .unwrap()
+/// A bucket, if there can be one here.
+fn bucket(row: &str) -> Option<Bucket> {
+    match Bucket::new() {
+        Ok(bucket) => Some(bucket),
+        Err(absent @ Absent::NotInstalled(_)) => {
+            not_installed(row, &absent);
+            None
+        }
+        Err(absent) => panic!("moto {absent}"),
     }
 }
 
@@ -1137,7 +994,7 @@ impl Bucket {
 /// and nothing is dated by it.
 #[test]
 fn a_clock_that_is_ahead_dates_nothing() {
-    let Some(bucket) = Bucket::new("clock ahead") else {
+    let Some(bucket) = bucket("clock ahead") else {
         return;
     };
     let installation = installation();
@@ -1149,7 +1006,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
     let address = gateway.address().to_owned();
     gateway.kill().unwrap();
     let variables = bucket.variables();
-    let store = "s3://vault/team";
+    let store = Bucket::TEAM;
     let Some(mut ahead) = serve_off(&installation, &address, "+10m", store, &variables) else {
         return;
     };
@@ -1161,6 +1018,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
         6,
         &["s ahead of the store's", "hint: "],
     );
+    run(&a, &["pull"], 0);
     run(&b, &["pull"], 0);
     assert_eq!(b.read("x").unwrap(), b"1");
     ahead.kill().unwrap();
@@ -1177,7 +1035,7 @@ fn a_clock_that_is_ahead_dates_nothing() {
         command.envs(off.unwrap_or_default());
         direct.start(command, "").unwrap().finish().unwrap()
     };
-    on_bucket(&["link", "s3://vault/direct"], None)
+    on_bucket(&["link", Bucket::DIRECT], None)
         .expect(0)
         .unwrap();
     direct.write("x", "1").unwrap();
@@ -1270,7 +1128,7 @@ fn outage() -> Duration {
 /// same commands go through, without anything being started again.
 #[test]
 fn a_store_that_says_503_is_waited_for() {
-    let Some(bucket) = Bucket::new("store says 503") else {
+    let Some(bucket) = bucket("store says 503") else {
         return;
     };
     let installation = installation();
@@ -1285,7 +1143,7 @@ fn a_store_that_says_503_is_waited_for() {
         command.envs(variables.iter().map(|(name, value)| (*name, value)));
         direct.start(command, "").unwrap()
     };
-    let linked = on_bucket(&["link", "s3://vault/direct"]).finish();
+    let linked = on_bucket(&["link", Bucket::DIRECT]).finish();
     linked.unwrap().expect(0).unwrap();
     a.write("x", "before").unwrap();
     run(&a, &["push"], 0);

@@ -1,9 +1,15 @@
 //! The real program, end to end: gateways and machines as processes, each with a home of its own.
 
 #[cfg(test)]
+mod agent_workspace;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod losing_things;
 #[cfg(test)]
 mod lost_host;
 #[cfg(test)]
@@ -14,6 +20,8 @@ mod refusals;
 mod secrets;
 #[cfg(test)]
 mod sharing;
+#[cfg(test)]
+mod vault;
 #[cfg(test)]
 mod verbs;
 

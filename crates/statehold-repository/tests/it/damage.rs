@@ -9,7 +9,7 @@ use statehold_repository::format::header::{HEADER_BYTES, ObjectKind, write};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::format::{segment, tree};
 use statehold_repository::remote::load;
-use statehold_repository::{Error, layout};
+use statehold_repository::{Error, Remote as _, layout};
 use statehold_testkit::author::read_file;
 use statehold_testkit::environment::SeededEntropy;
 
@@ -226,4 +226,26 @@ async fn bombs_are_refused() {
 
     let scene = scene().await;
     is_bound(open_chunk(&chunk_of(&scene, "large"), &bomb(64)).map(drop));
+}
+
+/// Goal: a record that is lost is told, by a reader that begins and by one that goes on from further
+/// back; they don't take the record before it for the newest. (Who stands right before it looks at
+/// one number alone, and can't tell.)
+#[tokio::test]
+async fn a_gap_in_the_log_is_named() {
+    let scene = scene().await;
+    let lost = layout::record(40);
+    scene.remove(&lost).await;
+    for cache in ["segments", "checkpoints"] {
+        for key in scene.keys(cache).await {
+            scene.remove(&key).await;
+        }
+    }
+    let repository = open(&scene.store).await;
+    let named = |answer: Result<(), Error>| match answer {
+        Err(Error::NotFound { object }) => assert_eq!(object, lost),
+        other => panic!("{other:?}"),
+    };
+    named(load(&repository).await.map(drop));
+    named(repository.records(20).await.map(drop));
 }

@@ -17,12 +17,13 @@ use statehold_core::event::Outcome;
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Conflict, Direction, Plan, Seen, Strategy, Trees, plan};
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Body, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
+use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, advance_with_content, fold, load};
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
@@ -282,7 +283,16 @@ impl Engine {
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            self.settle(&mut now.index).await?;
+            use statehold_repository::Error::{ClockAhead, Unavailable, Unknown};
+            match self.settle(&mut now.index).await {
+                // Where nothing can be written, as on a full disk, reading goes on.
+                Err(EngineError::Remote(
+                    error @ (ClockAhead { .. } | Unavailable { .. } | Unknown { .. }),
+                )) if options.direction == Direction::Pull => {
+                    tracing::warn!(%error, "an interrupted push has still to be settled");
+                }
+                settled => settled?,
+            }
             let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
             if must_look {
                 self.refresh(&mut now.index, options.wanted_content())
@@ -470,10 +480,8 @@ impl Engine {
         match self.remote.push(&packs, &draft, &known).await {
             Ok(_) => {
                 self.refresh(index, None).await?;
-                if let Some(checkout) = &mut index.checkout
-                    && let statehold_core::record::Body::Push(push) = &draft.draft.body
-                {
-                    push.paths().for_each(|path| checkout.agree(path));
+                if let Some(checkout) = &mut index.checkout {
+                    agree_on(checkout, &draft);
                 }
                 self.write_index(index)?;
             }
@@ -863,7 +871,7 @@ impl Engine {
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            outbound.paths.iter().for_each(|path| checkout.agree(path));
+            agree_on(checkout, &outbound.draft);
         }
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
@@ -918,6 +926,19 @@ impl Situation {
             .checkout
             .as_ref()
             .map(|checkout| &*checkout.state)
+    }
+}
+
+/// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
+fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
+    let Body::Push(push) = &pushed.draft.body else {
+        return;
+    };
+    for Upsert { path, entry, .. } in &push.upserts {
+        checkout.set_base(path, Some(entry.signature()));
+    }
+    for path in &push.deletes {
+        checkout.set_base(path, None);
     }
 }
 

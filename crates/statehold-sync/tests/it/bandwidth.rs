@@ -10,6 +10,7 @@ use statehold_core::plan::Direction;
 use statehold_repository::meter::Usage;
 use statehold_sync::engine::RunOptions;
 use statehold_sync::preset::Preset;
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
 /// Text that compresses well and has no two equal lines.
@@ -199,4 +200,61 @@ async fn a_long_log_sends_its_tail_and_a_rewritten_one_arrives_whole() {
     a.push().await.unwrap();
     b.pull().await.unwrap();
     assert!(fs::read(b.path(log)).unwrap() == content);
+}
+
+/// A log as agents write them: events with times, ids, durations and outcomes that differ from line to
+/// line, and words that come again.
+fn agent_log(seed: u64, lines: usize) -> Vec<u8> {
+    let random = SeededEntropy::new(seed);
+    let one_of = |words: &[&str]| {
+        let byte = usize::from(random.bytes(1)[0]);
+        words[byte % words.len()].to_owned()
+    };
+    let mut log = String::new();
+    for line in 0..lines {
+        let number = |bytes: usize| {
+            let bytes = random.bytes(bytes);
+            bytes
+                .iter()
+                .fold(0_u64, |sum, byte| sum * 256 + u64::from(*byte))
+        };
+        let at = 1_776_000_000_000 + line as u64 * 7_000 + number(2) / 10;
+        log.push_str(&format!(
+            "{{\"ts\":{at},\"session\":\"{:016x}\",\"kind\":\"{}\",\"tool\":\"{}\",\
+             \"path\":\"state/skills/{}/SKILL.md\",\"dur_ms\":{},\"tokens\":{},\
+             \"outcome\":\"{}\",\"note\":\"{} {} {} {}\"}}\n",
+            0x5eed_0000_u64 + line as u64 / 40,
+            one_of(&["tool_call", "tool_result", "message", "thinking"]),
+            one_of(&["read", "edit", "bash", "search", "write"]),
+            one_of(&["review", "deploy", "research", "triage", "writing"]),
+            number(2),
+            number(2) / 7,
+            one_of(&["done", "done", "done", "failed", "refused"]),
+            one_of(&["looked at", "changed", "asked about", "summarised"]),
+            one_of(&["the test", "the build", "the report", "the schema"]),
+            one_of(&["after", "before", "because of", "instead of"]),
+            one_of(&["the release", "the review", "an error", "the meeting"]),
+        ));
+    }
+    log.into_bytes()
+}
+
+/// Goal: the reason that is given for compressing logs holds here: a megabyte of one travels as about
+/// a hundred kilobytes.
+#[tokio::test]
+async fn a_log_travels_at_an_eighth_of_its_size() {
+    let shared = Shared::in_memory();
+    let a = shared.machine("a").await.unwrap();
+    let log = agent_log(1, 4_500);
+    assert!((900_000..1_300_000).contains(&log.len()), "{}", log.len());
+    a.write("changelog.ndjson", &log).unwrap();
+    let before = shared.usage();
+    a.push().await.unwrap();
+    let sent = shared.usage().since(before).bytes_in;
+    let times = log.len() as f64 / sent as f64;
+    println!(
+        "{} bytes travel as {sent}: {times:.1} times smaller",
+        log.len()
+    );
+    assert!(times >= 8.0, "{} bytes travel as {sent}", log.len());
 }

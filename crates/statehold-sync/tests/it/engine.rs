@@ -6,9 +6,13 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use statehold_core::digest::Digest;
 use statehold_core::event::Outcome;
 use statehold_core::plan::{ConflictKind, Direction, Strategy};
+use statehold_repository::Remote as _;
 use statehold_repository::meter::Usage;
+use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_sync::engine::RunOptions;
+use statehold_sync::journal::Journal;
+use statehold_testkit::author::Author;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
@@ -353,4 +357,36 @@ async fn a_pull_with_nothing_new_clears_what_a_killed_one_left() {
     fs::write(staging.join("left"), "half").unwrap();
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
+}
+
+/// Goal: an edit that came after a push whose end was unknown is received, and not taken back.
+/// Method: a push lands and its writer dies before it hears of it; another machine edits the same file
+/// on top of it; then the writer comes back.
+#[tokio::test]
+async fn what_came_after_a_settled_push_is_not_taken_back() {
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    a.write("x", "0").unwrap();
+    a.write("gone", "0").unwrap();
+    a.push().await.unwrap();
+    let repository = shared.repository().await.unwrap();
+    let state = load(&repository).await.unwrap().state;
+    a.write("x", "1").unwrap();
+    fs::remove_file(a.path("gone")).unwrap();
+    let changes = [("x", Some(&b"1"[..])), ("gone", None)];
+    let drafted = Author::new(9).draft(&state, changes).unwrap();
+    Journal::of(a.engine.workspace())
+        .write(&[], &drafted.draft)
+        .unwrap();
+    repository.append(&drafted.draft, &state).await.unwrap();
+
+    b.pull().await.unwrap();
+    b.write("x", "2").unwrap();
+    b.write("gone", "2").unwrap();
+    assert_eq!(b.push().await.unwrap().outcome, Outcome::Done);
+
+    let synced = a.run(BY_HAND).await.unwrap();
+    assert_eq!(synced.outcome, Outcome::Done, "{synced:?}");
+    assert_eq!((read(&a, "x"), read(&a, "gone")), ("2".into(), "2".into()));
+    assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
 }

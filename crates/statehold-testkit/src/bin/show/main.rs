@@ -1,4 +1,5 @@
-//! Promises, each exercised by a program: `cargo xtask show NAME`.
+//! Promises, each exercised by a program: `cargo xtask show NAME`. One more, `badinput`, is shown by
+//! tests, which xtask runs itself.
 
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
