@@ -2,21 +2,19 @@
 //!
 //! A push that has a base makes one request where the way allows: it appends, and learns from the
 //! answer whether others came first. A pull makes one read when nothing is new, and one request to
-//! a gateway when little is. A run that was killed is settled by the
-//! next one: a journaled push is handed in again, and what a pull had staged is used.
+//! a gateway when little is. A run that was killed is settled by the next one: a journaled push is
+//! handed in again, and what a pull had staged is used.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-use statehold_core::bands::{Band, band};
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
-use statehold_core::plan::{Action, Conflict, Direction, Plan, Seen, Strategy, Trees, plan};
+use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
 use statehold_core::record::{Body, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
@@ -35,15 +33,19 @@ use crate::journal::{Journal, JournalError, Journaled};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
-use crate::scan::{Scan, ScanOptions, Skipped, is_left_out, scan};
-use crate::secrets::{AllowedSecrets, SecretFile, search};
+use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
 mod incoming;
 mod outgoing;
+mod report;
+mod screening;
+mod status;
 
 use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
+use report::outcome_of;
+pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -82,116 +84,6 @@ pub enum EngineError {
         /// What the system said.
         source: std::io::Error,
     },
-}
-
-/// What a run is to do.
-#[derive(Debug, Clone, Copy)]
-pub struct RunOptions {
-    /// Which side may be changed.
-    pub direction: Direction,
-    /// Which paths it is about.
-    pub scope: Scope,
-    /// What to do about true conflicts.
-    pub strategy: Strategy,
-    /// Plan only. A dry push contacts nobody.
-    pub dry: bool,
-    /// Nobody is at the keyboard: what can't go is left out instead of refusing the whole.
-    pub auto: bool,
-}
-
-/// A file over its size limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TooLarge {
-    /// The file.
-    pub path: RepoPath,
-    /// Its size in bytes.
-    pub size: u64,
-    /// The limit in bytes.
-    pub limit: u64,
-}
-
-impl RunOptions {
-    /// The paths whose content the run may bring into the folder.
-    fn wanted_content(&self) -> Option<Scope> {
-        let receives = self.direction != Direction::Push && !self.dry;
-        receives.then_some(self.scope)
-    }
-}
-
-/// What a run came to.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// In one word.
-    pub outcome: Outcome,
-    /// The steps that were taken, or would be.
-    pub actions: Vec<Action>,
-    /// Paths that both sides changed in different ways.
-    pub conflicts: Vec<Conflict>,
-    /// Files over their size limit.
-    pub too_large: Vec<TooLarge>,
-    /// Files with content that looks like a secret.
-    pub secrets: Vec<SecretFile>,
-    /// Paths that only an owner of the repository may change.
-    pub reserved: Vec<RepoPath>,
-    /// What was left out of the scan, and why.
-    pub skipped: Vec<Skipped>,
-    /// Files that changed while they were read or switched; the next run takes them.
-    pub busy: Vec<RepoPath>,
-    /// Paths that could not be put in place, and why.
-    pub failed: Vec<(RepoPath, String)>,
-    /// Where local content that gave way was put.
-    pub set_aside: Vec<PathBuf>,
-    /// What a push by hand of all scopes would send besides.
-    pub out_of_scope: Vec<RepoPath>,
-    /// Files that moved, or would.
-    pub files: u64,
-    /// Stored bytes that moved.
-    pub bytes: u64,
-    /// The record that the workspace knew before.
-    pub before: Option<RecordRef>,
-    /// The record that it knows now.
-    pub after: Option<RecordRef>,
-}
-
-/// Counts of differing paths on one side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Not there before.
-    pub added: u64,
-    /// There before, with other content.
-    pub modified: u64,
-    /// No longer there.
-    pub deleted: u64,
-}
-
-/// How folder and repository differ.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// What a push would send.
-    pub outgoing: Counts,
-    /// What a pull would bring.
-    pub incoming: Counts,
-    /// Every step, by path.
-    pub actions: Vec<Action>,
-    /// True conflicts.
-    pub conflicts: Vec<Conflict>,
-    /// What is left out of the scan, and why.
-    pub skipped: Vec<Skipped>,
-    /// The newest record.
-    pub head: RecordRef,
-    /// Number of paths in the repository.
-    pub entries: usize,
-    /// Why the repository could not be asked; then all this is as of when it last was.
-    pub stale: Option<String>,
-}
-
-/// What a workspace found that has just been linked.
-#[derive(Debug, Clone, Copy)]
-pub struct Joined {
-    /// The newest record.
-    pub head: RecordRef,
-    /// Number of paths in the repository.
-    pub entries: usize,
 }
 
 /// Keeps one workspace and one repository alike.
@@ -315,88 +207,6 @@ impl Engine {
             .as_ref()
             .map(|checkout| checkout.state.head);
         Ok(report)
-    }
-
-    /// Says how the two sides differ, and changes neither. A push that was killed is settled first,
-    /// since without its end the answer would be a guess.
-    pub async fn status(&self, scope: Scope) -> Result<Status> {
-        let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
-        let mut now = self.look(self.read_index())?;
-        let asked = match self.settle(&mut now.index).await {
-            Ok(()) => self.refresh(&mut now.index, None).await,
-            Err(error) => Err(error),
-        };
-        // What changed here can be said without the other side, if it was ever seen.
-        let stale =
-            match asked {
-                Ok(()) => None,
-                Err(EngineError::Remote(
-                    error @ statehold_repository::Error::Unavailable { .. },
-                )) if now.index.checkout.is_some() => Some(error.to_string()),
-                Err(error) => return Err(error),
-            };
-        let plan = Self::plan(&now, scope, Direction::Bidirectional, Strategy::Manual, &[]);
-        let state = now.state();
-        let (mut outgoing, mut incoming) = (Counts::default(), Counts::default());
-        for action in &plan.actions {
-            let path = action.path();
-            let (counts, there) = if action.is_outgoing() {
-                (
-                    &mut outgoing,
-                    state.is_some_and(|state| state.tree.get(path.as_str()).is_some()),
-                )
-            } else {
-                (&mut incoming, now.scan.entries.contains_key(path))
-            };
-            match action {
-                Action::DeleteLocal(_) | Action::DeleteRemote(_) => counts.deleted += 1,
-                Action::Upload(_) | Action::Download(_) if there => counts.modified += 1,
-                Action::Upload(_) | Action::Download(_) => counts.added += 1,
-            }
-        }
-        let head = state.map_or_else(|| self.record_zero(), |state| state.head);
-        let entries = state.map_or(0, |state| state.tree.len());
-        now.index.cache = std::mem::take(&mut now.scan.cache);
-        self.write_index(&mut now.index)?;
-        let Plan {
-            actions, conflicts, ..
-        } = plan;
-        let skipped = now.scan.skipped;
-        Ok(Status {
-            outgoing,
-            incoming,
-            actions,
-            conflicts,
-            skipped,
-            head,
-            entries,
-            stale,
-        })
-    }
-
-    /// The state at the head, as the repository has it now.
-    pub async fn remote_state(&self) -> Result<Arc<State>> {
-        let known = self.read_index().checkout.map(|checkout| checkout.state);
-        match known {
-            Some(state) => Ok(advance(&*self.remote, &state).await?),
-            None => Ok(load(&*self.remote).await?.state),
-        }
-    }
-
-    /// Takes note of what the repository holds now, so that the first push or pull goes on from
-    /// there. Nothing of it is agreed on yet.
-    pub async fn join(&self) -> Result<Joined> {
-        let _lock = lock_workspace(&self.workspace, "join", Wait::Yes)?;
-        let mut index = self.read_index();
-        self.refresh(&mut index, None).await?;
-        self.write_index(&mut index)?;
-        let state = index.checkout.map(|checkout| checkout.state);
-        Ok(Joined {
-            head: state
-                .as_ref()
-                .map_or_else(|| self.record_zero(), |state| state.head),
-            entries: state.map_or(0, |state| state.tree.len()),
-        })
     }
 
     fn record_zero(&self) -> RecordRef {
@@ -527,35 +337,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Files that a push would send and that are over their limit.
-    fn too_large(&self, now: &Situation, scope: Scope) -> Vec<TooLarge> {
-        let base = |path: &RepoPath| {
-            now.index
-                .checkout
-                .as_ref()
-                .and_then(|known| known.base_of(path))
-        };
-        let profile = self.workspace.settings().profile;
-        let judge = |(path, local): (&RepoPath, &crate::scan::LocalEntry)| match band(
-            local.size,
-            now.rules.may_be_large(path),
-            profile,
-        ) {
-            Band::Refused { limit } if base(path) != Some(local.signature) => Some(TooLarge {
-                path: path.clone(),
-                size: local.size,
-                limit,
-            }),
-            _ => None,
-        };
-        now.scan
-            .entries
-            .iter()
-            .filter(|(path, _)| scope.contains(path))
-            .filter_map(judge)
-            .collect()
-    }
-
     /// Compares base, folder and repository, leaving out what the scan can't speak for.
     fn plan(
         now: &Situation,
@@ -673,80 +454,6 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
-    }
-
-    /// The paths of a plan that this machine's key may not change.
-    fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
-        let sent = plan.actions.iter().filter(|action| action.is_outgoing());
-        let sent = sent.map(Action::path);
-        sent.filter(|path| self.reserved.contains(path))
-            .cloned()
-            .collect()
-    }
-
-    /// What would be sent if all scopes were, for whoever is at the keyboard to see.
-    fn out_of_scope(now: &Situation, options: RunOptions) -> Vec<RepoPath> {
-        if options.scope == Scope::All || options.auto || options.direction == Direction::Pull {
-            return Vec::new();
-        }
-        let all = Self::plan(now, Scope::All, Direction::Push, Strategy::Manual, &[]);
-        let paths = all.actions.iter().map(Action::path);
-        paths
-            .filter(|path| !options.scope.contains(path))
-            .cloned()
-            .collect()
-    }
-
-    /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
-    /// searched once: what is left out is in no later plan.
-    fn find_secrets(
-        &self,
-        now: &Situation,
-        plan: &Plan,
-        dry: bool,
-        report: &mut Report,
-    ) -> Result<Vec<RepoPath>> {
-        let mut allowed = AllowedSecrets::read(&self.workspace);
-        let digest = |path: &RepoPath| match now.scan.entries.get(path)?.signature {
-            Signature::File { digest, .. } => Some(digest),
-            Signature::Symlink { .. } | Signature::Directory => None,
-        };
-        let to_send = plan.actions.iter().filter_map(|action| match action {
-            Action::Upload(path) => {
-                let is_allowed = allowed.contains(path, digest(path)?);
-                (!is_allowed).then_some(path)
-            }
-            _ => None,
-        });
-        let to_send: Vec<&RepoPath> = to_send.collect();
-        let mut searched = search(&self.folder, &to_send);
-        let before = searched.found.len();
-        searched.found.retain(|file| {
-            let is_named = self.allowed_secrets.contains(&file.path);
-            if let (true, Some(digest)) = (is_named, digest(&file.path)) {
-                allowed.insert(&file.path, digest);
-            }
-            !is_named
-        });
-        if searched.found.len() < before && !dry {
-            let path = self.workspace.allowed_secrets_path();
-            allowed
-                .write(&self.workspace)
-                .map_err(|source| EngineError::Own {
-                    action: "write",
-                    path,
-                    source,
-                })?;
-        }
-        let mut kept: Vec<RepoPath> = searched.unreadable.clone();
-        kept.extend(searched.found.iter().map(|file| file.path.clone()));
-        report.busy.extend(searched.unreadable);
-        for file in searched.found {
-            if !report.secrets.iter().any(|known| known.path == file.path) {
-                report.secrets.push(file);
-            }
-        }
-        Ok(kept)
     }
 
     async fn receive(
@@ -939,29 +646,5 @@ fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
     }
     for path in &push.deletes {
         checkout.set_base(path, None);
-    }
-}
-
-/// The one word for what a run came to.
-fn outcome_of(report: &Report, direction: Direction) -> Outcome {
-    // What a push can't send has no copy elsewhere, and whoever relies on one has to hear of it.
-    let unsent = direction != Direction::Pull
-        && report
-            .skipped
-            .iter()
-            .any(|skipped| skipped.reason.is_impossible());
-    let left_behind = unsent
-        || !report.too_large.is_empty()
-        || !report.secrets.is_empty()
-        || !report.reserved.is_empty()
-        || !report.failed.is_empty();
-    if !report.conflicts.is_empty() {
-        Outcome::Conflict
-    } else if left_behind || !report.busy.is_empty() {
-        Outcome::Partial
-    } else if report.files > 0 {
-        Outcome::Done
-    } else {
-        Outcome::Nothing
     }
 }

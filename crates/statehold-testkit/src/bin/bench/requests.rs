@@ -22,6 +22,13 @@ const WRITE_DOLLARS: f64 = 0.005 / 1_000.0;
 const READ_DOLLARS: f64 = 0.000_4 / 1_000.0;
 /// Once a minute, for thirty days.
 const TIMES_A_MONTH: f64 = 30.0 * 24.0 * 60.0;
+/// A gigabyte kept for a month.
+const GIGABYTE_DOLLARS: f64 = 0.023;
+/// What the store of so many tenants may cost a month.
+const BUDGET_DOLLARS: f64 = 5.0;
+const TENANTS: f64 = 50.0;
+/// Every five minutes.
+const PUSHES_A_DAY: u64 = 24 * 12;
 const FILE_BYTES: usize = 4_096;
 /// What any verb of a linked workspace asks of a gateway, if little is new.
 const GATEWAY_REQUESTS_MAX: usize = 1;
@@ -36,10 +43,10 @@ struct Row {
 }
 
 pub(crate) fn run(args: &RequestsArgs) -> Result<()> {
-    let rows = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(measure(args))?;
+        .build()?;
+    let rows = runtime.block_on(measure(args))?;
     println!(
         "| what | writes | reads | lists | sent | received | bound | dollars a month, once a minute |"
     );
@@ -70,6 +77,17 @@ pub(crate) fn run(args: &RequestsArgs) -> Result<()> {
             row.bound
         );
     }
+    let month = runtime.block_on(measure_day())?;
+    println!(
+        "\nA tenant that pushes 1 kB of a log every five minutes, and another of its machines that pulls \
+         twice as often: {month:.3} dollars a month for requests and a month's growth. Bound: \
+         {TENANTS} tenants for {BUDGET_DOLLARS} dollars."
+    );
+    ensure!(
+        month * TENANTS <= BUDGET_DOLLARS,
+        "{TENANTS} tenants cost {} dollars a month",
+        month * TENANTS
+    );
     println!("\n| what, through a gateway | HTTP requests | bound |");
     println!("|---|---|---|");
     let rows = measure_gateway()?;
@@ -251,6 +269,28 @@ async fn measure(args: &RequestsArgs) -> Result<Vec<Row>> {
         "the late machine has another tree"
     );
     Ok(rows)
+}
+
+/// What a month costs of a tenant whose log grows all day, by the requests of one day.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+async fn measure_day() -> Result<f64> {
+    let shared = Shared::in_memory();
+    let noise = SeededEntropy::new(7);
+    let (a, b) = (shared.machine("a").await?, shared.machine("b").await?);
+    a.write("log.ndjson", noise.bytes(1_000))?;
+    a.push().await?;
+    b.pull().await?;
+    let before = shared.usage();
+    for _ in 0..PUSHES_A_DAY {
+        append(&a, &noise.bytes(1_000))?;
+        a.push().await?;
+        b.pull().await?;
+        b.pull().await?;
+    }
+    ensure!(a.tree()? == b.tree()?, "the two machines differ");
+    let day = shared.usage().since(before);
+    let gigabytes = day.bytes_in as f64 * 30.0 / 1e9;
+    Ok(dollars(day) * 30.0 + gigabytes * GIGABYTE_DOLLARS)
 }
 
 fn append(machine: &Machine, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,116 @@
+//! What is kept from being sent: files too large, what looks like a secret, what is an owner's, and
+//! what nobody asked for.
+
+use statehold_core::bands::{Band, band};
+use statehold_core::entry::Signature;
+use statehold_core::path::RepoPath;
+use statehold_core::plan::{Action, Direction, Plan, Strategy};
+use statehold_core::scope::Scope;
+
+use super::{Engine, EngineError, Report, Result, RunOptions, Situation, TooLarge};
+use crate::secrets::{AllowedSecrets, search};
+
+impl Engine {
+    /// Files that a push would send and that are over their limit.
+    pub(super) fn too_large(&self, now: &Situation, scope: Scope) -> Vec<TooLarge> {
+        let base = |path: &RepoPath| {
+            now.index
+                .checkout
+                .as_ref()
+                .and_then(|known| known.base_of(path))
+        };
+        let profile = self.workspace.settings().profile;
+        let judge = |(path, local): (&RepoPath, &crate::scan::LocalEntry)| match band(
+            local.size,
+            now.rules.may_be_large(path),
+            profile,
+        ) {
+            Band::Refused { limit } if base(path) != Some(local.signature) => Some(TooLarge {
+                path: path.clone(),
+                size: local.size,
+                limit,
+            }),
+            _ => None,
+        };
+        now.scan
+            .entries
+            .iter()
+            .filter(|(path, _)| scope.contains(path))
+            .filter_map(judge)
+            .collect()
+    }
+
+    /// The paths of a plan that this machine's key may not change.
+    pub(super) fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+        let sent = plan.actions.iter().filter(|action| action.is_outgoing());
+        let sent = sent.map(Action::path);
+        sent.filter(|path| self.reserved.contains(path))
+            .cloned()
+            .collect()
+    }
+
+    /// What would be sent if all scopes were, for whoever is at the keyboard to see.
+    pub(super) fn out_of_scope(now: &Situation, options: RunOptions) -> Vec<RepoPath> {
+        if options.scope == Scope::All || options.auto || options.direction == Direction::Pull {
+            return Vec::new();
+        }
+        let all = Self::plan(now, Scope::All, Direction::Push, Strategy::Manual, &[]);
+        let paths = all.actions.iter().map(Action::path);
+        paths
+            .filter(|path| !options.scope.contains(path))
+            .cloned()
+            .collect()
+    }
+
+    /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
+    /// searched once: what is left out is in no later plan.
+    pub(super) fn find_secrets(
+        &self,
+        now: &Situation,
+        plan: &Plan,
+        dry: bool,
+        report: &mut Report,
+    ) -> Result<Vec<RepoPath>> {
+        let mut allowed = AllowedSecrets::read(&self.workspace);
+        let digest = |path: &RepoPath| match now.scan.entries.get(path)?.signature {
+            Signature::File { digest, .. } => Some(digest),
+            Signature::Symlink { .. } | Signature::Directory => None,
+        };
+        let to_send = plan.actions.iter().filter_map(|action| match action {
+            Action::Upload(path) => {
+                let is_allowed = allowed.contains(path, digest(path)?);
+                (!is_allowed).then_some(path)
+            }
+            _ => None,
+        });
+        let to_send: Vec<&RepoPath> = to_send.collect();
+        let mut searched = search(&self.folder, &to_send);
+        let before = searched.found.len();
+        searched.found.retain(|file| {
+            let is_named = self.allowed_secrets.contains(&file.path);
+            if let (true, Some(digest)) = (is_named, digest(&file.path)) {
+                allowed.insert(&file.path, digest);
+            }
+            !is_named
+        });
+        if searched.found.len() < before && !dry {
+            let path = self.workspace.allowed_secrets_path();
+            allowed
+                .write(&self.workspace)
+                .map_err(|source| EngineError::Own {
+                    action: "write",
+                    path,
+                    source,
+                })?;
+        }
+        let mut kept: Vec<RepoPath> = searched.unreadable.clone();
+        kept.extend(searched.found.iter().map(|file| file.path.clone()));
+        report.busy.extend(searched.unreadable);
+        for file in searched.found {
+            if !report.secrets.iter().any(|known| known.path == file.path) {
+                report.secrets.push(file);
+            }
+        }
+        Ok(kept)
+    }
+}
