@@ -114,6 +114,10 @@ pub(crate) struct OpenQuery {
 
 pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answer<Frames> {
     let repository = access.repository(Role::Read).await?;
+    // Whoever joins and may push is likely to, soon.
+    if access.key().role >= Role::Push {
+        repository.get_ready();
+    }
     let opening = repository.open(query.at_most).await?;
     let mut frames = Vec::new();
     let mut head = 0;

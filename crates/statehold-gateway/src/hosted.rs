@@ -48,6 +48,7 @@ struct Inner {
     rules: Mutex<Option<(Digest, Arc<RuleSet>)>>,
     /// Held by the append under way.
     turn: tokio::sync::Mutex<()>,
+    loading: tokio::sync::Mutex<()>,
     places: Semaphore,
     tasks: TaskTracker,
 }
@@ -60,6 +61,7 @@ impl HostedRepository {
             state: Mutex::default(),
             rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
             places: Semaphore::new(QUEUE_MAX),
             tasks,
         };
@@ -88,6 +90,19 @@ impl HostedRepository {
         let head = remote::advance(&self.inner.repository, &known).await?;
         self.inner.keep(&head);
         Ok(head)
+    }
+
+    /// Reads the state in the background, if it has to be read, so that the first append finds it.
+    pub(crate) fn get_ready(&self) {
+        if self.inner.kept().is_some() {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = inner.state().await {
+                tracing::debug!(%error, "the state could not be read in advance");
+            }
+        });
     }
 
     /// The rules that pushes have to keep: those of the repository's own file, otherwise the
@@ -172,6 +187,11 @@ impl Inner {
 
     /// A state that was at the head not long ago.
     async fn state(self: &Arc<Self>) -> Result<Arc<State>> {
+        if let Some(state) = self.kept() {
+            return Ok(state);
+        }
+        // Many may ask at once, and one reading is enough for all.
+        let _loading = self.loading.lock().await;
         if let Some(state) = self.kept() {
             return Ok(state);
         }

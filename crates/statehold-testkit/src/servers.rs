@@ -117,6 +117,20 @@ impl Server {
         variables.find_map(|(known, value)| (known == name).then_some(value))
     }
 
+    /// The environment of a program that uses it.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let names = [
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_ENDPOINT_URL",
+            "AZURE_STORAGE_ACCOUNT_NAME",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_ENDPOINT",
+        ];
+        let value = |name| Some((name, self.variable(&self.endpoint, name)?));
+        names.into_iter().filter_map(value).collect()
+    }
+
     /// Makes a bucket or container.
     pub async fn make_bucket(&self, name: &str) -> Result<(), String> {
         match self.protocol {

@@ -7,9 +7,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use statehold_testkit::loopback::{Front, Manners};
-use statehold_testkit::servers;
+use statehold_testkit::servers::{self, Server};
 
 use crate::world::{installation, json, run};
+
+/// Where a store is, and what a gateway needs to get there.
+struct Store {
+    location: String,
+    variables: Vec<(&'static str, String)>,
+}
 
 struct Gateway {
     process: Child,
@@ -18,10 +24,11 @@ struct Gateway {
 
 impl Gateway {
     /// Starts a gateway and waits until it listens. Its host's own files lie in `home`.
-    fn start(store: &Path, home: &Path, listen: &str) -> Self {
+    fn start(store: &Store, home: &Path, listen: &str) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_statehold"))
             .args(["serve", "--json", "--listen", listen, "--store"])
-            .arg(store)
+            .arg(&store.location)
+            .envs(store.variables.iter().cloned())
             .env("STATEHOLD_HOME", home)
             .stdout(Stdio::piped())
             .spawn()
@@ -57,14 +64,45 @@ fn statehold(folder: &Path, home: &Path, arguments: &[&str]) -> Output {
 
 #[test]
 fn a_gateway_on_a_new_host_serves_the_same_keys() {
+    let store = tempfile::tempdir().unwrap();
+    lose_the_host(&Store {
+        location: store.path().to_str().unwrap().to_owned(),
+        variables: Vec::new(),
+    });
+}
+
+#[test]
+fn a_gateway_on_a_new_host_serves_the_same_keys_from_a_bucket() {
+    let Some(server) = moto() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(server.make_bucket("vault")).unwrap();
+    lose_the_host(&Store {
+        location: server.location("vault"),
+        variables: server.variables(),
+    });
+}
+
+/// moto, if it can be had here.
+fn moto() -> Option<Server> {
+    match servers::moto() {
+        Ok(server) => Some(server),
+        Err(absent) => {
+            assert!(!servers::installs_everything(), "moto {absent}");
+            println!("SKIP: moto {absent}");
+            None
+        }
+    }
+}
+
+fn lose_the_host(store: &Store) {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| -> PathBuf {
         let folder = scratch.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         folder
     };
-    let (store, host) = (at("store"), at("host"));
-    let first = Gateway::start(&store, &host, "127.0.0.1:0");
+    let host = at("host");
+    let first = Gateway::start(store, &host, "127.0.0.1:0");
     let url = first.url.clone();
     // Kept apart from the host, as operators are told to.
     let spare = scratch.path().join("spare.key");
@@ -86,7 +124,7 @@ fn a_gateway_on_a_new_host_serves_the_same_keys() {
     fs::remove_dir_all(&host).unwrap();
 
     let address = url.strip_prefix("http://").unwrap();
-    let second = Gateway::start(&store, &at("new host"), address);
+    let second = Gateway::start(store, &at("new host"), address);
     statehold(&at("b"), &at("home of b"), &["pull"]);
     assert_eq!(fs::read(at("b").join("note")).unwrap(), b"from before");
     fs::write(at("b").join("reply"), "from after").unwrap();
@@ -105,14 +143,7 @@ fn a_gateway_on_a_new_host_serves_the_same_keys() {
 /// Method: moto behind a front that takes the condition away; three gateways, one after the other.
 #[test]
 fn a_store_for_one_writer_is_served_by_one_gateway() {
-    let server = match servers::moto() {
-        Ok(server) => server,
-        Err(absent) => {
-            assert!(!servers::installs_everything(), "moto {absent}");
-            println!("SKIP: moto {absent}");
-            return;
-        }
-    };
+    let Some(server) = moto() else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let manners = Manners {
         takes: Some("if-none-match"),

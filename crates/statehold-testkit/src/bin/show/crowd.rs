@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
-use statehold_testkit::process::Installation;
+use statehold_testkit::process::{Installation, RunningGateway};
+use statehold_testkit::servers;
 
 use crate::program::ProgramArgs;
 
@@ -22,8 +23,33 @@ pub(crate) struct CrowdArgs {
 }
 
 pub(crate) fn run(args: &CrowdArgs) -> Result<()> {
-    let installation = Installation::of(&args.program.binary()?)?;
-    let gateways = [installation.serve("vault")?, installation.serve("vault")?];
+    let folder = Installation::of(&args.program.binary()?)?;
+    let serve = || folder.serve("vault");
+    crowd(args, "a folder", &folder, [serve()?, serve()?])?;
+
+    let server = match servers::moto() {
+        Ok(server) => server,
+        Err(absent) => {
+            ensure!(!servers::installs_everything(), "the S3 server {absent}");
+            println!("SKIP: the S3 server {absent}");
+            return Ok(());
+        }
+    };
+    let made = tokio::runtime::Runtime::new()?.block_on(server.make_bucket("crowd"));
+    made.map_err(|reason| anyhow!("no bucket: {reason}"))?;
+    let variables = server.variables();
+    let bucket = Installation::of(&args.program.binary()?)?;
+    let location = server.location("crowd");
+    let serve = || bucket.serve_on(location.as_ref(), "127.0.0.1:0", &variables);
+    crowd(args, "a bucket (moto)", &bucket, [serve()?, serve()?])
+}
+
+fn crowd(
+    args: &CrowdArgs,
+    store: &str,
+    installation: &Installation,
+    gateways: [RunningGateway; 2],
+) -> Result<()> {
     let mut machines = Vec::new();
     for number in 0..args.count {
         let gateway = &gateways[number % gateways.len()];
@@ -82,7 +108,7 @@ pub(crate) fn run(args: &CrowdArgs) -> Result<()> {
     ensure!(answers > args.count, "the gateways' logs say too little");
     ensure!(failed == 0, "{failed} answers had a status of 500 or above");
     println!(
-        "{} processes pushed {} files through two gateways: all ended with 0, all files are there, \
+        "{} processes pushed {} files through two gateways on {store}: all ended with 0, all files are there, \
          {answers} answers and none above 499; {:.1} s",
         args.count,
         args.count * args.files,
