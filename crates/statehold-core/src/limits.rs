@@ -28,6 +28,9 @@ pub const SECRET_FINDINGS_MAX: usize = 16;
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 /// A pack is closed when it reaches this many stored bytes.
 pub const PACK_BYTES_TARGET: usize = 16 * 1024 * 1024;
+/// The first pack of a large push is closed at this many stored bytes already, so that sending begins
+/// while further files are read.
+pub const PACK_BYTES_FIRST: usize = 4 * 1024 * 1024;
 /// A larger pack is refused, in stored bytes. One chunk above the target fits.
 pub const PACK_BYTES_MAX: usize = 32 * 1024 * 1024;
 

@@ -10,7 +10,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::environment::Entropy;
 use statehold_core::id::PackId;
-use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_TARGET};
+use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_FIRST, PACK_BYTES_TARGET};
 use statehold_core::record::NewPack;
 use statehold_core::tree::Tree;
 
@@ -60,6 +60,8 @@ pub struct ContentWriter {
     known: HashMap<Digest, Chunk>,
     frames: FrameWriter,
     open: OpenPack,
+    /// Stored bytes at which the open pack is full.
+    target: usize,
     introduced: Vec<NewPack>,
 }
 
@@ -118,7 +120,15 @@ impl ContentWriter {
             known,
             frames: FrameWriter::default(),
             open,
+            target: PACK_BYTES_TARGET,
             introduced: Vec::new(),
+        }
+    }
+
+    /// Closes the first pack early, so that sending begins while further content comes in.
+    pub fn begin_early(&mut self) {
+        if self.introduced.is_empty() {
+            self.target = PACK_BYTES_FIRST;
         }
     }
 
@@ -165,9 +175,10 @@ impl ContentWriter {
 
     /// A pack that is full and can be written while more content comes in.
     pub fn take_full_pack(&mut self, entropy: &dyn Entropy) -> Option<Pack> {
-        if self.open.container.len() < PACK_BYTES_TARGET {
+        if self.open.container.len() < self.target {
             return None;
         }
+        self.target = PACK_BYTES_TARGET;
         let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
         let full = full.finish();
         self.introduced.push(full.named());

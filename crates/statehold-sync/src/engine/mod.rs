@@ -12,6 +12,7 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
+use statehold_core::limits::PACK_BYTES_FIRST;
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
@@ -103,6 +104,8 @@ pub struct Engine {
     upload_locks: Option<Home>,
 }
 
+/// From this many bytes on a pack more, which costs a request, is worth the time that it saves.
+const EARLY_BYTES_MIN: u64 = PACK_BYTES_FIRST as u64 * 3 / 2;
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
 
@@ -522,11 +525,14 @@ impl Engine {
         let total = actions
             .iter()
             .filter_map(|action| now.scan.entries.get(action.path()));
-        self.progress
-            .begin(Phase::Send, total.map(|local| local.size).sum());
+        let total: u64 = total.map(|local| local.size).sum();
+        self.progress.begin(Phase::Send, total);
         let rules = (&now.rules, settings.profile);
         let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
+        if total > EARLY_BYTES_MIN.max(self.remote.push_bytes_max()) {
+            outgoing.begin_early();
+        }
         let mut sending = Sending::new(Arc::clone(&self.remote), known.head);
         for action in actions {
             outgoing.take(action, &mut sending).await?;

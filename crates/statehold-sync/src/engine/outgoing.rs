@@ -170,6 +170,11 @@ impl<'a> Outgoing<'a> {
         }
     }
 
+    /// Begins to send early, for a push that doesn't go in one request anyway.
+    pub(super) fn begin_early(&mut self) {
+        self.writer.begin_early();
+    }
+
     /// Takes in one action, and sends the packs that become full.
     pub(super) async fn take(&mut self, action: &Action, sending: &mut Sending) -> Result<()> {
         match action {
