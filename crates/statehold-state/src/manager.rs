@@ -201,12 +201,19 @@ impl Manager {
         )?;
         let node = identity.node;
         let journal = Journal::Folder(Box::new(store));
-        let manager = Self::new(node, replica, journal, Some(identity), options.now);
-        manager.tell(&Notice::Loaded {
+        let earlier = Notice::Loaded {
             batches: loaded.batches,
             torn: loaded.torn,
-        });
-        Ok(manager)
+        };
+        let listeners = Listeners::after(Some(earlier));
+        Ok(Self::new(
+            node,
+            replica,
+            journal,
+            Some(identity),
+            listeners,
+            options.now,
+        ))
     }
 
     /// States in memory only, for tests and for what may be lost.
@@ -220,6 +227,7 @@ impl Manager {
             Replica::new(),
             journal,
             None,
+            Listeners::after(None),
             time_of_day,
         ))
     }
@@ -229,6 +237,7 @@ impl Manager {
         replica: Replica,
         journal: Journal,
         identity: Option<Identity>,
+        listeners: Listeners,
         now: fn() -> u64,
     ) -> Self {
         let mut clock = HybridClock::default();
@@ -249,7 +258,7 @@ impl Manager {
                     is_closed: false,
                 }),
                 status: Mutex::default(),
-                listeners: Listeners::default(),
+                listeners,
                 now,
             }),
         }

@@ -87,7 +87,7 @@ pub enum Notice {
         /// How many events.
         events: usize,
     },
-    /// The folder was read.
+    /// The folder was read. Told to the first who listens.
     Loaded {
         /// Batches beyond the snapshot.
         batches: usize,
@@ -281,12 +281,22 @@ impl Queue {
 }
 
 /// Everybody who listens to a manager.
-#[derive(Default)]
-pub(crate) struct Listeners(Mutex<Vec<Weak<Queue>>>);
+pub(crate) struct Listeners {
+    queues: Mutex<Vec<Weak<Queue>>>,
+    /// What happened before anybody could listen, for the first who does.
+    earlier: Mutex<Option<Notice>>,
+}
 
 impl Listeners {
+    pub(crate) fn after(earlier: Option<Notice>) -> Self {
+        Self {
+            queues: Mutex::default(),
+            earlier: Mutex::new(earlier),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Queue>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn listen(&self, only: Option<Key>) -> Notices {
@@ -295,6 +305,16 @@ impl Listeners {
             arrived: Condvar::new(),
             only,
         });
+        if queue.only.is_none() {
+            let earlier = self
+                .earlier
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(earlier) = earlier {
+                queue.push(&earlier);
+            }
+        }
         self.lock().push(Arc::downgrade(&queue));
         Notices { queue }
     }

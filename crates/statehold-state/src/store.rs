@@ -44,7 +44,14 @@ pub(crate) struct Store {
     covered: BTreeMap<NodeId, (u64, u64)>,
     is_broken: bool,
     /// Held as long as the folder is open.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is just being started may hold a copy of it.
+        self.lock.unlock().ok();
+    }
 }
 
 /// What was found when a folder was opened.
@@ -70,7 +77,7 @@ impl Store {
             snapshot_bytes: 0,
             covered: BTreeMap::new(),
             is_broken: false,
-            _lock: lock,
+            lock,
         };
         let mut replica = store.read_snapshot()?;
         store.find_segments(&logs)?;

@@ -18,6 +18,8 @@
 //!     be had.
 //! 14. [`process`]: the real program, with gateways and machines as processes.
 //! 15. [`killing`]: the real program under `kill -9`.
+//! 16. [`histories`]: random histories of application state.
+//! 17. [`state_killing`]: a process that writes application state under `kill -9`.
 //!
 //! And for measurements:
 //!
@@ -35,12 +37,14 @@ pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
 pub mod google_double;
+pub mod histories;
 pub mod invariants;
 pub mod killing;
 pub mod loopback;
 pub mod machine;
 pub mod process;
 pub mod servers;
+pub mod state_killing;
 pub mod text_tree;
 pub mod trace;
 pub mod world;

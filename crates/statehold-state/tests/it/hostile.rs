@@ -202,7 +202,14 @@ fn one_log_with_two_contents_is_an_alarm_and_never_a_silent_choice() {
     );
     let mut forked = Replica::new();
     forked.accept(&other).unwrap();
+    // Its next event does not continue this log either, although the number fits.
+    let next = frame_of(&forked, author, "next", 2);
     let before = replica.clone();
+    let refused = replica.accept(&next).unwrap_err();
+    assert!(
+        matches!(refused, Refused::Forked { sequence: 2, .. }),
+        "{refused}"
+    );
     assert!(matches!(replica.join(&forked), Err(Refused::Forked { .. })));
     assert_eq!(replica, before);
 }

@@ -317,6 +317,30 @@ fn a_manual_conflict_stays_open_until_it_is_resolved() {
 }
 
 #[test]
+fn two_people_who_resolve_at_once_have_one_answer_and_an_edit_asks_again() {
+    let home = tempfile::tempdir().unwrap();
+    let values = [json!(0), json!("desk"), json!("phone")];
+    let [(desk, on_desk), (phone, on_phone)] =
+        concurrent(home.path(), &Strategy::Manual.into(), values);
+    exchange(&desk, &phone);
+    on_desk.resolve("x", &Resolution::Local).unwrap();
+    on_phone.resolve("x", &Resolution::Local).unwrap();
+    exchange(&desk, &phone);
+    let shown = [&on_desk, &on_phone].map(|all| all.get("x").unwrap().unwrap());
+    assert_eq!(shown[0].data, shown[1].data);
+    assert_eq!((shown[0].is_conflicted, shown[0].siblings), (false, 2));
+    assert_eq!(on_desk.why("x").unwrap().reason, Reason::Settled);
+    assert_eq!([desk.status(), phone.status()], [Status::Idle; 2]);
+    // An edit that saw neither opens it again.
+    let tablet = open(home.path(), "tablet");
+    let on_tablet: Collection<Value> = tablet.collection("all", Strategy::Manual).unwrap();
+    on_tablet.put("x", &json!("tablet")).unwrap();
+    exchange(&tablet, &desk);
+    assert!(on_desk.get("x").unwrap().unwrap().is_conflicted);
+    assert_eq!(desk.status(), Status::Conflict);
+}
+
+#[test]
 fn a_delete_against_an_edit_is_a_conflict_with_a_defined_end() {
     for (deletes, stays) in [
         (DeleteRule::UpdateWins, true),
@@ -425,6 +449,7 @@ fn everything_that_happens_is_told() {
         "state-synced",
         "conflict-detected",
         "conflict-resolved",
+        "loaded",
         "saved",
         "status-changed",
     ] {

@@ -209,6 +209,8 @@ fn no_replica_is_too_old_to_return() {
     collection(&desk).put("x", &json!(1)).unwrap();
     collection(&desk).put("gone", &json!(1)).unwrap();
     exchange(&desk, &phone);
+    let tablet = open(home.path(), "tablet");
+    send(&phone, &tablet);
     // The phone is away for long and has written something.
     collection(&phone)
         .put("y", &json!("from the phone"))
@@ -231,6 +233,11 @@ fn no_replica_is_too_old_to_return() {
             "what was deleted does not come back"
         );
     }
+    // The phone has the first events and the last ones, and none of those between.
+    collection(&desk).put("last", &json!(1)).unwrap();
+    exchange(&desk, &phone);
+    assert!(send(&phone, &tablet).is_success());
+    assert_eq!(tablet.root(), phone.root());
     let root = phone.root();
     collection(&phone).put("z", &json!(1)).unwrap();
     drop(phone);
