@@ -878,6 +878,55 @@ impl Manager {
         Ok(conflicts)
     }
 
+    /// Lets go of the marks that deletes leave where they win over edits ([`DeleteRule`]), as far
+    /// as every node that is known has seen them, by the heads that came since this manager was
+    /// opened. Nodes that never come back are named, and nobody waits for them. How many marks
+    /// are gone.
+    ///
+    /// # Errors
+    /// It could not be made durable.
+    ///
+    /// [`DeleteRule`]: crate::DeleteRule
+    pub fn bury(&self, retired: &[NodeId]) -> Result<usize> {
+        let mut writer = self.writer();
+        let known = self.known()?;
+        let replica = &known.replica;
+        let others: BTreeSet<&NodeId> = replica.marks().keys().chain(known.peers.keys()).collect();
+        let others: Vec<&NodeId> = others
+            .into_iter()
+            .filter(|node| **node != known.node && !retired.contains(node))
+            .collect();
+        // What a node wrote before it saw a delete has come, if all has come that it had written
+        // when it said that it knows of the delete.
+        let has_seen = |node: &NodeId, revision: &Revision| {
+            known.peers.get(node).is_some_and(|clock| {
+                clock.contains(revision.dot) && replica.mark(*node).sequence >= clock.get(node)
+            })
+        };
+        let mut buried = Vec::new();
+        for collection in replica.collections() {
+            for (id, siblings) in replica.states(collection) {
+                let mut graves = siblings.iter().filter(|sibling| sibling.value().is_none());
+                let is_grave = graves.clone().next().is_some();
+                let is_seen = |grave| others.iter().all(|node| has_seen(node, grave));
+                if is_grave && graves.all(is_seen) {
+                    buried.push(Key::new(collection, id));
+                }
+            }
+        }
+        drop(known);
+        let count = buried.len();
+        let (_, changes) = self.write(&mut writer, |transaction| {
+            for key in buried {
+                transaction.bury(key);
+            }
+            Ok(())
+        })?;
+        drop(writer);
+        self.tell_own(&changes);
+        Ok(count)
+    }
+
     /// Writes a snapshot now, so that loading is quick, and keeps no more history than this many
     /// bytes of log.
     ///

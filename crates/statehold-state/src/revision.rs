@@ -33,8 +33,8 @@ pub enum Content {
         /// Which fields were written by which event, where fields are merged.
         origins: Option<Box<Origins>>,
     },
-    /// A delete that also takes effect on edits made at the same time. It stays until every node
-    /// has seen it.
+    /// A delete that also takes effect on edits made at the same time. It stays until somebody
+    /// buries it, when every node has seen it.
     Grave,
     /// A delete of what its author saw. Nothing stays of it.
     Deleted,

@@ -44,7 +44,8 @@ pub enum DeleteRule {
     /// The edit stays: a delete takes away what it had seen. Nothing is kept of a deleted state.
     #[default]
     UpdateWins,
-    /// The state stays deleted. A mark is kept until every node has seen it.
+    /// The state stays deleted. A mark is kept until every node has seen it and
+    /// [`Manager::bury`](crate::Manager::bury) is called.
     DeleteWins,
 }
 

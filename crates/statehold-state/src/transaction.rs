@@ -84,6 +84,10 @@ impl<'a> Transaction<'a> {
         self.draft.push(key, content, true);
     }
 
+    pub(crate) fn bury(&mut self, key: Key) {
+        self.draft.push(key, Content::Deleted, false);
+    }
+
     pub(crate) const fn draft(&self) -> &Draft<'a> {
         &self.draft
     }

@@ -378,6 +378,49 @@ fn a_delete_against_an_edit_is_a_conflict_with_a_defined_end() {
 }
 
 #[test]
+fn the_mark_of_a_delete_is_buried_when_every_node_has_seen_it() {
+    let home = tempfile::tempdir().unwrap();
+    let rules = Rules {
+        strategy: Strategy::LastWriteWins,
+        deletes: DeleteRule::DeleteWins,
+    };
+    let [(desk, on_desk), (phone, on_phone)] = pair(home.path(), &rules);
+    on_desk.put("x", &json!(1)).unwrap();
+    on_desk.put("kept", &json!(1)).unwrap();
+    exchange(&desk, &phone);
+    on_desk.delete("x").unwrap();
+    on_phone.put("x", &json!("not seen by the delete")).unwrap();
+    assert_eq!(desk.bury(&[]).unwrap(), 0, "the phone has not seen it");
+    exchange(&desk, &phone);
+    let before = desk.export().unwrap().len();
+    desk.reconcile(&phone.head().unwrap()).unwrap();
+    assert_eq!(desk.bury(&[]).unwrap(), 1);
+    exchange(&desk, &phone);
+    assert!(
+        desk.export().unwrap().len() < before,
+        "nothing is left of it"
+    );
+    for all in [&on_desk, &on_phone] {
+        assert_eq!(all.ids().unwrap(), ["kept"]);
+        assert_eq!(all.why("x").unwrap().reason, Reason::Absent);
+    }
+    // One that never comes back is not waited for.
+    let tablet = open(home.path(), "tablet");
+    let on_tablet: Collection<Value> = tablet.collection("all", rules).unwrap();
+    on_tablet.put("y", &json!(1)).unwrap();
+    exchange(&tablet, &desk);
+    drop((tablet, on_tablet));
+    on_desk.delete("y").unwrap();
+    exchange(&desk, &phone);
+    desk.reconcile(&phone.head().unwrap()).unwrap();
+    assert_eq!(desk.bury(&[]).unwrap(), 0);
+    let lost = desk.clock();
+    let lost = lost.iter().map(|(node, _)| *node);
+    let lost = lost.filter(|node| ![desk.node(), phone.node()].contains(node));
+    assert_eq!(desk.bury(&lost.collect::<Vec<_>>()).unwrap(), 1);
+}
+
+#[test]
 fn equal_edits_are_no_conflict() {
     let home = tempfile::tempdir().unwrap();
     let values = [json!(0), json!({"a": 1, "b": 2}), json!({"b": 2, "a": 1})];
