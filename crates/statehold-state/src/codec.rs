@@ -2,7 +2,7 @@
 //!
 //! A batch is: first sequence number, number of events, first stamp, a table of nodes, a table of
 //! collections, the events. Numbers are varints (7 bits a byte, low bits first), texts have their
-//! length in front. `docs/state-format.md` describes all of it.
+//! length in front. `docs/state.md` describes all of it.
 
 use std::sync::Arc;
 

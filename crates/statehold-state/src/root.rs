@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::codec::Writer;
 use crate::node::{Key, hex};
-use crate::revision::{Content, Revision};
+use crate::revision::{Content, Origins, Revision};
 
 /// A digest of everything that is live. Replicas that know the same events have the same root.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -90,12 +90,16 @@ fn digest(collection: &str, id: &str, revision: &Revision) -> Root {
         Content::Value { value, origins } => {
             bytes.number(0);
             bytes.bytes(value.as_str().as_bytes());
-            for (dot, stamp) in origins.iter().flat_map(|origins| &origins.events) {
+            let none = Origins::default();
+            let origins = origins.as_deref().unwrap_or(&none);
+            bytes.count(origins.events.len());
+            for (dot, stamp) in &origins.events {
                 bytes.raw(dot.node.as_bytes());
                 bytes.number(dot.sequence);
                 bytes.number(stamp.as_u64());
             }
-            for field in origins.iter().flat_map(|origins| &origins.fields) {
+            bytes.count(origins.fields.len());
+            for field in &origins.fields {
                 bytes.number(u64::from(*field));
             }
         }
