@@ -72,9 +72,14 @@ impl Canonical {
     }
 
     pub(crate) fn of_json(value: &Value) -> Result<Self, InvalidValue> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         write(value, 0, &mut text)?;
-        Self::within_bounds(text.into_boxed_str())
+        if text.len() > VALUE_BYTES_MAX {
+            return Err(InvalidValue::TooLarge { bytes: text.len() });
+        }
+        String::from_utf8(text)
+            .map(|text| Self(text.into_boxed_str()))
+            .map_err(|error| InvalidValue::NotJson(serde::de::Error::custom(error)))
     }
 
     /// Takes bytes from outside: JSON within the bounds, whatever its key order.
@@ -95,13 +100,6 @@ impl Canonical {
     /// Takes bytes that this crate wrote and that a checksum covers.
     pub(crate) fn trusted(text: &str) -> Self {
         Self(text.into())
-    }
-
-    fn within_bounds(text: Box<str>) -> Result<Self, InvalidValue> {
-        if text.len() > VALUE_BYTES_MAX {
-            return Err(InvalidValue::TooLarge { bytes: text.len() });
-        }
-        Ok(Self(text))
     }
 
     /// The canonical JSON.
@@ -172,43 +170,42 @@ impl TryFrom<String> for ContentHash {
 }
 
 /// Writes the canonical form. Keys are sorted here, whatever order the map has them in.
-fn write(value: &Value, depth: usize, text: &mut String) -> Result<(), InvalidValue> {
+fn write(value: &Value, depth: usize, text: &mut Vec<u8>) -> Result<(), InvalidValue> {
     if depth > VALUE_DEPTH_MAX {
         return Err(InvalidValue::TooDeep);
     }
     match value {
         Value::Array(items) => {
-            text.push('[');
+            text.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    text.push(',');
+                    text.push(b',');
                 }
                 write(item, depth + 1, text)?;
             }
-            text.push(']');
+            text.push(b']');
         }
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields.iter().collect();
             fields.sort_unstable_by_key(|(name, _)| *name);
-            text.push('{');
+            text.push(b'{');
             for (index, (name, field)) in fields.into_iter().enumerate() {
                 if index > 0 {
-                    text.push(',');
+                    text.push(b',');
                 }
                 write_scalar(name, text)?;
-                text.push(':');
+                text.push(b':');
                 write(field, depth + 1, text)?;
             }
-            text.push('}');
+            text.push(b'}');
         }
         scalar => write_scalar(scalar, text)?,
     }
     Ok(())
 }
 
-fn write_scalar<T: Serialize + ?Sized>(value: &T, text: &mut String) -> Result<(), InvalidValue> {
-    text.push_str(&serde_json::to_string(value).map_err(InvalidValue::NotJson)?);
-    Ok(())
+fn write_scalar<T: Serialize + ?Sized>(value: &T, text: &mut Vec<u8>) -> Result<(), InvalidValue> {
+    serde_json::to_writer(text, value).map_err(InvalidValue::NotJson)
 }
 
 /// The deepest nesting of brackets outside texts. Needs no stack, so it may look at anything.

@@ -189,7 +189,7 @@ impl<T> Collection<T> {
             ConflictKind::ConcurrentUpdate
         };
         let key = self.key(id)?;
-        Ok(Some(Conflict::of(key, kind, known.node, siblings, &rules)))
+        Ok(Some(Conflict::of(key, kind, known.node, siblings, rules)))
     }
 
     /// How a state came to be what it is: which sides there are, which is shown and why, and what
@@ -278,7 +278,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         if siblings.is_empty() {
             return Ok(None);
         }
-        State::of(&self.key(id)?, siblings, &known.rules(&self.name))
+        State::of(&self.key(id)?, siblings, known.rules(&self.name))
     }
 
     /// All states, in the order of their ids.
@@ -294,7 +294,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
                 collection: Arc::clone(&self.name),
                 id: id.into(),
             };
-            states.extend(State::of(&key, siblings, &rules)?);
+            states.extend(State::of(&key, siblings, rules)?);
         }
         Ok(states)
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::alarm::{self, Alarm};
@@ -148,8 +148,9 @@ pub(crate) struct Known {
 
 impl Known {
     /// The rules of a collection; last-write-wins where none were named.
-    pub(crate) fn rules(&self, collection: &str) -> Rules {
-        self.rules.get(collection).cloned().unwrap_or_default()
+    pub(crate) fn rules(&self, collection: &str) -> &Rules {
+        static USUAL: LazyLock<Rules> = LazyLock::new(Rules::default);
+        self.rules.get(collection).unwrap_or(&USUAL)
     }
 
     /// How many of this node's own events somebody else is known to have.
@@ -708,7 +709,7 @@ impl Manager {
                     continue;
                 }
                 let rules = known.rules(&key.collection);
-                let conflict = Conflict::of(key, kind, known.node, siblings, &rules);
+                let conflict = Conflict::of(key, kind, known.node, siblings, rules);
                 result.conflicts.push(conflict);
             }
         }
@@ -870,7 +871,7 @@ impl Manager {
                     if is_contested(siblings) {
                         let key = Key::new(collection, id);
                         let kind = kind_of(siblings);
-                        conflicts.push(Conflict::of(key, kind, known.node, siblings, &rules));
+                        conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
                     }
                 }
             }

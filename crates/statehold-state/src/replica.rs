@@ -5,6 +5,7 @@
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use crate::codec::{self, Malformed};
@@ -164,11 +165,18 @@ pub enum ConflictKind {
     DivergentHistory,
 }
 
-/// The live revisions of one key: nearly always one.
+/// The live revisions of one key, in the order of their dots: nearly always one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Siblings {
+pub(crate) enum Siblings {
     One(Revision),
+    /// Never exactly one, so that equal siblings are equal values.
     Many(Vec<Revision>),
+}
+
+impl Default for Siblings {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
 }
 
 impl Siblings {
@@ -179,28 +187,48 @@ impl Siblings {
         }
     }
 
-    /// In the order of dots; nothing if there is none.
-    fn from_vec(mut revisions: Vec<Revision>) -> Option<Self> {
-        match revisions.len() {
-            0 | 1 => revisions.pop().map(Self::One),
-            _ => {
-                revisions.sort_unstable_by_key(|revision| revision.dot);
-                Some(Self::Many(revisions))
+    fn retain(&mut self, mut is_kept: impl FnMut(&Revision) -> bool) {
+        match self {
+            Self::One(revision) => {
+                if !is_kept(revision) {
+                    *self = Self::default();
+                }
+            }
+            Self::Many(revisions) => {
+                revisions.retain(is_kept);
+                if revisions.len() == 1 {
+                    *self = revisions.pop().map_or_else(Self::default, Self::One);
+                }
             }
         }
     }
 
-    fn into_vec(self) -> Vec<Revision> {
-        match self {
-            Self::One(revision) => vec![revision],
-            Self::Many(revisions) => revisions,
+    pub(crate) fn add(&mut self, revision: Revision) {
+        *self = match std::mem::take(self) {
+            Self::Many(none) if none.is_empty() => Self::One(revision),
+            Self::One(other) if other.dot < revision.dot => Self::Many(vec![other, revision]),
+            Self::One(other) => Self::Many(vec![revision, other]),
+            Self::Many(mut revisions) => {
+                let place = revisions.partition_point(|other| other.dot < revision.dot);
+                revisions.insert(place, revision);
+                Self::Many(revisions)
+            }
+        };
+    }
+
+    /// In the order of dots; nothing if there is none.
+    fn from_vec(revisions: Vec<Revision>) -> Option<Self> {
+        let mut siblings = Self::default();
+        for revision in revisions {
+            siblings.add(revision);
         }
+        (!siblings.as_slice().is_empty()).then_some(siblings)
     }
 }
 
 type States = BTreeMap<Box<str>, Siblings>;
 /// The states of a collection as they were read: ids in order, with their live revisions.
-pub(crate) type ReadStates = Vec<(Box<str>, Vec<Revision>)>;
+pub(crate) type ReadStates = Vec<(Box<str>, Siblings)>;
 
 /// What one node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -372,48 +400,49 @@ impl Replica {
             .and_then(|keys| keys.get(&key))
             .is_some_and(|sequence| *sequence >= dot.sequence);
         let knew_more = self.announce(&key, &revision);
-        let states = self.collections.entry(key.collection.clone()).or_default();
-        // Nearly always there is one revision, and it is superseded: replaced where it stands.
-        let before = states.get_mut(&key.id);
-        let was_there = before.is_some();
+        let states = match self.collections.get_mut(&key.collection) {
+            Some(states) => states,
+            None => self
+                .collections
+                .entry(Arc::clone(&key.collection))
+                .or_default(),
+        };
         let is_live = !was_superseded && revision.content != Content::Deleted;
         let is_put = revision.value().is_some();
         let has_predecessor = revision.version > 1;
         let mut left_alive = false;
-        match before {
-            Some(Siblings::One(only)) if revision.has_seen(only.dot) && is_live => {
-                self.root.subtract(&key, only);
-                self.root.add(&key, &revision);
-                *only = revision;
+        let was_there;
+        let mut is_there = is_live;
+        if let Some(siblings) = states.get_mut(&key.id) {
+            was_there = true;
+            let mut all = std::mem::take(siblings);
+            self.conflicts -= usize::from(all.as_slice().len() > 1);
+            let root = &mut self.root;
+            all.retain(|sibling| {
+                let is_seen = revision.has_seen(sibling.dot);
+                if is_seen {
+                    root.subtract(&key, sibling);
+                }
+                !is_seen
+            });
+            left_alive = !all.as_slice().is_empty();
+            if is_live {
+                root.add(&key, &revision);
+                all.add(revision);
             }
-            None if is_live => {
+            is_there = !all.as_slice().is_empty();
+            self.conflicts += usize::from(all.as_slice().len() > 1);
+            *siblings = all;
+            if !is_there {
+                states.remove(&key.id);
+            }
+        } else {
+            was_there = false;
+            if is_live {
                 self.root.add(&key, &revision);
                 states.insert(key.id.clone(), Siblings::One(revision));
             }
-            None => {}
-            Some(_) => {
-                let all = states
-                    .remove(&key.id)
-                    .map_or_else(Vec::new, Siblings::into_vec);
-                self.conflicts -= usize::from(all.len() > 1);
-                let (gone, mut kept): (Vec<_>, Vec<_>) = all
-                    .into_iter()
-                    .partition(|sibling| revision.has_seen(sibling.dot));
-                for sibling in &gone {
-                    self.root.subtract(&key, sibling);
-                }
-                left_alive = !kept.is_empty();
-                if is_live {
-                    self.root.add(&key, &revision);
-                    kept.push(revision);
-                }
-                self.conflicts += usize::from(kept.len() > 1);
-                if let Some(siblings) = Siblings::from_vec(kept) {
-                    states.insert(key.id.clone(), siblings);
-                }
-            }
         }
-        let is_there = states.contains_key(&key.id);
         if states.is_empty() {
             self.collections.remove(&key.collection);
         }
@@ -593,11 +622,8 @@ impl Replica {
             ..Self::default()
         };
         for (name, states) in collections {
-            let states: States = states
-                .into_iter()
-                .filter_map(|(id, revisions)| Some((id, Siblings::from_vec(revisions)?)))
-                .collect();
             if !states.is_empty() {
+                let states = states.into_iter().collect();
                 replica.collections.insert(name, states);
             }
         }
@@ -643,6 +669,7 @@ impl Replica {
             now,
             events: Vec::new(),
             places: HashMap::new(),
+            hashes: RandomState::new(),
         }
     }
 }
@@ -656,8 +683,10 @@ pub struct Draft<'a> {
     clock: HybridClock,
     now: u64,
     events: Vec<Event>,
-    /// Where the last event of a key stands in `events`.
-    places: HashMap<Key, usize>,
+    /// Where the last event of a key stands in `events`, by the key's hash; keys of one hash stand
+    /// at the next free numbers.
+    places: HashMap<u64, usize>,
+    hashes: RandomState,
 }
 
 impl Draft<'_> {
@@ -671,7 +700,18 @@ impl Draft<'_> {
     }
 
     fn place(&self, key: &Key) -> Option<usize> {
-        self.places.get(key).copied()
+        self.places.get(&self.slot(key)).copied()
+    }
+
+    /// The number under which a key's place is or would be found.
+    fn slot(&self, key: &Key) -> u64 {
+        let mut slot = self.hashes.hash_one(key);
+        while let Some(place) = self.places.get(&slot)
+            && self.events[*place].key != *key
+        {
+            slot = slot.wrapping_add(1);
+        }
+        slot
     }
 
     /// Adds an event that supersedes everything this node knows of the key.
@@ -705,7 +745,7 @@ impl Draft<'_> {
             context: (!context.is_empty()).then(|| Box::new(context)),
             content,
         };
-        self.places.insert(key.clone(), self.events.len());
+        self.places.insert(self.slot(&key), self.events.len());
         self.events.push(Event { key, revision });
         dot
     }

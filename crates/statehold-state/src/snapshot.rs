@@ -14,7 +14,7 @@ use crate::limits::{
     SNAPSHOT_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::node::{Dot, Key, NodeId};
-use crate::replica::{Mark, ReadStates, Replica};
+use crate::replica::{Mark, ReadStates, Replica, Siblings};
 use crate::revision::{Content, Origins, Revision};
 use crate::root::Root;
 use crate::vector_clock::VectorClock;
@@ -302,13 +302,15 @@ fn read_states(
         if states.last().is_some_and(|(last, _)| **last >= *id) {
             return ids.wrong("its ids are out of order");
         }
-        let mut siblings: Vec<Revision> = Vec::new();
+        let mut siblings = Siblings::default();
+        let mut last = None;
         loop {
             let (revision, has_next) = fields.next(nodes, marks)?;
-            if siblings.last().is_some_and(|last| last.dot >= revision.dot) {
+            if last.is_some_and(|last| last >= revision.dot) {
                 return ids.wrong("siblings are out of order");
             }
-            siblings.push(revision);
+            last = Some(revision.dot);
+            siblings.add(revision);
             if !has_next {
                 break;
             }

@@ -35,7 +35,7 @@ impl<'a> Transaction<'a> {
         id: &str,
     ) -> Result<Option<State<T>>> {
         let key = collection.key(id)?;
-        State::of(&key, self.draft.siblings(&key), &self.rules(&key))
+        State::of(&key, self.draft.siblings(&key), self.rules(&key))
     }
 
     /// Creates a state, or gives it another value.
@@ -92,7 +92,7 @@ impl<'a> Transaction<'a> {
         &self.draft
     }
 
-    pub(crate) fn rules(&self, key: &Key) -> Rules {
+    pub(crate) fn rules(&self, key: &Key) -> &'a Rules {
         self.known.rules(&key.collection)
     }
 
