@@ -229,7 +229,7 @@ impl<T: PartialEq> Table<T> {
     }
 }
 
-/// The bytes of a batch, in their container.
+/// The bytes of a batch.
 pub(crate) fn encode(batch: &Batch) -> Vec<u8> {
     // The author is node 0 without being written down.
     let mut nodes = Table(vec![batch.node]);
@@ -262,7 +262,7 @@ pub(crate) fn encode(batch: &Batch) -> Vec<u8> {
         whole.bytes(collection.as_bytes());
     }
     whole.raw(&body.0);
-    pack(whole.0)
+    whole.0
 }
 
 fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Table<NodeId>) {
@@ -302,11 +302,15 @@ fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Table<Node
     }
 }
 
-/// Reads a batch of this node.
-pub(crate) fn decode(node: NodeId, packed: &[u8]) -> Result<Batch, Malformed> {
-    const WHAT: &str = "a batch of events";
-    let bytes = unpack(WHAT, packed, BATCH_BYTES_MAX)?;
-    let mut reader = Reader::new(WHAT, &bytes);
+const BATCH: &str = "a batch of events";
+
+/// The first and the last sequence number of a batch, without reading the rest of it.
+pub(crate) fn sequences(bytes: &[u8]) -> Result<(u64, u64), Malformed> {
+    let (first, count) = read_sequences(&mut Reader::new(BATCH, bytes))?;
+    Ok((first, first + count as u64 - 1))
+}
+
+fn read_sequences(reader: &mut Reader<'_>) -> Result<(u64, usize), Malformed> {
     let first = reader.sequence("the first sequence number")?;
     let count = reader.count("the number of events", BATCH_EVENTS_MAX)?;
     if count == 0 {
@@ -315,6 +319,16 @@ pub(crate) fn decode(node: NodeId, packed: &[u8]) -> Result<Batch, Malformed> {
     if first + count as u64 > SEQUENCE_MAX {
         return reader.wrong("its sequence numbers are too high");
     }
+    Ok((first, count))
+}
+
+/// Reads a batch of this node.
+pub(crate) fn decode(node: NodeId, bytes: &[u8]) -> Result<Batch, Malformed> {
+    let mut reader = Reader::new(BATCH, bytes);
+    if bytes.len() > BATCH_BYTES_MAX {
+        return reader.wrong(format!("it is larger than {BATCH_BYTES_MAX} bytes"));
+    }
+    let (first, count) = read_sequences(&mut reader)?;
     let mut stamp = reader.number()?;
     let nodes = read_nodes(&mut reader, node)?;
     let collection_count = reader.count("the number of collections", BATCH_EVENTS_MAX)?;

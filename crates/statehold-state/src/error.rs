@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::canonical::InvalidValue;
 use crate::codec::Malformed;
-use crate::limits::{COLLECTION_BYTES_MAX, ID_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, COLLECTION_BYTES_MAX, ID_BYTES_MAX};
 use crate::node::Key;
 use crate::replica::Refused;
 
@@ -81,8 +81,7 @@ pub enum Error {
     },
     /// More at once than one batch holds.
     #[error(
-        "one batch holds {} events at most; make several",
-        crate::limits::BATCH_EVENTS_MAX
+        "one batch holds {BATCH_EVENTS_MAX} events and {BATCH_BYTES_MAX} bytes at most; make several"
     )]
     BatchTooLarge,
     /// A collection is in use with other rules.

@@ -82,14 +82,14 @@ impl Journal {
             Self::Memory(frames) => {
                 let mut reached = known;
                 for frame in frames.iter().filter(|frame| frame.node == node) {
-                    let batch = frame.batch()?;
-                    if batch.last() <= known {
+                    let (first, last) = frame.sequences()?;
+                    if last <= known {
                         continue;
                     }
-                    if batch.first != reached + 1 {
+                    if first != reached + 1 {
                         return Ok(None);
                     }
-                    reached = batch.last();
+                    reached = last;
                     found.push(frame.clone());
                 }
                 Ok((reached == mark.sequence).then_some(found))

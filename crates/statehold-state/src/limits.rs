@@ -18,12 +18,17 @@ pub const SEQUENCE_MAX: u64 = 1 << 48;
 pub const CLOCK_NODES_MAX: usize = 65_536;
 /// Most events in one batch, which is what becomes durable at once.
 pub const BATCH_EVENTS_MAX: usize = 1 << 20;
-/// Largest batch, in bytes before compression.
-pub const BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Batches of at least this many bytes are compressed; smaller ones gain nothing from it.
-pub const COMPRESS_BYTES_MIN: usize = 512;
+/// Largest batch, in bytes.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A delta gets no further batch once it has this many bytes before compression. Whoever takes it
+/// asks again.
+pub const DELTA_BYTES_TARGET: usize = 64 * 1024 * 1024;
+/// Largest delta, in bytes before compression: the target, one more batch, and what is around them.
+pub const DELTA_BYTES_MAX: usize = DELTA_BYTES_TARGET + BATCH_BYTES_MAX + 16 * 1024 * 1024;
 /// Largest snapshot, in bytes before compression.
-pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// What is at least this long is compressed, in bytes; anything shorter gains nothing from it.
+pub const COMPRESS_BYTES_MIN: usize = 512;
 /// Largest message from another node, in bytes as sent.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Most collections that one head may name.
@@ -37,10 +42,10 @@ pub const CLOCK_FOLLOW_MS_MAX: u64 = 60 * 1000;
 pub const CLOCK_AHEAD_MS_MAX: u64 = 5 * 60 * 1000;
 
 /// A log segment is closed at this many bytes.
-pub const SEGMENT_BYTES: u64 = 1024 * 1024;
+pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// A snapshot is due when the log since the last one is this long, in bytes, and as long as that
 /// snapshot: so all snapshots together write less than the log does, twice over.
-pub const SNAPSHOT_DUE_BYTES_MIN: u64 = 1024 * 1024;
+pub const SNAPSHOT_DUE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// History that is kept behind the snapshot, in bytes of log.
 pub const HISTORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

@@ -16,7 +16,10 @@ use crate::error::{Error, Result};
 use crate::hybrid_clock::{HybridClock, Stamp};
 use crate::identity::{Identity, Origin, random_node};
 use crate::journal::Journal;
-use crate::limits::{CLOCK_AHEAD_MS_MAX, COLLECTION_BYTES_MAX, HEAD_COLLECTIONS_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, CLOCK_AHEAD_MS_MAX, COLLECTION_BYTES_MAX, DELTA_BYTES_TARGET,
+    HEAD_COLLECTIONS_MAX,
+};
 use crate::message::{CollectionHead, Head, Message};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
@@ -371,12 +374,12 @@ impl Manager {
                     // What a crash left unsettled.
                     let known = self.peek();
                     let states = known.replica.states(&name);
-                    let keys = states
+                    let keys: Vec<Key> = states
                         .filter(|(_, siblings)| siblings.len() > 1)
                         .map(|(id, _)| Key::new(&name, id))
                         .collect();
                     drop(known);
-                    self.settle(&mut writer, keys)?;
+                    self.settle(&mut writer, &keys)?;
                 }
             }
         }
@@ -417,6 +420,9 @@ impl Manager {
         let before = known.replica.mark(known.node);
         drop(known);
         let frame = Frame::of(&batch, before.link);
+        if frame.bytes.len() > BATCH_BYTES_MAX {
+            return Err(Error::BatchTooLarge);
+        }
         writer.journal.append(&frame, before)?;
         let link = frame.link();
         let arrival = self.change(|known| {
@@ -539,7 +545,7 @@ impl Manager {
         Ok(Message::Snapshot(Box::new(replica)).encode())
     }
 
-    /// What somebody who knows this much lacks.
+    /// What somebody who knows this much lacks, or the first 64 MiB of it.
     ///
     /// # Errors
     /// The logs cannot be read.
@@ -549,7 +555,15 @@ impl Manager {
         let frames = writer.journal.frames_since(clock, &self.known()?.replica)?;
         drop(writer);
         match frames {
-            Some(frames) => Ok(Message::Delta(frames).encode()),
+            Some(mut frames) => {
+                let mut bytes = 0;
+                frames.retain(|frame| {
+                    let is_room = bytes < DELTA_BYTES_TARGET;
+                    bytes += frame.bytes.len();
+                    is_room
+                });
+                Ok(Message::Delta(frames).encode())
+            }
             None => self.export(),
         }
     }
@@ -691,16 +705,24 @@ impl Manager {
         changes: &[Change],
         result: &mut Reconciled,
     ) -> Result<()> {
-        let mut states = BTreeSet::new();
-        let mut contested: BTreeMap<Key, ConflictKind> = BTreeMap::new();
-        for change in changes {
-            if change.kind != ChangeKind::Superseded || change.conflict.is_some() {
-                states.insert(change.key.clone());
-            }
-            if let Some(kind) = change.conflict {
-                contested.insert(change.key.clone(), kind);
-            }
-        }
+        let is_told =
+            |change: &&Change| change.kind != ChangeKind::Superseded || change.conflict.is_some();
+        let mut states: Vec<Key> = changes
+            .iter()
+            .filter(is_told)
+            .map(|change| change.key.clone())
+            .collect();
+        states.sort_unstable();
+        states.dedup();
+        let mut contested: Vec<(Key, ConflictKind)> = changes
+            .iter()
+            .filter_map(|change| Some((change.key.clone(), change.conflict?)))
+            .collect();
+        // Of several about one state the last one says how it is now.
+        contested.sort_by(|(one, _), (other, _)| one.cmp(other));
+        contested.reverse();
+        contested.dedup_by(|(one, _), (other, _)| one == other);
+        contested.reverse();
         {
             let known = self.known()?;
             for (key, kind) in contested {
@@ -729,13 +751,13 @@ impl Manager {
                 });
             }
         }
-        result.states = states.iter().cloned().collect();
-        result.settled = self.settle(writer, result.states.clone())?;
+        result.states = states;
+        result.settled = self.settle(writer, &result.states)?;
         Ok(())
     }
 
     /// Settles those of these states that the rules let this node settle.
-    fn settle(&self, writer: &mut Writer, keys: Vec<Key>) -> Result<Vec<Key>> {
+    fn settle(&self, writer: &mut Writer, keys: &[Key]) -> Result<Vec<Key>> {
         let known = self.known()?;
         let settles =
             |rules: &Rules| matches!(rules.strategy, Strategy::LocalWins | Strategy::RemoteWins);
@@ -745,12 +767,12 @@ impl Manager {
         // A node that has to become another one first has no side of its own any more.
         let me = known.node;
         let decided: Vec<(Key, Revision)> = keys
-            .into_iter()
+            .iter()
             .filter_map(|key| {
                 let siblings = known.replica.siblings(&key.collection, &key.id);
                 let rules = known.rules.get(&key.collection)?;
                 let winner = rules.settle(me, siblings.iter())?.clone();
-                Some((key, winner))
+                Some((key.clone(), winner))
             })
             .collect();
         drop(known);

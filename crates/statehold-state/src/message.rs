@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Malformed, Reader, Writer};
+use crate::codec::{Malformed, Reader, Writer, pack, unpack};
 use crate::limits::{
-    BATCH_BYTES_MAX, CLOCK_NODES_MAX, COLLECTION_BYTES_MAX, HEAD_COLLECTIONS_MAX, MESSAGE_BYTES_MAX,
+    BATCH_BYTES_MAX, CLOCK_NODES_MAX, COLLECTION_BYTES_MAX, DELTA_BYTES_MAX, HEAD_COLLECTIONS_MAX,
+    MESSAGE_BYTES_MAX,
 };
 use crate::node::NodeId;
 use crate::replica::{Frame, Link, Mark, Replica};
@@ -72,7 +73,9 @@ impl Message {
             }
             Self::Delta(frames) => {
                 writer.raw(&[KIND_DELTA]);
-                write_delta(&mut writer, frames);
+                let mut delta = Writer::default();
+                write_delta(&mut delta, frames);
+                writer.raw(&pack(delta.0));
             }
             Self::Snapshot(replica) => {
                 writer.raw(&[KIND_SNAPSHOT]);
@@ -180,7 +183,8 @@ fn write_delta(writer: &mut Writer, frames: &[Frame]) {
 }
 
 fn read_delta(body: &[u8]) -> Result<Vec<Frame>, Malformed> {
-    let mut reader = Reader::new("a delta", body);
+    let body = unpack("a delta", body, DELTA_BYTES_MAX)?;
+    let mut reader = Reader::new("a delta", &body);
     let mut frames = Vec::new();
     for _ in 0..reader.count("the number of logs", usize::MAX)? {
         let node = NodeId::from_bytes(reader.array()?);

@@ -68,6 +68,11 @@ impl Frame {
         link(self.previous, &self.bytes)
     }
 
+    /// The first and the last sequence number in it.
+    pub(crate) fn sequences(&self) -> Result<(u64, u64), Malformed> {
+        codec::sequences(&self.bytes)
+    }
+
     /// The batch in it.
     ///
     /// # Errors
@@ -692,15 +697,12 @@ pub struct Draft<'a> {
 impl Draft<'_> {
     /// The live revisions of a state, with what this draft has done to it.
     pub fn siblings(&self, key: &Key) -> &[Revision] {
-        match self.place(key).map(|place| &self.events[place].revision) {
+        let place = self.places.get(&self.slot(key));
+        match place.map(|place| &self.events[*place].revision) {
             Some(revision) if revision.content == Content::Deleted => &[],
             Some(revision) => std::slice::from_ref(revision),
             None => self.replica.siblings(&key.collection, &key.id),
         }
-    }
-
-    fn place(&self, key: &Key) -> Option<usize> {
-        self.places.get(&self.slot(key)).copied()
     }
 
     /// The number under which a key's place is or would be found.
@@ -716,21 +718,24 @@ impl Draft<'_> {
 
     /// Adds an event that supersedes everything this node knows of the key.
     pub fn push(&mut self, key: Key, content: Content, resolves: bool) -> Dot {
-        let siblings = self.siblings(&key);
-        let version = siblings.iter().map(|sibling| sibling.version).max();
+        let slot = self.slot(&key);
         let mut context = VectorClock::new();
-        if let Some(place) = self.place(&key) {
-            if let Some(earlier) = &self.events[place].revision.context {
+        let version = if let Some(place) = self.places.get(&slot) {
+            let earlier = &self.events[*place].revision;
+            if let Some(earlier) = &earlier.context {
                 context.merge(earlier);
             }
+            (earlier.content != Content::Deleted).then_some(earlier.version)
         } else {
+            let siblings = self.replica.siblings(&key.collection, &key.id);
             for sibling in siblings {
                 if let Some(earlier) = &sibling.context {
                     context.merge(earlier);
                 }
                 context.observe(sibling.dot.node, sibling.dot.sequence);
             }
-        }
+            siblings.iter().map(|sibling| sibling.version).max()
+        };
         // One's own earlier events are superseded without being named.
         context.forget(&self.node);
         let dot = Dot {
@@ -745,7 +750,7 @@ impl Draft<'_> {
             context: (!context.is_empty()).then(|| Box::new(context)),
             content,
         };
-        self.places.insert(self.slot(&key), self.events.len());
+        self.places.insert(slot, self.events.len());
         self.events.push(Event { key, revision });
         dot
     }

@@ -321,14 +321,14 @@ impl Store {
         let mut reached = known;
         for (first, path) in segments.range(from..) {
             for frame in segment::read(path, node, Some(first) == last)?.frames {
-                let batch = frame.batch()?;
-                if batch.last() <= known {
+                let (first, last) = frame.sequences()?;
+                if last <= known {
                     continue;
                 }
-                if batch.first != reached + 1 {
+                if first != reached + 1 {
                     return Ok(false);
                 }
-                reached = batch.last();
+                reached = last;
                 frames.push(frame);
             }
         }

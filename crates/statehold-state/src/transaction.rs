@@ -12,7 +12,7 @@ use crate::manager::Known;
 use crate::node::Key;
 use crate::replica::Draft;
 use crate::revision::{Batch, Content};
-use crate::strategy::Rules;
+use crate::strategy::{Rules, Strategy};
 
 /// Changes in the making. Reads see what it has written so far.
 pub struct Transaction<'a> {
@@ -59,9 +59,14 @@ impl<'a> Transaction<'a> {
         value: Canonical,
         resolves: bool,
     ) -> Result<()> {
-        let content = self
-            .rules(&key)
-            .content(value, self.draft.siblings(&key))
+        let rules = self.rules(&key);
+        // Looking them up takes longer than the rest, and only merging needs them.
+        let siblings = match rules.strategy {
+            Strategy::Merge => self.draft.siblings(&key),
+            _ => &[],
+        };
+        let content = rules
+            .content(value, siblings)
             .map_err(|source| Error::value(&key, source))?;
         self.push(key, content, resolves)
     }
