@@ -16,11 +16,12 @@ pub(crate) enum Journal {
 }
 
 impl Journal {
-    pub(crate) fn append(&mut self, frame: &Frame, before: Mark) -> Result<()> {
+    /// Appends frames of one node, whose log ends at this mark.
+    pub(crate) fn append(&mut self, new: &[&Frame], before: Mark) -> Result<()> {
         match self {
-            Self::Folder(store) => store.append(frame, before),
+            Self::Folder(store) => store.append(new, before),
             Self::Memory(frames) => {
-                frames.push(frame.clone());
+                frames.extend(new.iter().map(|frame| (*frame).clone()));
                 Ok(())
             }
         }

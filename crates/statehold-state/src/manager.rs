@@ -24,7 +24,7 @@ use crate::message::{CollectionHead, Head, Message};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::operation::Operation;
-use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Refused, Replica};
+use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Mark, Refused, Replica};
 use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
@@ -423,7 +423,7 @@ impl Manager {
         if frame.bytes.len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        writer.journal.append(&frame, before)?;
+        writer.journal.append(&[&frame], before)?;
         let link = frame.link();
         let arrival = self.change(|known| {
             known.clock = clock;
@@ -620,52 +620,73 @@ impl Manager {
         // All of it is looked at before any of it is taken.
         let batches: Vec<Batch> = frames.iter().map(Frame::batch).collect::<Result<_, _>>()?;
         let mut result = Reconciled::default();
-        let mut changes = Vec::new();
         let mut writer = self.writer();
+        let known = self.known()?;
+        let mut marks: BTreeMap<NodeId, Mark> = BTreeMap::new();
+        let mut fitting = Vec::new();
         for (frame, batch) in frames.iter().zip(batches) {
             let node = frame.node;
-            let known = self.known()?;
-            let before = known.replica.mark(node);
-            let is_own = node == known.node;
-            let fits = known.replica.is_next(&batch, frame.previous, frame.link());
-            drop(known);
-            match fits {
-                Ok(true) => {}
-                Ok(false) => {
-                    result.known += 1;
-                    continue;
+            let mark = marks
+                .entry(node)
+                .or_insert_with(|| known.replica.mark(node));
+            let link = frame.link();
+            match mark.is_followed_by(&batch, frame.previous, link) {
+                Ok(true) => {
+                    let sequence = batch.last();
+                    *mark = Mark { sequence, link };
+                    fitting.push((frame, batch, link));
                 }
+                Ok(false) => result.known += 1,
                 Err(Refused::Gap { known, .. }) => {
                     result.missing.insert(node, known);
-                    continue;
                 }
                 Err(Refused::Forked { node, sequence }) => {
-                    writer.is_outrun |= is_own;
+                    writer.is_outrun |= node == known.node;
                     let alarm = Alarm::Forked {
                         node,
                         log: node,
                         sequence,
                     };
                     if !result.alarms.contains(&alarm) {
-                        self.tell(&Notice::Alarm {
-                            alarm: alarm.clone(),
-                        });
                         result.alarms.push(alarm);
                     }
-                    continue;
                 }
                 Err(refused) => return Err(refused.into()),
             }
-            writer.is_outrun |= is_own || self.is_outrun_by(&batch);
-            self.observe(node, &batch);
-            writer.journal.append(frame, before)?;
-            let link = frame.link();
-            let arrival =
-                self.change(|known| known.replica.accept_batch(batch, frame.previous, link))?;
-            if let Arrival::New(new) = arrival {
-                changes.extend(new);
-            }
         }
+        let new = fitting.iter().map(|(_, batch, _)| batch);
+        known.replica.check_room(new)?;
+        let me = known.node;
+        drop(known);
+        for alarm in &result.alarms {
+            self.tell(&Notice::Alarm {
+                alarm: alarm.clone(),
+            });
+        }
+        for (_, batch, _) in &fitting {
+            writer.is_outrun |= batch.node == me || self.is_outrun_by(batch);
+            self.observe(batch);
+        }
+        // Durable first, with one flush for all that one node wrote, then seen.
+        for run in fitting.chunk_by(|(one, ..), (next, ..)| one.node == next.node) {
+            let frames: Vec<&Frame> = run.iter().map(|(frame, ..)| *frame).collect();
+            let before = Mark {
+                sequence: run[0].1.first - 1,
+                link: run[0].0.previous,
+            };
+            writer.journal.append(&frames, before)?;
+        }
+        let mut changes = Vec::new();
+        self.change(|known| {
+            for (frame, batch, link) in fitting {
+                if let Arrival::New(new) =
+                    known.replica.accept_batch(batch, frame.previous, link)?
+                {
+                    changes.extend(new);
+                }
+            }
+            Ok::<_, Refused>(())
+        })?;
         result.operations = changes.len();
         self.conclude(&mut writer, &changes, &mut result)?;
         self.snapshot_if_due(&mut writer)?;
@@ -684,7 +705,8 @@ impl Manager {
     }
 
     /// Follows another node's clock a little, and says when it is far ahead.
-    fn observe(&self, node: NodeId, batch: &Batch) {
+    fn observe(&self, batch: &Batch) {
+        let node = batch.node;
         let now = (self.inner.now)();
         let stamps = batch.events.iter().map(|event| event.revision.stamp);
         let latest = stamps.max().unwrap_or_default();

@@ -24,6 +24,36 @@ pub(crate) struct Mark {
     pub link: Link,
 }
 
+impl Mark {
+    /// Whether a batch of this node continues its log here; not if it is known already.
+    pub(crate) fn is_followed_by(
+        self,
+        batch: &Batch,
+        previous: Link,
+        link: Link,
+    ) -> Result<bool, Refused> {
+        let node = batch.node;
+        let forked = |sequence| Err(Refused::Forked { node, sequence });
+        if batch.last() <= self.sequence {
+            if batch.last() == self.sequence && link != self.link {
+                return forked(self.sequence);
+            }
+            return Ok(false);
+        }
+        if batch.first > self.sequence + 1 {
+            return Err(Refused::Gap {
+                node,
+                known: self.sequence,
+                first: batch.first,
+            });
+        }
+        if batch.first <= self.sequence || previous != self.link {
+            return forked(batch.first);
+        }
+        Ok(true)
+    }
+}
+
 /// A link of the hash chain that a node's log is. Two logs with the same link are the same log.
 pub type Link = [u8; 16];
 
@@ -333,10 +363,13 @@ impl Replica {
         previous: Link,
         link: Link,
     ) -> Result<Arrival, Refused> {
-        if !self.is_next(&batch, previous, link)? {
+        if !self
+            .mark(batch.node)
+            .is_followed_by(&batch, previous, link)?
+        {
             return Ok(Arrival::Known);
         }
-        self.check_bounds(&batch)?;
+        self.check_room(std::iter::once(&batch))?;
         let (node, sequence) = (batch.node, batch.last());
         let changes = batch
             .events
@@ -348,49 +381,29 @@ impl Replica {
         Ok(Arrival::New(changes))
     }
 
-    /// Whether a batch continues what is known; not if it is known already.
-    pub(crate) fn is_next(
+    /// Whether there is room for batches that are new.
+    pub(crate) fn check_room<'b>(
         &self,
-        batch: &Batch,
-        previous: Link,
-        link: Link,
-    ) -> Result<bool, Refused> {
-        let node = batch.node;
-        let known = self.mark(node);
-        let forked = |sequence| Err(Refused::Forked { node, sequence });
-        if batch.last() <= known.sequence {
-            if batch.last() == known.sequence && link != known.link {
-                return forked(known.sequence);
+        batches: impl Iterator<Item = &'b Batch>,
+    ) -> Result<(), Refused> {
+        let mut announced = 0;
+        let mut strangers = std::collections::BTreeSet::new();
+        for batch in batches {
+            if !self.marks.contains_key(&batch.node) {
+                strangers.insert(batch.node);
             }
-            return Ok(false);
+            let contexts = batch.events.iter();
+            announced += contexts
+                .filter_map(|event| event.revision.context.as_ref())
+                .map(|context| context.len())
+                .sum::<usize>();
         }
-        if batch.first > known.sequence + 1 {
-            return Err(Refused::Gap {
-                node,
-                known: known.sequence,
-                first: batch.first,
-            });
-        }
-        if batch.first <= known.sequence || previous != known.link {
-            return forked(batch.first);
-        }
-        Ok(true)
-    }
-
-    fn check_bounds(&self, batch: &Batch) -> Result<(), Refused> {
-        if self.marks.len() >= CLOCK_NODES_MAX && !self.marks.contains_key(&batch.node) {
+        if self.marks.len() + strangers.len() > CLOCK_NODES_MAX {
             return Err(Refused::TooManyNodes);
         }
-        let contexts = batch.events.iter().filter_map(|event| {
-            let context = event.revision.context.as_ref()?;
-            Some(context.len())
-        });
-        let announced: usize = contexts.sum();
-        if announced > 0 {
-            let waiting: usize = self.pending.values().map(BTreeMap::len).sum();
-            if waiting + announced > PENDING_MAX {
-                return Err(Refused::TooMuchPending);
-            }
+        let waiting = || self.pending.values().map(BTreeMap::len).sum::<usize>();
+        if announced > 0 && waiting() + announced > PENDING_MAX {
+            return Err(Refused::TooMuchPending);
         }
         Ok(())
     }

@@ -1,15 +1,18 @@
-//! One file of a node's log: a header, then frames, each with the link of the hash chain after it.
+//! One file of a node's log: a header, then records, each of one or more frames that became durable
+//! together, with the link of the hash chain after the last.
 //!
-//! The header is flushed before the first frame is written, and each frame before the next one, so
-//! only what comes last can be half there. What else does not fit is damage, and never cut off
+//! The header is flushed before the first record is written, and each record before the next one,
+//! so only what comes last can be half there. What else does not fit is damage, and never cut off
 //! silently.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::codec::{Malformed, Reader, Writer};
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::limits::BATCH_BYTES_MAX;
 use crate::node::NodeId;
 use crate::replica::{Frame, Link, Mark};
 
@@ -17,7 +20,7 @@ const MAGIC: &[u8; 8] = b"SHSTATE1";
 /// Magic, node, first sequence number, link before it, check.
 const HEADER_BYTES: usize = 8 + 16 + 8 + 16 + 8;
 /// Length, the same with all bits flipped, link.
-const FRAME_HEADER_BYTES: usize = 4 + 4 + 16;
+const RECORD_HEADER_BYTES: usize = 4 + 4 + 16;
 
 /// The header of a segment that begins after this mark.
 fn header(node: NodeId, before: Mark) -> Vec<u8> {
@@ -31,15 +34,20 @@ fn header(node: NodeId, before: Mark) -> Vec<u8> {
     bytes
 }
 
-/// A frame as it stands in a file.
-fn framed(frame: &Frame) -> Vec<u8> {
-    // A batch is far smaller than 4 GiB.
-    let length = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES + frame.bytes.len());
+/// Frames as they stand in a file: one record.
+fn record(frames: &[&Frame]) -> Vec<u8> {
+    let mut body = Writer::default();
+    for frame in frames {
+        body.bytes(&frame.bytes);
+    }
+    // A record is cut long before it has 4 GiB.
+    let length = u32::try_from(body.0.len()).unwrap_or(u32::MAX);
+    let link = frames.last().map_or_else(Link::default, |last| last.link());
+    let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES + body.0.len());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&(!length).to_le_bytes());
-    bytes.extend_from_slice(&frame.link());
-    bytes.extend_from_slice(&frame.bytes);
+    bytes.extend_from_slice(&link);
+    bytes.extend_from_slice(&body.0);
     bytes
 }
 
@@ -48,33 +56,30 @@ fn framed(frame: &Frame) -> Vec<u8> {
 pub(crate) struct SegmentWriter {
     file: File,
     path: PathBuf,
-    /// Bytes of whole frames.
+    /// Bytes of whole records.
     pub length: u64,
 }
 
 impl SegmentWriter {
-    /// Creates a segment with its first frame, durably.
-    pub(crate) fn create(path: &Path, before: Mark, frame: &Frame) -> Result<Self> {
+    /// Creates a segment of this node's log after this mark, durably.
+    pub(crate) fn create(path: &Path, node: NodeId, before: Mark) -> Result<Self> {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
             .open(path)
             .on("create", path)?;
-        file.write_all(&header(frame.node, before))
-            .on("write", path)?;
+        file.write_all(&header(node, before)).on("write", path)?;
         file.sync_all().on("flush", path)?;
         path.parent().map_or(Ok(()), durable::sync_folder)?;
-        let mut writer = Self {
+        Ok(Self {
             file,
             path: path.to_owned(),
             length: HEADER_BYTES as u64,
-        };
-        writer.append(frame)?;
-        Ok(writer)
+        })
     }
 
-    /// Goes on with a segment, after so many bytes of whole frames. What follows is cut off.
+    /// Goes on with a segment, after so many bytes of whole records. What follows is cut off.
     pub(crate) fn resume(path: &Path, length: u64) -> Result<Self> {
         let file = OpenOptions::new()
             .append(true)
@@ -91,9 +96,9 @@ impl SegmentWriter {
         })
     }
 
-    /// Appends a frame. It is durable when this returns.
-    pub(crate) fn append(&mut self, frame: &Frame) -> Result<u64> {
-        let bytes = framed(frame);
+    /// Appends frames as one record: all of them are durable when this returns.
+    pub(crate) fn append(&mut self, frames: &[&Frame]) -> Result<u64> {
+        let bytes = record(frames);
         self.file.write_all(&bytes).on("write", &self.path)?;
         self.file.sync_data().on("flush", &self.path)?;
         self.length += bytes.len() as u64;
@@ -150,17 +155,17 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
     let mut offset = HEADER_BYTES;
     while offset < bytes.len() {
         let rest = &bytes[offset..];
-        match next_frame(rest, node, previous) {
-            Next::Frame(frame, length) => {
-                previous = frame.link();
-                contents.frames.push(frame);
+        match next_record(rest, node, previous) {
+            Next::Record(frames, link, length) => {
+                previous = link;
+                contents.frames.extend(frames);
                 offset += length;
             }
             Next::Torn if is_last => {
                 contents.is_torn = true;
                 break;
             }
-            Next::Torn => return damaged(offset, "it ends in the middle of a frame"),
+            Next::Torn => return damaged(offset, "it ends in the middle of a record"),
             Next::Damaged(why) => return damaged(offset, why),
         }
     }
@@ -169,15 +174,16 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
 }
 
 enum Next {
-    Frame(Frame, usize),
+    /// Frames, the link after them, and the length of their record.
+    Record(Vec<Frame>, Link, usize),
     Torn,
     Damaged(&'static str),
 }
 
-/// The frame at the beginning of what is left of a segment.
-fn next_frame(rest: &[u8], node: NodeId, previous: Link) -> Next {
+/// The record at the beginning of what is left of a segment.
+fn next_record(rest: &[u8], node: NodeId, previous: Link) -> Next {
     // What a file system adds to a file before the content has come is blank.
-    if rest.len() < FRAME_HEADER_BYTES || is_blank(rest) {
+    if rest.len() < RECORD_HEADER_BYTES || is_blank(rest) {
         return Next::Torn;
     }
     let number = |place: usize| {
@@ -186,24 +192,40 @@ fn next_frame(rest: &[u8], node: NodeId, previous: Link) -> Next {
     };
     let length = number(0);
     if length != !number(4) {
-        return Next::Damaged("the length of a frame is wrong");
+        return Next::Damaged("the length of a record is wrong");
     }
-    let end = FRAME_HEADER_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
-    let Some(bytes) = rest.get(FRAME_HEADER_BYTES..end) else {
+    let end = RECORD_HEADER_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
+    let Some(body) = rest.get(RECORD_HEADER_BYTES..end) else {
         return Next::Torn;
     };
-    let frame = Frame {
-        node,
-        previous,
-        bytes: bytes.to_vec(),
-    };
-    if frame.link() == rest[8..FRAME_HEADER_BYTES] {
-        return Next::Frame(frame, end);
+    match frames_in(body, node, previous) {
+        Ok((frames, link)) if link == rest[8..RECORD_HEADER_BYTES] => {
+            Next::Record(frames, link, end)
+        }
+        _ if end == rest.len() => Next::Torn,
+        _ => Next::Damaged("the content of a record is not what was written"),
     }
-    if end == rest.len() {
-        return Next::Torn;
+}
+
+fn frames_in(
+    body: &[u8],
+    node: NodeId,
+    mut previous: Link,
+) -> Result<(Vec<Frame>, Link), Malformed> {
+    let mut reader = Reader::new("a record", body);
+    let mut frames = Vec::new();
+    while reader.remaining() > 0 {
+        let frame = Frame {
+            node,
+            previous,
+            bytes: reader
+                .bytes("the length of a batch", BATCH_BYTES_MAX)?
+                .to_vec(),
+        };
+        previous = frame.link();
+        frames.push(frame);
     }
-    Next::Damaged("a frame's content is not what was written")
+    Ok((frames, previous))
 }
 
 fn is_blank(bytes: &[u8]) -> bool {

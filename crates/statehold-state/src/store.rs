@@ -189,27 +189,34 @@ impl Store {
         Ok(self.covered.get(&node) == Some(&(first, length)))
     }
 
-    /// Appends a frame to its node's log, whose end is at this mark. It is durable when this
-    /// returns; if it fails, the folder has to be opened again.
-    pub(crate) fn append(&mut self, frame: &Frame, before: Mark) -> Result<()> {
+    /// Appends frames of one node to its log, whose end is at this mark. All of them are durable
+    /// when this returns; if it fails, the folder has to be opened again.
+    pub(crate) fn append(&mut self, frames: &[&Frame], before: Mark) -> Result<()> {
         if self.is_broken {
             return Err(Error::Broken {
                 path: self.folder.clone(),
             });
         }
+        let Some(first) = frames.first() else {
+            return Ok(());
+        };
+        let node = first.node;
         // Whatever goes wrong on the way, nobody knows how much of it is there.
         self.is_broken = true;
-        let node = frame.node;
-        match self.writers.get_mut(&node) {
-            Some(writer) if writer.length < SEGMENT_BYTES => self.grown += writer.append(frame)?,
-            _ => {
-                let path = self.new_segment(node, before.sequence + 1)?;
-                let writer = SegmentWriter::create(&path, before, frame)?;
-                self.grown += writer.length;
-                self.writers.insert(node, writer);
-                let segments = self.segments.entry(node).or_default();
-                segments.insert(before.sequence + 1, path);
-            }
+        let is_open = self
+            .writers
+            .get(&node)
+            .is_some_and(|writer| writer.length < SEGMENT_BYTES);
+        if !is_open {
+            let path = self.new_segment(node, before.sequence + 1)?;
+            let writer = SegmentWriter::create(&path, node, before)?;
+            self.grown += writer.length;
+            self.writers.insert(node, writer);
+            let segments = self.segments.entry(node).or_default();
+            segments.insert(before.sequence + 1, path);
+        }
+        if let Some(writer) = self.writers.get_mut(&node) {
+            self.grown += writer.append(frames)?;
         }
         self.is_broken = false;
         Ok(())
