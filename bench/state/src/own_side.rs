@@ -31,23 +31,11 @@ impl Side for Own {
     }
 
     fn write(&mut self, pairs: &[(String, String)]) -> Result<()> {
-        let all = &self.all;
-        self.manager.batch(|batch| {
-            pairs
-                .iter()
-                .try_for_each(|(key, value)| batch.put(all, key, value))
-        })?;
-        Ok(())
+        write(&self.manager, &self.all, pairs)
     }
 
     fn delete(&mut self, pairs: &[(String, String)]) -> Result<()> {
-        let all = &self.all;
-        self.manager.batch(|batch| {
-            pairs
-                .iter()
-                .try_for_each(|(key, _)| batch.delete(all, key).map(drop))
-        })?;
-        Ok(())
+        delete(&self.manager, &self.all, pairs)
     }
 
     fn get(&self, key: &str) -> Result<Option<String>> {
@@ -80,6 +68,80 @@ impl Side for Own {
         self.manager.reconcile(bytes)?;
         Ok(())
     }
+}
+
+/// The same in memory only, which is what the others do.
+pub(crate) struct InMemory {
+    manager: Manager,
+    all: Collection<String>,
+}
+
+impl InMemory {
+    fn of(manager: Manager) -> Result<Self> {
+        let all = manager.collection("all", Strategy::default())?;
+        Ok(Self { manager, all })
+    }
+}
+
+impl Side for InMemory {
+    const NAME: &'static str = "statehold, in memory";
+
+    fn new(_: u8) -> Result<Self> {
+        Self::of(Manager::in_memory()?)
+    }
+
+    fn write(&mut self, pairs: &[(String, String)]) -> Result<()> {
+        write(&self.manager, &self.all, pairs)
+    }
+
+    fn delete(&mut self, pairs: &[(String, String)]) -> Result<()> {
+        delete(&self.manager, &self.all, pairs)
+    }
+
+    fn get(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.all.get(key)?.map(|state| state.data))
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>> {
+        Ok(self.manager.export()?)
+    }
+
+    fn load(bytes: &[u8]) -> Result<Self> {
+        let side = Self::new(2)?;
+        side.manager.reconcile(bytes)?;
+        Ok(side)
+    }
+
+    fn mark(&mut self) -> Result<Vec<u8>> {
+        Ok(self.manager.head()?)
+    }
+
+    fn since(&mut self, mark: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.manager.answer(mark)?)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.manager.reconcile(bytes)?;
+        Ok(())
+    }
+}
+
+fn write(manager: &Manager, all: &Collection<String>, pairs: &[(String, String)]) -> Result<()> {
+    manager.batch(|batch| {
+        pairs
+            .iter()
+            .try_for_each(|(key, value)| batch.put(all, key, value))
+    })?;
+    Ok(())
+}
+
+fn delete(manager: &Manager, all: &Collection<String>, pairs: &[(String, String)]) -> Result<()> {
+    manager.batch(|batch| {
+        pairs
+            .iter()
+            .try_for_each(|(key, _)| batch.delete(all, key).map(drop))
+    })?;
+    Ok(())
 }
 
 fn bytes_in(folder: &Path) -> Result<u64> {
