@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::limits::{FIELDS_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
@@ -119,7 +119,7 @@ impl Canonical {
     }
 
     /// The value as JSON.
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         // It was checked when it came in.
         serde_json::from_str(&self.0).unwrap_or(Value::Null)
     }
@@ -127,6 +127,13 @@ impl Canonical {
     /// The digest of the canonical form.
     pub fn hash(&self) -> ContentHash {
         ContentHash(*blake3::hash(self.0.as_bytes()).as_bytes())
+    }
+}
+
+impl Serialize for Canonical {
+    /// As the value that it is, not as text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json().serialize(serializer)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Conflicts as an application sees them: both sides, whole, until somebody has written again.
 
 use serde::Serialize;
-use serde_json::Value;
 
+use crate::canonical::Canonical;
 use crate::hybrid_clock::Stamp;
 use crate::node::{Dot, Key, NodeId};
 use crate::replica::ConflictKind;
@@ -19,7 +19,7 @@ pub struct Side {
     /// The how-manieth version of the state it is.
     pub version: u32,
     /// What it says; nothing if it is a delete.
-    pub data: Option<Value>,
+    pub data: Option<Canonical>,
 }
 
 /// Several nodes wrote one state at once.
@@ -62,7 +62,7 @@ impl Side {
             dot: revision.dot,
             stamp: revision.stamp,
             version: revision.version,
-            data: revision.value().map(crate::Canonical::json),
+            data: revision.value().cloned(),
         }
     }
 }

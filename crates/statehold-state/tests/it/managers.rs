@@ -299,8 +299,15 @@ fn a_manual_conflict_stays_open_until_it_is_resolved() {
         assert_eq!([desk.status(), phone.status()], [Status::Conflict; 2]);
         let conflict = &phone.conflicts().unwrap()[0];
         assert!(conflict.is_open && conflict.sides.len() == 2);
-        assert_eq!(conflict.local.as_ref().unwrap().data, Some(json!("phone")));
-        assert_eq!(conflict.remote.as_ref().unwrap().data, Some(json!("desk")));
+        let data = [&conflict.local, &conflict.remote]
+            .map(|side| side.as_ref().unwrap().data.as_ref().unwrap().json());
+        assert_eq!(data, [json!("phone"), json!("desk")]);
+        let shown = serde_json::to_value(conflict).unwrap();
+        assert_eq!(
+            shown["local"]["data"],
+            json!("phone"),
+            "as a value, not as text"
+        );
         assert!(on_phone.get("x").unwrap().unwrap().is_conflicted);
 
         assert_eq!(on_phone.resolve("x", &resolution).unwrap().data, expected);
