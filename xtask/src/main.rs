@@ -108,6 +108,11 @@ fn ci() -> Result<()> {
 
 /// Measures. Some programs run the command itself, which is built first.
 fn bench(arguments: &[String]) -> Result<()> {
+    if let Some((name, rest)) = arguments.split_first()
+        && name == "state"
+    {
+        return bench_state(rest);
+    }
     let runs_the_command = ["requests", "scan", "push"];
     if arguments
         .first()
@@ -116,6 +121,22 @@ fn bench(arguments: &[String]) -> Result<()> {
         build_binary()?;
     }
     program("bench", arguments)
+}
+
+/// Measures application state beside other libraries, in a workspace of its own: nobody else has to
+/// build those. Takes how many runs the best one is taken of.
+fn bench_state(arguments: &[String]) -> Result<()> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/state/Cargo.toml");
+    let mut words = vec![
+        "run",
+        "--quiet",
+        "--release",
+        "--manifest-path",
+        manifest,
+        "--",
+    ];
+    words.extend(arguments.iter().map(String::as_str));
+    cargo(&words)
 }
 
 /// Runs one of the programs of the test kit.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Who may name whom. Dev-dependencies are free.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("statehold-core", &[]),
     ("statehold-repository", &["statehold-core"]),
     (
@@ -32,10 +32,12 @@ const ARROWS: [(&str, &[&str]); 6] = [
         &[
             "statehold-core",
             "statehold-repository",
+            "statehold-state",
             "statehold-sync",
             "statehold-gateway",
         ],
     ),
+    ("statehold-state", &[]),
 ];
 
 /// Names that attract anything because they say nothing.

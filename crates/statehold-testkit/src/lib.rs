@@ -19,6 +19,8 @@
 //! 14. [`process`]: the real program, with gateways and machines as processes.
 //! 15. [`killing`]: the real program under `kill -9`.
 //! 16. [`mount`]: folders that are full or can't be written to, also for root.
+//! 17. [`histories`]: random histories of application state.
+//! 18. [`state_killing`]: a process that writes application state under `kill -9`.
 //!
 //! And for measurements:
 //!
@@ -36,6 +38,7 @@ pub mod environment;
 pub mod faulty_store;
 pub mod gateway;
 pub mod google_double;
+pub mod histories;
 pub mod invariants;
 pub mod killing;
 pub mod loopback;
@@ -43,6 +46,7 @@ pub mod machine;
 pub mod mount;
 pub mod process;
 pub mod servers;
+pub mod state_killing;
 pub mod text_tree;
 pub mod trace;
 pub mod world;

@@ -1,3 +1,5 @@
-//! The simulation over fixed seeds, and proof that it notices what it should.
+//! The simulation over fixed seeds, and proof that it notices what it should; and a writer of state
+//! under `kill -9`.
 
 mod simulation;
+mod state;

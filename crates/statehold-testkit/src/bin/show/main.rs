@@ -4,9 +4,11 @@
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
 mod crowd;
+mod histories;
 mod kill;
 mod program;
 mod simulation;
+mod state_kill;
 mod tree;
 
 use anyhow::Result;
@@ -29,6 +31,13 @@ enum Show {
     Crowd(crowd::CrowdArgs),
     /// Thousands of real files and the odd ones arrive as they were.
     Tree(tree::TreeArgs),
+    /// Random histories of application state: all nodes end equal, nothing is lost.
+    Histories(histories::HistoriesArgs),
+    /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
+    StateKill(state_kill::StateKillArgs),
+    /// The process that `state-kill` kills.
+    #[command(hide = true)]
+    StateWriter(state_kill::StateWriterArgs),
 }
 
 fn main() -> Result<()> {
@@ -37,5 +46,8 @@ fn main() -> Result<()> {
         Show::Kill(args) => kill::run(&args),
         Show::Crowd(args) => crowd::run(&args),
         Show::Tree(args) => tree::run(&args),
+        Show::Histories(args) => histories::run(&args),
+        Show::StateKill(args) => state_kill::run(&args),
+        Show::StateWriter(args) => state_kill::write(&args),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use statehold_core::secrets::find_secrets;
 use statehold_testkit::process::{Installation, RealMachine};
 
 use crate::program::ProgramArgs;
@@ -117,6 +118,10 @@ fn copy_sources(machine: &RealMachine, count: usize) -> Result<u64> {
                 if meta.is_dir() {
                     folders.push(path);
                 } else if meta.is_file() && meta.len() <= FILE_BYTES_MAX && is_text(&item.path())? {
+                    // Test data of crates for cryptography, which a push keeps back.
+                    if !find_secrets(&fs::read(item.path())?).is_empty() {
+                        continue;
+                    }
                     let to = machine.path("sources-of-crates").join(name).join(&path);
                     fs::create_dir_all(to.parent().context("a folder")?)?;
                     bytes += fs::copy(item.path(), to)?;

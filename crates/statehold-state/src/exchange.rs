@@ -1,0 +1,477 @@
+//! Exchange with other nodes: heads, what others lack, and what they sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::alarm::{self, Alarm};
+use crate::conflict::Conflict;
+use crate::error::Result;
+use crate::limits::{CLOCK_AHEAD_MS_MAX, DELTA_BYTES_TARGET, HEAD_COLLECTIONS_MAX};
+use crate::manager::{Manager, Writer, is_contested, kind_of, latest_stamp};
+use crate::message::{CollectionHead, Head, Message};
+use crate::node::{Key, NodeId};
+use crate::notice::{Notice, Status};
+use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Mark, Refused, Replica};
+use crate::revision::{Batch, Revision};
+use crate::root::Root;
+use crate::strategy::{Rules, Strategy};
+use crate::vector_clock::VectorClock;
+
+/// What became of what somebody sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reconciled {
+    /// States that are other ones now, in order.
+    pub states: Vec<Key>,
+    /// Conflicts that came to light.
+    pub conflicts: Vec<Conflict>,
+    /// States whose conflict this node settled.
+    pub settled: Vec<Key>,
+    /// Events that were new.
+    pub operations: usize,
+    /// Batches that were known already.
+    pub known: usize,
+    /// Nodes of which events are missing in between, with the last number that is known. What
+    /// came after it was left; it comes again when this node's head is answered.
+    pub missing: BTreeMap<NodeId, u64>,
+    /// What cannot be right.
+    pub alarms: Vec<Alarm>,
+}
+
+impl Reconciled {
+    /// Whether everything was taken and nothing is wrong.
+    pub fn is_success(&self) -> bool {
+        self.missing.is_empty() && self.alarms.is_empty()
+    }
+}
+
+impl Manager {
+    /// How far this node is, for others to answer. They may see its events from now on.
+    ///
+    /// # Errors
+    /// It could not be noted outside the folder that others may see them.
+    pub fn head(&self) -> Result<Vec<u8>> {
+        self.publish(&mut self.writer())?;
+        Ok(Message::Head(self.own_head()?).encode())
+    }
+
+    /// Notes that others may see this node's events, before they do.
+    fn publish(&self, writer: &mut Writer) -> Result<()> {
+        let known = self.known()?;
+        let mark = known.replica.mark(known.node);
+        match &mut writer.identity {
+            Some(identity) if identity.node == known.node => identity.witness(mark),
+            _ => Ok(()),
+        }
+    }
+
+    fn own_head(&self) -> Result<Head> {
+        let known = self.known()?;
+        let collections = known.rules.iter().take(HEAD_COLLECTIONS_MAX);
+        Ok(Head {
+            node: known.node,
+            marks: known.replica.marks().clone(),
+            root: known.replica.root(),
+            collections: collections
+                .map(|(name, rules)| {
+                    let head = CollectionHead {
+                        fingerprint: rules.fingerprint(),
+                        computed: computed(&known.replica, name, rules),
+                    };
+                    (name.as_ref().into(), head)
+                })
+                .collect(),
+        })
+    }
+
+    /// What the node with this head lacks: the events, or everything if they are not kept any
+    /// more. Also takes note of the head.
+    ///
+    /// # Errors
+    /// The head is damaged or hostile, or the logs cannot be read.
+    pub fn answer(&self, head: &[u8]) -> Result<Vec<u8>> {
+        let Message::Head(head) = Message::decode(head)? else {
+            return Err(crate::codec::Malformed::new("a head", "it is another message").into());
+        };
+        self.note_head(&head)?;
+        self.export_since(&head.clock())
+    }
+
+    /// Everything that is known, for any other node or for a file.
+    ///
+    /// # Errors
+    /// It could not be noted outside the folder that others may see it.
+    pub fn export(&self) -> Result<Vec<u8>> {
+        self.publish(&mut self.writer())?;
+        let replica = self.known()?.replica.clone();
+        Ok(Message::Snapshot(Box::new(replica)).encode())
+    }
+
+    /// What somebody who knows this much lacks, or the first 64 MiB of it.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn export_since(&self, clock: &VectorClock) -> Result<Vec<u8>> {
+        let mut writer = self.writer();
+        self.publish(&mut writer)?;
+        let frames = writer.journal.frames_since(clock, &self.known()?.replica)?;
+        drop(writer);
+        match frames {
+            Some(mut frames) => {
+                let mut bytes = 0;
+                frames.retain(|frame| {
+                    let is_room = bytes < DELTA_BYTES_TARGET;
+                    bytes += frame.bytes.len();
+                    is_room
+                });
+                Ok(Message::Delta(frames).encode())
+            }
+            None => self.export(),
+        }
+    }
+
+    /// Takes in what another node sent: a head, a delta or a snapshot. What is known already does
+    /// no harm, and what does not fit yet is left and named.
+    ///
+    /// # Errors
+    /// The bytes are damaged or hostile; nothing has changed. Or they could not be made durable.
+    pub fn reconcile(&self, message: &[u8]) -> Result<Reconciled> {
+        let message = Message::decode(message)?;
+        self.set_status(Status::Syncing);
+        let result = match message {
+            Message::Head(head) => self.note_head(&head).map(|alarms| Reconciled {
+                alarms,
+                ..Reconciled::default()
+            }),
+            Message::Delta(frames) => self.take_frames(&frames),
+            Message::Snapshot(replica) => self.take_replica(&replica),
+        };
+        match result {
+            Ok(result) => {
+                self.refresh_status();
+                Ok(result)
+            }
+            Err(error) => {
+                self.set_status(Status::Error);
+                self.tell(&Notice::Error {
+                    message: error.to_string(),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn note_head(&self, head: &Head) -> Result<Vec<Alarm>> {
+        let own = self.own_head()?;
+        let alarms = alarm::compare(&own, head);
+        let mut writer = self.writer();
+        writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
+        if head.node != own.node {
+            self.change(|known| known.peers.insert(head.node, head.clock()));
+        }
+        drop(writer);
+        for alarm in &alarms {
+            self.tell(&Notice::Alarm {
+                alarm: alarm.clone(),
+            });
+        }
+        Ok(alarms)
+    }
+
+    fn take_frames(&self, frames: &[Frame]) -> Result<Reconciled> {
+        // All of it is looked at before any of it is taken.
+        let batches: Vec<Batch> = frames.iter().map(Frame::batch).collect::<Result<_, _>>()?;
+        let mut result = Reconciled::default();
+        let mut writer = self.writer();
+        let known = self.known()?;
+        let mut marks: BTreeMap<NodeId, Mark> = BTreeMap::new();
+        let mut fitting = Vec::new();
+        for (frame, batch) in frames.iter().zip(batches) {
+            let node = frame.node;
+            let mark = marks
+                .entry(node)
+                .or_insert_with(|| known.replica.mark(node));
+            let link = frame.link();
+            match mark.is_followed_by(&batch, frame.previous, link) {
+                Ok(true) => {
+                    let sequence = batch.last();
+                    *mark = Mark { sequence, link };
+                    fitting.push((frame, batch, link));
+                }
+                Ok(false) => result.known += 1,
+                Err(Refused::Gap { known, .. }) => {
+                    result.missing.insert(node, known);
+                }
+                Err(Refused::Forked { node, sequence }) => {
+                    writer.is_outrun |= node == known.node;
+                    let alarm = Alarm::Forked {
+                        node,
+                        log: node,
+                        sequence,
+                    };
+                    if !result.alarms.contains(&alarm) {
+                        result.alarms.push(alarm);
+                    }
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        let new = fitting.iter().map(|(_, batch, _)| batch);
+        known.replica.check_room(new)?;
+        let me = known.node;
+        drop(known);
+        for alarm in &result.alarms {
+            self.tell(&Notice::Alarm {
+                alarm: alarm.clone(),
+            });
+        }
+        for (_, batch, _) in &fitting {
+            writer.is_outrun |= batch.node == me || self.is_outrun_by(batch);
+            self.observe(batch);
+        }
+        // Durable first, with one flush for all that one node wrote, then seen.
+        for run in fitting.chunk_by(|(one, ..), (next, ..)| one.node == next.node) {
+            let frames: Vec<&Frame> = run.iter().map(|(frame, ..)| *frame).collect();
+            let before = Mark {
+                sequence: run[0].1.first - 1,
+                link: run[0].0.previous,
+            };
+            writer.journal.append(&frames, before)?;
+        }
+        let mut changes = Vec::new();
+        self.change(|known| {
+            for (frame, batch, link) in fitting {
+                if let Arrival::New(new) =
+                    known.replica.accept_batch(batch, frame.previous, link)?
+                {
+                    changes.extend(new);
+                }
+            }
+            Ok::<_, Refused>(())
+        })?;
+        result.operations = changes.len();
+        self.conclude(&mut writer, &changes, &mut result)?;
+        self.snapshot_if_due(&mut writer)?;
+        Ok(result)
+    }
+
+    /// Whether a batch names events of this node that it does not know of.
+    fn is_outrun_by(&self, batch: &Batch) -> bool {
+        let known = self.peek();
+        let own = known.replica.mark(known.node).sequence;
+        let contexts = batch.events.iter().filter_map(|event| {
+            let context = event.revision.context.as_ref()?;
+            Some(context.get(&known.node))
+        });
+        contexts.max().unwrap_or(0) > own
+    }
+
+    /// Follows another node's clock a little, and says when it is far ahead.
+    fn observe(&self, batch: &Batch) {
+        let node = batch.node;
+        let now = (self.inner.now)();
+        let stamps = batch.events.iter().map(|event| event.revision.stamp);
+        let latest = stamps.max().unwrap_or_default();
+        self.change(|known| known.clock.observe(latest, now));
+        let ahead = latest.milliseconds().saturating_sub(now);
+        if ahead > CLOCK_AHEAD_MS_MAX {
+            self.tell(&Notice::ClockAhead {
+                node,
+                milliseconds: ahead,
+            });
+        }
+    }
+
+    /// Says what changed, settles what is to be settled, and lists the conflicts.
+    fn conclude(
+        &self,
+        writer: &mut Writer,
+        changes: &[Change],
+        result: &mut Reconciled,
+    ) -> Result<()> {
+        let is_told =
+            |change: &&Change| change.kind != ChangeKind::Superseded || change.conflict.is_some();
+        let mut states: Vec<Key> = changes
+            .iter()
+            .filter(is_told)
+            .map(|change| change.key.clone())
+            .collect();
+        states.sort_unstable();
+        states.dedup();
+        let mut contested: Vec<(Key, ConflictKind)> = changes
+            .iter()
+            .filter_map(|change| Some((change.key.clone(), change.conflict?)))
+            .collect();
+        // Of several about one state the last one says how it is now.
+        contested.sort_by(|(one, _), (other, _)| one.cmp(other));
+        contested.reverse();
+        contested.dedup_by(|(one, _), (other, _)| one == other);
+        contested.reverse();
+        {
+            let known = self.known()?;
+            for (key, kind) in contested {
+                let siblings = known.replica.siblings(&key.collection, &key.id);
+                if kind == ConflictKind::ConcurrentUpdate && !is_contested(siblings) {
+                    continue;
+                }
+                let rules = known.rules(&key.collection);
+                let conflict = Conflict::of(key, kind, known.node, siblings, rules);
+                result.conflicts.push(conflict);
+            }
+        }
+        if !self.inner.listeners.is_empty() {
+            for change in changes {
+                if change.kind != ChangeKind::Superseded {
+                    self.tell(&Notice::StateSynced {
+                        key: change.key.clone(),
+                        node: change.dot.node,
+                        is_deleted: change.kind == ChangeKind::Deleted,
+                    });
+                }
+            }
+            for conflict in &result.conflicts {
+                self.tell(&Notice::ConflictDetected {
+                    conflict: conflict.clone(),
+                });
+            }
+        }
+        result.states = states;
+        result.settled = self.settle(writer, &result.states)?;
+        Ok(())
+    }
+
+    /// Settles those of these states that the rules let this node settle.
+    pub(crate) fn settle(&self, writer: &mut Writer, keys: &[Key]) -> Result<Vec<Key>> {
+        let known = self.known()?;
+        let settles =
+            |rules: &Rules| matches!(rules.strategy, Strategy::LocalWins | Strategy::RemoteWins);
+        if !known.rules.values().any(settles) {
+            return Ok(Vec::new());
+        }
+        // A node that has to become another one first has no side of its own any more.
+        let me = known.node;
+        let decided: Vec<(Key, Revision)> = keys
+            .iter()
+            .filter_map(|key| {
+                let siblings = known.replica.siblings(&key.collection, &key.id);
+                let rules = known.rules.get(&key.collection)?;
+                let winner = rules.settle(me, siblings.iter())?.clone();
+                Some((key.clone(), winner))
+            })
+            .collect();
+        drop(known);
+        if decided.is_empty() {
+            return Ok(Vec::new());
+        }
+        let settled: Vec<Key> = decided.iter().map(|(key, _)| key.clone()).collect();
+        self.write(writer, |transaction| {
+            for (key, winner) in decided {
+                transaction.settle(key, winner.content);
+            }
+            Ok(())
+        })?;
+        for key in &settled {
+            self.tell(&Notice::ConflictResolved { key: key.clone() });
+        }
+        Ok(settled)
+    }
+
+    fn take_replica(&self, other: &Replica) -> Result<Reconciled> {
+        let mut writer = self.writer();
+        let known = self.known()?;
+        let mut joined = known.replica.clone();
+        if let Err(refused) = joined.join(other) {
+            let Refused::Forked { node, sequence } = refused else {
+                return Err(refused.into());
+            };
+            let alarm = Alarm::Forked {
+                node,
+                log: node,
+                sequence,
+            };
+            writer.is_outrun |= node == known.node;
+            drop(known);
+            self.tell(&Notice::Alarm {
+                alarm: alarm.clone(),
+            });
+            return Ok(Reconciled {
+                alarms: vec![alarm],
+                ..Reconciled::default()
+            });
+        }
+        let changes = differences(&known.replica, &joined);
+        let own = |replica: &Replica| replica.mark(known.node).sequence;
+        writer.is_outrun |= own(&joined) > own(&known.replica);
+        let is_new = joined.clock() != known.replica.clock();
+        drop(known);
+        let mut result = Reconciled {
+            operations: changes.len(),
+            ..Reconciled::default()
+        };
+        if !is_new {
+            result.known = 1;
+            return Ok(result);
+        }
+        writer.journal.write_snapshot(&joined)?;
+        let now = (self.inner.now)();
+        self.change(|known| {
+            known.clock.observe(latest_stamp(&joined), now);
+            known.replica = joined;
+        });
+        self.conclude(&mut writer, &changes, &mut result)?;
+        drop(writer);
+        self.tell(&Notice::StateImported {
+            states: result.states.len(),
+        });
+        Ok(result)
+    }
+}
+
+/// The digest of every value that a strategy computed from several siblings.
+fn computed(replica: &Replica, collection: &str, rules: &Rules) -> Root {
+    let mut root = Root::default();
+    if replica.conflicts() > 0 && rules.strategy.computes() {
+        for (id, siblings) in replica.states(collection) {
+            if siblings.len() > 1
+                && let Some(shown) = rules.show(siblings.iter())
+            {
+                root.mix(id.as_bytes());
+                root.mix(shown.value.as_str().as_bytes());
+            }
+        }
+    }
+    root
+}
+
+/// What joining changed, state by state.
+fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let collections: BTreeSet<_> = before.collections().chain(after.collections()).collect();
+    for collection in collections {
+        let old: BTreeMap<&str, &[Revision]> = before.states(collection).collect();
+        let new: BTreeMap<&str, &[Revision]> = after.states(collection).collect();
+        let ids: BTreeSet<&&str> = old.keys().chain(new.keys()).collect();
+        for id in ids {
+            let (old, new) = (old.get(*id), new.get(*id));
+            if old == new {
+                continue;
+            }
+            let kind = match (old, new) {
+                (None, _) => ChangeKind::Created,
+                (Some(_), Some(_)) => ChangeKind::Updated,
+                (Some(_), None) => ChangeKind::Deleted,
+            };
+            let siblings = new.or(old).copied().unwrap_or_default();
+            let latest = siblings.iter().max_by_key(|sibling| sibling.rank());
+            if let Some(latest) = latest {
+                changes.push(Change {
+                    key: Key::new(collection, id),
+                    dot: latest.dot,
+                    kind,
+                    conflict: new
+                        .is_some_and(|siblings| is_contested(siblings))
+                        .then(|| kind_of(siblings)),
+                });
+            }
+        }
+    }
+    changes
+}
