@@ -8,15 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
-use statehold_core::path::RepoPath;
 use statehold_core::record::RecordRef;
-use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_repository::format::description::Description;
 use statehold_repository::lease::RESIDUAL_RISK;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{Admission, admit, newest_or_probe};
 use statehold_repository::store::Store;
-use statehold_repository::wire::bodies::{Info, Role};
+use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
 use statehold_repository::{Error, Remote, Repository};
 use statehold_sync::atomic::{Readers, replace_file};
@@ -79,8 +77,8 @@ impl Connection {
         let (clock, entropy) = system();
         let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         let info = gateway.as_ref().map(|gateway| gateway.info());
-        if info.is_some_and(|info| info.role < Role::Own) {
-            engine.leave_to_owners(vec![RepoPath::parse(SHARED_RULES_PATH)?]);
+        if let Some(info) = info {
+            engine.keep_to(info.role);
         }
         let has_one_writer = info.is_some_and(|info| info.one_writer);
         Ok(Self {

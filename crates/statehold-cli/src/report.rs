@@ -175,6 +175,9 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             }
         ));
     }
+    if let (Some(why), false) = (&report.unsent, output.json) {
+        complain(&format!("nothing was sent: {why}"));
+    }
     let at = report.after.map_or(0, |record| record.number);
     output.line(match report.outcome {
         Outcome::Nothing => format!("{verb}: nothing to do, at record {at}"),
@@ -309,5 +312,8 @@ fn problem(report: &Report) -> Option<String> {
     count(report.reserved.len(), "files that only an owner may change");
     count(report.busy.len(), "files busy");
     count(report.failed.len(), "paths failed");
+    if let Some(why) = &report.unsent {
+        problems.push(format!("nothing was sent: {why}"));
+    }
     (!problems.is_empty()).then(|| problems.join(", "))
 }

@@ -14,6 +14,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::scope::Scope;
 use statehold_repository::Error;
+use statehold_repository::wire::bodies::Role;
 use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::locks::{Debounce, DeferredPush, OwedPush, debounce};
 use statehold_sync::workspace::Workspace;
@@ -224,6 +225,9 @@ fn transfer(
             ))
         );
         let gateway = connection.gateway.as_ref();
+        // Unless it was not asked at all: what a key may do doesn't change.
+        let is_refused =
+            is_refused && gateway.is_none_or(|gateway| gateway.info().role > Role::Read);
         if is_refused || gateway.is_some_and(|gateway| !gateway.is_info_current()) {
             forget_info(workspace);
         }

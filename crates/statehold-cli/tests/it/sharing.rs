@@ -333,3 +333,60 @@ fn what_an_earlier_version_of_the_gateway_said_is_asked_again() {
     assert_eq!(said(), now);
     assert_eq!(asked("pull"), 1);
 }
+
+/// Goal: a machine that may only read is told so when it pushes, and goes on reading whatever it tried.
+/// Method: it pushes by its known role, then by one that `gateway.json` has wrong, so that the gateway
+/// itself turns the push away and leaves it in the journal.
+#[test]
+fn a_machine_that_may_only_read_is_told_and_goes_on_reading() {
+    let installation = installation();
+    let gateway = installation.serve("vault").unwrap();
+    let writer = installation.linked("anna", &gateway).unwrap();
+    let operator = installation.operator().unwrap();
+    let key = operator.home.join("config/statehold/keys/operator");
+    let reader = installation.machine("bert").unwrap();
+    run(&reader, &["init"], 0);
+    fs::remove_file(reader.path(".stateholdignore")).unwrap();
+    let key = key.to_str().unwrap();
+    let link = ["link", &gateway.url, "--key-file", key, "--role", "read"];
+    run(&reader, &link, 0);
+    writer.write("news", "0").unwrap();
+    run(&writer, &["push"], 0);
+    reader.write("mine", "mine").unwrap();
+
+    let journal = reader.path(".statehold/journal/push");
+    for push in [&["push"][..], &["push", "--dry"], &["push", "--auto"]] {
+        let answers = gateway.answers().unwrap();
+        let refused = run(&reader, push, 5);
+        assert!(refused.err.contains("the role read"), "{}", refused.err);
+        assert_eq!(gateway.answers().unwrap(), answers, "{push:?}");
+        assert!(!journal.exists());
+    }
+    run(&reader, &["pull"], 0);
+    writer.write("news", "1").unwrap();
+    run(&writer, &["push"], 0);
+    let partial = json(&reader, &["sync"], 4);
+    assert!(partial["unsent"].as_str().unwrap().contains("read"));
+    assert_eq!(reader.read("news").unwrap(), b"1");
+
+    let kept = reader.path(".statehold/gateway.json");
+    let said = fs::read_to_string(&kept).unwrap();
+    let wrong = said.replace("\"read\"", "\"push\"");
+    assert_ne!(said, wrong);
+    fs::write(&kept, &wrong).unwrap();
+    run(&reader, &["push"], 5);
+    assert!(journal.exists());
+    for (number, verb) in ["pull", "status", "sync"].into_iter().enumerate() {
+        let news = format!("after {number}");
+        writer.write("news", &news).unwrap();
+        run(&writer, &["push"], 0);
+        // Settling it meets the gateway's own refusal, and not what is known here.
+        fs::write(&kept, &wrong).unwrap();
+        let ran = run(&reader, &[verb], if verb == "sync" { 4 } else { 0 });
+        assert!(ran.err.contains("still to be settled"), "{}", ran.err);
+        if verb != "status" {
+            assert_eq!(reader.read("news").unwrap(), news.as_bytes());
+        }
+        assert!(journal.exists());
+    }
+}

@@ -23,6 +23,7 @@ use statehold_core::time::Mtime;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, advance_with_content, fold, load};
+use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
 use crate::folder::{Folder, FolderError};
@@ -97,8 +98,9 @@ pub struct Engine {
     progress: Arc<dyn Progress>,
     /// Files that may be sent although they seem to hold secrets.
     allowed_secrets: Vec<RepoPath>,
-    /// Paths that this machine's key may not change.
-    reserved: Vec<RepoPath>,
+    /// What this machine's key may do at the gateway; `None` straight on a store, where nobody
+    /// asks.
+    role: Option<Role>,
     /// Where the lock lies that is held during an upload.
     upload_locks: Option<Home>,
 }
@@ -132,7 +134,7 @@ impl Engine {
             entropy,
             progress,
             allowed_secrets: Vec::new(),
-            reserved: Vec::new(),
+            role: None,
             upload_locks: None,
         })
     }
@@ -148,9 +150,9 @@ impl Engine {
         self.allowed_secrets = paths;
     }
 
-    /// Leaves these paths to whoever owns the repository: this machine's key may not change them.
-    pub fn leave_to_owners(&mut self, paths: Vec<RepoPath>) {
-        self.reserved = paths;
+    /// Keeps to what a key of this role may do, so that nothing is sent that would be turned away.
+    pub fn keep_to(&mut self, role: Role) {
+        self.role = Some(role);
     }
 
     /// The workspace.
@@ -164,6 +166,9 @@ impl Engine {
         let mut now = self.look(self.read_index())?;
         let mut report = self.begin_report(&now);
 
+        if options.direction == Direction::Push {
+            self.check_may_push()?;
+        }
         // Sizes are checked before anybody is contacted.
         let outgoing = options.direction != Direction::Pull;
         if outgoing {
@@ -175,13 +180,18 @@ impl Engine {
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            use statehold_repository::Error::{ClockAhead, Unavailable, Unknown};
+            use statehold_repository::Error::{ClockAhead, Denied, Unavailable, Unknown};
+            let pulls = options.direction != Direction::Push;
             match self.settle(&mut now.index).await {
                 // Where nothing can be written, as on a full disk, reading goes on.
                 Err(EngineError::Remote(
                     error @ (ClockAhead { .. } | Unavailable { .. } | Unknown { .. }),
-                )) if options.direction == Direction::Pull => {
-                    tracing::warn!(%error, "an interrupted push has still to be settled");
+                )) if options.direction == Direction::Pull => still_to_settle(&error),
+                // Nor where this key may not write. That is no answer to what became of the push,
+                // and another one would take its place, so nothing is sent before it is settled.
+                Err(EngineError::Remote(error @ Denied { .. })) if pulls => {
+                    still_to_settle(&error);
+                    report.unsent = Some(error.to_string());
                 }
                 settled => settled?,
             }
@@ -230,6 +240,7 @@ impl Engine {
             failed: Vec::new(),
             set_aside: Vec::new(),
             out_of_scope: Vec::new(),
+            unsent: None,
             files: 0,
             bytes: 0,
             before,
@@ -272,12 +283,22 @@ impl Engine {
         })
     }
 
+    /// Whether this machine's key may push, as far as is known. Asked before anything is journaled.
+    fn check_may_push(&self) -> Result<()> {
+        if self.role == Some(Role::Read) {
+            let reason = "the key of this machine has the role read and may not push".to_owned();
+            return Err(statehold_repository::Error::Denied { reason }.into());
+        }
+        Ok(())
+    }
+
     /// Hands in a journaled push again, so that its end is known.
     async fn settle(&self, index: &mut Index) -> Result<()> {
         let journal = Journal::of(&self.workspace);
         let Some(Journaled { packs, draft }) = journal.read()? else {
             return Ok(());
         };
+        self.check_may_push()?;
         if index.checkout.is_none() {
             self.refresh(index, None).await?;
         }
@@ -409,9 +430,20 @@ impl Engine {
             };
             report.conflicts.clone_from(&plan.conflicts);
             report.out_of_scope = Self::out_of_scope(now, options);
+            let (mut outgoing, incoming): (Vec<_>, Vec<_>) =
+                plan.actions.into_iter().partition(Action::is_outgoing);
+            if outgoing.is_empty() {
+                report.unsent = None;
+            } else if report.unsent.is_some() {
+                outgoing.clear();
+            } else if let Err(error) = self.check_may_push() {
+                report.unsent = Some(error.to_string());
+                outgoing.clear();
+            }
             if options.dry {
-                report.files = plan.actions.len() as u64;
-                report.actions = plan.actions;
+                report.actions = incoming;
+                report.actions.extend(outgoing);
+                report.files = report.actions.len() as u64;
                 report.outcome = Outcome::Dry;
                 return Ok(());
             }
@@ -424,8 +456,6 @@ impl Engine {
                 report.outcome = Outcome::Conflict;
                 return Ok(());
             }
-            let (outgoing, incoming): (Vec<_>, Vec<_>) =
-                plan.actions.into_iter().partition(Action::is_outgoing);
             // Before anything moves: afterwards it would look as if nothing had.
             if !(incoming.is_empty() && outgoing.is_empty()) {
                 check_replaceable(&self.workspace.manifest_path())?;
@@ -634,6 +664,11 @@ impl Situation {
             .as_ref()
             .map(|checkout| &*checkout.state)
     }
+}
+
+/// Says that the end of a push is not known yet, while reading goes on.
+fn still_to_settle(error: &statehold_repository::Error) {
+    tracing::warn!(%error, "an interrupted push has still to be settled");
 }
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.

@@ -71,6 +71,8 @@ pub struct Report {
     pub set_aside: Vec<PathBuf>,
     /// What a push by hand of all scopes would send besides.
     pub out_of_scope: Vec<RepoPath>,
+    /// Why nothing was sent although there was something to send.
+    pub unsent: Option<String>,
     /// Files that moved, or would.
     pub files: u64,
     /// Stored bytes that moved.
@@ -134,6 +136,7 @@ pub(super) fn outcome_of(report: &Report, direction: Direction) -> Outcome {
         || !report.too_large.is_empty()
         || !report.secrets.is_empty()
         || !report.reserved.is_empty()
+        || report.unsent.is_some()
         || !report.failed.is_empty();
     if !report.conflicts.is_empty() {
         Outcome::Conflict

@@ -5,12 +5,19 @@ use statehold_core::bands::{Band, band};
 use statehold_core::entry::Signature;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Strategy};
+use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_core::scope::Scope;
+use statehold_repository::wire::bodies::Role;
 
 use super::{Engine, EngineError, Report, Result, RunOptions, Situation, TooLarge};
 use crate::secrets::{AllowedSecrets, search};
 
 impl Engine {
+    /// Whether a gateway holds this machine's pushes against the rules of the repository.
+    fn is_ruled(&self) -> bool {
+        self.role.is_some_and(|role| role < Role::Own)
+    }
+
     /// Files that a push would send and that are over their limit.
     pub(super) fn too_large(&self, now: &Situation, scope: Scope) -> Vec<TooLarge> {
         let base = |path: &RepoPath| {
@@ -42,9 +49,12 @@ impl Engine {
 
     /// The paths of a plan that this machine's key may not change.
     pub(super) fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+        if !self.is_ruled() {
+            return Vec::new();
+        }
         let sent = plan.actions.iter().filter(|action| action.is_outgoing());
         let sent = sent.map(Action::path);
-        sent.filter(|path| self.reserved.contains(path))
+        sent.filter(|path| path.as_str() == SHARED_RULES_PATH)
             .cloned()
             .collect()
     }
