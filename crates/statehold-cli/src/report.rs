@@ -72,6 +72,7 @@ pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
         }
         SkipReason::NotUtf8 => "its name is not UTF-8; rename it".into(),
         SkipReason::InvalidPath { message } => message.clone(),
+        SkipReason::Store => "a store of repositories; keep it outside the workspace".into(),
         SkipReason::NotAFile => "a socket, a pipe or a device".into(),
         SkipReason::LinkOutside { target } => format!(
             "a link that leads outside the workspace, to {}",

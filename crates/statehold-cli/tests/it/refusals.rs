@@ -180,3 +180,46 @@ fn what_was_asked_for_and_is_not_there_is_named() {
     assert!(newer.err.contains("have version 9"), "{}", newer.err);
     assert!(!newer.err.contains("init"), "{}", newer.err);
 }
+
+/// Goal: no store is pushed into itself.
+/// Method: a store is linked in the workspace, by way of a link, and around it; then a gateway's store
+/// lies in the workspace that is pushed through it.
+#[test]
+fn a_store_and_its_workspace_lie_apart() {
+    let installation = installation();
+    let a = installation.machine("anna").unwrap();
+    run(&a, &["init"], 0);
+    std::os::unix::fs::symlink(a.path(""), installation.path("way round")).unwrap();
+    let inside = a.path("vault/deep");
+    let around = a.path("").parent().unwrap().to_owned();
+    for store in [
+        inside.clone(),
+        installation.path("way round/vault"),
+        a.path(""),
+        around,
+    ] {
+        let refused = run(&a, &["link", store.to_str().unwrap()], 1);
+        assert!(
+            refused.err.contains("pushed into itself"),
+            "{}",
+            refused.err
+        );
+    }
+    assert!(!inside.exists());
+
+    let store = a.path("vault");
+    let gateway = installation.serve(store.to_str().unwrap()).unwrap();
+    let invite = installation.invite(&gateway).unwrap();
+    a.run_with(&["link", &gateway.url], &invite)
+        .unwrap()
+        .expect(0)
+        .unwrap();
+    a.write("note", "note").unwrap();
+    let pushed = run(&a, &["push"], 0);
+    assert!(
+        pushed.out.contains("left out      vault: a store"),
+        "{}",
+        pushed.out
+    );
+    assert!(run(&a, &["push"], 0).out.contains("nothing to do"));
+}
