@@ -189,6 +189,13 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
                 size(report.bytes)
             )
         }
+        Outcome::Dry if report.would_end == Some(Outcome::Refused) => {
+            format!("{verb}: would be refused, nothing would be sent")
+        }
+        Outcome::Dry if report.would_end.is_some() => format!(
+            "{verb}: {}; nothing would be sent",
+            count(report.conflicts.len() as u64, "conflict")
+        ),
         Outcome::Dry => format!("{verb}: {} would move", count(report.files, "file")),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
         Outcome::Conflict => format!(

@@ -171,7 +171,7 @@ fn run(
         return Ok(Exit::Done.into());
     };
     show_report(verb, &report, output);
-    if report.outcome == Outcome::Dry && args.exit_code && !report.actions.is_empty() {
+    if report.outcome == Outcome::Dry && args.exit_code && !report.is_clean() {
         return Ok(Exit::Refused.into());
     }
     Ok(Exit::of_outcome(report.outcome).into())

@@ -223,3 +223,67 @@ fn a_store_and_its_workspace_lie_apart() {
     );
     assert!(run(&a, &["push"], 0).out.contains("nothing to do"));
 }
+
+/// Goal: a dry run says what the real one would come to, in words, in its list and in its exit code.
+/// Method: each thing that can't go, dry and real, by hand and with `--auto`.
+#[test]
+fn a_dry_run_tells_what_would_be_refused() {
+    let Two { gateway, a, b, .. } = &mut Two::new();
+    a.write("note", "0").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull"], 0);
+    let dry = ["push", "--dry", "--exit-code"];
+    let secret = format!("gl{}-9kQz3VbN7mXw2RtY5hLp\n", "pat");
+    for (path, content) in [
+        ("big", vec![7; 10_000_001]),
+        ("secret", secret.clone().into_bytes()),
+        ("state/bin/sync/sync-rules.json", b"{}".to_vec()),
+    ] {
+        a.write(path, content).unwrap();
+        for dry in [&dry, &["sync", "--dry", "--exit-code"]] {
+            let told = run(a, dry, 1);
+            assert!(told.err.contains(path), "{}", told.err);
+            assert!(told.out.contains("would be refused, nothing would be sent"));
+            assert!(!told.out.contains("send  "), "{}", told.out);
+        }
+        let auto = run(a, &[&dry[..], &["--auto"]].concat(), 1);
+        assert!(auto.out.contains("0 files would move"), "{}", auto.out);
+        std::fs::remove_file(a.path(path)).unwrap();
+        // Nor may the folder stay that was made for it.
+        let _none = std::fs::remove_dir_all(a.path("state"));
+        run(a, &dry, 0);
+    }
+
+    // All of it is named at once, dry or not, and before anybody is contacted.
+    a.write("big", vec![7; 10_000_001]).unwrap();
+    a.write("secret", secret).unwrap();
+    a.write("fine", "fine").unwrap();
+    let answers = gateway.answers().unwrap();
+    for push in [&["push"][..], &dry] {
+        let told = run(a, push, 1);
+        let names = told.err.contains("big: ") && told.err.contains("secret:1: ");
+        assert!(names && !told.out.contains("send  "), "{}", told.err);
+    }
+    assert_eq!(gateway.answers().unwrap(), answers);
+    let auto = run(a, &["push", "--dry", "--auto"], 0).out;
+    assert!(auto.contains("send          fine"), "{auto}");
+    assert!(!auto.contains("send          secret"), "{auto}");
+
+    b.write("note", "of b").unwrap();
+    run(b, &["push"], 0);
+    for path in ["big", "secret", "fine"] {
+        std::fs::remove_file(a.path(path)).unwrap();
+    }
+    a.write("note", "of a").unwrap();
+    run(a, &["pull", "--dry", "--exit-code"], 1);
+    run(a, &["sync", "--dry", "--exit-code"], 1);
+    // What the look has found is known now, without another one.
+    run(a, &["status"], 0);
+    gateway.kill().unwrap();
+    let told = run(a, &dry, 1);
+    assert!(
+        told.out.contains("1 conflict; nothing would be sent"),
+        "{}",
+        told.out
+    );
+}

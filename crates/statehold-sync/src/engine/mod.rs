@@ -45,8 +45,8 @@ mod status;
 
 use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
-use report::outcome_of;
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
+use report::{is_refused, outcome_of};
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -170,10 +170,11 @@ impl Engine {
             self.check_may_push()?;
         }
         // Sizes are checked before anybody is contacted.
-        let outgoing = options.direction != Direction::Pull;
-        if outgoing {
+        if self.sends(options) {
             report.too_large = self.too_large(&now, options.scope);
-            if !report.too_large.is_empty() && !options.auto && !options.dry {
+            if is_refused(&report, options) && !options.dry {
+                // What else keeps it from going is told in the same run, as far as it shows here.
+                self.screen(&now, options, &mut report)?;
                 report.outcome = Outcome::Refused;
                 return Ok(report);
             }
@@ -241,6 +242,7 @@ impl Engine {
             set_aside: Vec::new(),
             out_of_scope: Vec::new(),
             unsent: None,
+            would_end: None,
             files: 0,
             bytes: 0,
             before,
@@ -290,6 +292,11 @@ impl Engine {
             return Err(statehold_repository::Error::Denied { reason }.into());
         }
         Ok(())
+    }
+
+    /// Whether a run may send anything.
+    fn sends(&self, options: RunOptions) -> bool {
+        options.direction != Direction::Pull && self.check_may_push().is_ok()
     }
 
     /// Hands in a journaled push again, so that its end is known.
@@ -401,33 +408,11 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
-            let too_large = report.too_large.iter().map(|file| file.path.clone());
-            let mut without: Vec<RepoPath> = too_large.collect();
-            let plan = loop {
-                let without_: Vec<&RepoPath> = without.iter().collect();
-                let plan = Self::plan(
-                    now,
-                    options.scope,
-                    options.direction,
-                    options.strategy,
-                    &without_,
-                );
-                let mut kept = self.find_secrets(now, &plan, options.dry, report)?;
-                let reserved = self.find_reserved(&plan);
-                kept.extend_from_slice(&reserved);
-                report.reserved.extend(reserved);
-                if kept.is_empty() || (options.dry && !options.auto) {
-                    break plan;
-                }
-                let is_refused = !report.secrets.is_empty() || !report.reserved.is_empty();
-                if is_refused && !options.auto {
-                    report.outcome = Outcome::Refused;
-                    return Ok(());
-                }
-                // What is left out may not leave a deletion or a folder behind that only made
-                // sense with it.
-                without.extend(kept);
-            };
+            let plan = self.screen(now, options, report)?;
+            if is_refused(report, options) && !options.dry {
+                report.outcome = Outcome::Refused;
+                return Ok(());
+            }
             report.conflicts.clone_from(&plan.conflicts);
             report.out_of_scope = Self::out_of_scope(now, options);
             let (mut outgoing, incoming): (Vec<_>, Vec<_>) =
@@ -440,9 +425,18 @@ impl Engine {
                 report.unsent = Some(error.to_string());
                 outgoing.clear();
             }
+            // By hand, a push goes whole or not at all.
+            let is_push = options.direction == Direction::Push;
+            let in_conflict = is_push && !plan.conflicts.is_empty() && !options.auto;
             if options.dry {
-                report.actions = incoming;
-                report.actions.extend(outgoing);
+                if is_refused(report, options) {
+                    report.would_end = Some(Outcome::Refused);
+                } else if in_conflict {
+                    report.would_end = Some(Outcome::Conflict);
+                } else {
+                    report.actions = incoming;
+                    report.actions.extend(outgoing);
+                }
                 report.files = report.actions.len() as u64;
                 report.outcome = Outcome::Dry;
                 return Ok(());
@@ -450,9 +444,7 @@ impl Engine {
             if let Some(checkout) = &mut now.index.checkout {
                 plan.agreed.iter().for_each(|path| checkout.agree(path));
             }
-            // By hand, a push goes whole or not at all.
-            let is_push = options.direction == Direction::Push;
-            if is_push && !plan.conflicts.is_empty() && !options.auto {
+            if in_conflict {
                 report.outcome = Outcome::Conflict;
                 return Ok(());
             }

@@ -47,8 +47,42 @@ impl Engine {
             .collect()
     }
 
+    /// Plans without what can't be sent, and notes that in the report.
+    pub(super) fn screen(
+        &self,
+        now: &Situation,
+        options: RunOptions,
+        report: &mut Report,
+    ) -> Result<Plan> {
+        let too_large = report.too_large.iter().map(|file| file.path.clone());
+        let mut without: Vec<RepoPath> = too_large.collect();
+        loop {
+            let without_: Vec<&RepoPath> = without.iter().collect();
+            let plan = Self::plan(
+                now,
+                options.scope,
+                options.direction,
+                options.strategy,
+                &without_,
+            );
+            if !self.sends(options) {
+                return Ok(plan);
+            }
+            let mut kept = self.find_secrets(now, &plan, options.dry, report)?;
+            let reserved = self.find_reserved(&plan);
+            kept.extend_from_slice(&reserved);
+            report.reserved.extend(reserved);
+            if kept.is_empty() {
+                return Ok(plan);
+            }
+            // What is left out may not leave a deletion or a folder behind that only made sense
+            // with it.
+            without.extend(kept);
+        }
+    }
+
     /// The paths of a plan that this machine's key may not change.
-    pub(super) fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+    fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
         if !self.is_ruled() {
             return Vec::new();
         }
@@ -74,7 +108,7 @@ impl Engine {
 
     /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
     /// searched once: what is left out is in no later plan.
-    pub(super) fn find_secrets(
+    fn find_secrets(
         &self,
         now: &Situation,
         plan: &Plan,
