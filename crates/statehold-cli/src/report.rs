@@ -9,6 +9,7 @@ use statehold_core::event::{Event, Outcome};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Conflict, ConflictKind};
 use statehold_core::record::RecordRef;
+use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_core::secrets::Finding;
 use statehold_core::time::Timestamp;
 use statehold_repository::Error as RepositoryError;
@@ -121,6 +122,25 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             "push it with STATEHOLD_KEY set to such a key, or link this machine with \
              `--role own`; an owner makes an invite for that",
         );
+    }
+    if !report.against_rules.is_empty() && !output.json {
+        for Skipped { path, reason } in &report.against_rules {
+            let why = match reason {
+                SkipReason::Denied { glob } => format!("{glob} denies it"),
+                SkipReason::Uncovered { prefix } => {
+                    format!("beneath {prefix} only what they name is sent")
+                }
+                _ => continue,
+            };
+            complain(&format!(
+                "{}: against the rules of the repository: {why}",
+                shortened(path).escape_debug()
+            ));
+        }
+        complain(&format!(
+            "ask an owner of the repository to allow it in {SHARED_RULES_PATH}, \
+             or name it in .stateholdignore to keep it on this machine"
+        ));
     }
     if !report.secrets.is_empty() && !output.json {
         for file in &report.secrets {
@@ -318,6 +338,10 @@ fn problem(report: &Report) -> Option<String> {
     count(report.too_large.len(), "files too large");
     count(report.secrets.len(), "files with what looks like a secret");
     count(report.reserved.len(), "files that only an owner may change");
+    count(
+        report.against_rules.len(),
+        "paths against the rules of the repository",
+    );
     count(report.busy.len(), "files busy");
     count(report.failed.len(), "paths failed");
     if let Some(why) = &report.unsent {

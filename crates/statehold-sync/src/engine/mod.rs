@@ -174,7 +174,7 @@ impl Engine {
             report.too_large = self.too_large(&now, options.scope);
             if is_refused(&report, options) && !options.dry {
                 // What else keeps it from going is told in the same run, as far as it shows here.
-                self.screen(&now, options, &mut report)?;
+                self.screen(&now, options, false, &mut report).await?;
                 report.outcome = Outcome::Refused;
                 return Ok(report);
             }
@@ -236,6 +236,7 @@ impl Engine {
             too_large: Vec::new(),
             secrets: Vec::new(),
             reserved: Vec::new(),
+            against_rules: Vec::new(),
             skipped: now.scan.skipped.clone(),
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
@@ -408,7 +409,9 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
-            let plan = self.screen(now, options, report)?;
+            // A dry push contacts nobody.
+            let ask = !(options.dry && options.direction == Direction::Push);
+            let plan = self.screen(now, options, ask, report).await?;
             if is_refused(report, options) && !options.dry {
                 report.outcome = Outcome::Refused;
                 return Ok(());

@@ -61,6 +61,8 @@ pub struct Report {
     pub secrets: Vec<SecretFile>,
     /// Paths that only an owner of the repository may change.
     pub reserved: Vec<RepoPath>,
+    /// What the rules of the repository keep out although this machine's rules let it through.
+    pub against_rules: Vec<Skipped>,
     /// What was left out of the scan, and why.
     pub skipped: Vec<Skipped>,
     /// Files that changed while they were read or switched; the next run takes them.
@@ -97,7 +99,10 @@ impl Report {
 
     /// Whether something was kept from being sent by what it is.
     const fn keeps_back(&self) -> bool {
-        !self.too_large.is_empty() || !self.secrets.is_empty() || !self.reserved.is_empty()
+        !self.too_large.is_empty()
+            || !self.secrets.is_empty()
+            || !self.reserved.is_empty()
+            || !self.against_rules.is_empty()
     }
 }
 
