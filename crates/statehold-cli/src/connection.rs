@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
-use statehold_core::record::RecordRef;
 use statehold_repository::format::description::Description;
 use statehold_repository::lease::RESIDUAL_RISK;
 use statehold_repository::location::StoreLocation;
@@ -21,7 +20,7 @@ use statehold_sync::atomic::{Readers, replace_file};
 use statehold_sync::engine::Engine;
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use statehold_sync::home::KeyError;
-use statehold_sync::index::Index;
+use statehold_sync::index::{Heads, Index};
 use statehold_sync::progress::{Progress, Unwatched};
 use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
@@ -100,9 +99,9 @@ pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
     }
 }
 
-/// The newest record that a workspace has seen.
-pub(crate) fn known_record(workspace: &Workspace) -> Option<RecordRef> {
-    Index::read_head(&workspace.index_files())
+/// The records that a workspace stands at.
+pub(crate) fn known_records(workspace: &Workspace) -> Option<Heads> {
+    Index::read_heads(&workspace.index_files())
 }
 
 /// The system's clock and randomness.

@@ -17,7 +17,7 @@ use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::scan::{SkipReason, Skipped};
 use statehold_sync::workspace::Workspace;
 
-use crate::connection::known_record;
+use crate::connection::known_records;
 use crate::environment::SystemClock;
 use crate::output::{Output, complain, count, size};
 
@@ -243,6 +243,13 @@ pub(crate) struct Call<'a> {
     pub(crate) options: &'a RunOptions,
     /// What set it off.
     pub(crate) trigger: &'a str,
+    /// The record that had landed before.
+    pub(crate) landed: Option<RecordRef>,
+}
+
+/// The newest record when something last landed in a workspace or was sent.
+pub(crate) fn landed(workspace: &Workspace) -> Option<RecordRef> {
+    known_records(workspace)?.landed
 }
 
 /// How a call ended.
@@ -288,8 +295,12 @@ pub(crate) fn record_event(
             event.files = report.files;
             event.bytes = report.bytes;
             event.manifest_before = id(report.before);
-            let landed = report.outcome != Outcome::Dry && report.files > 0;
-            event.manifest_after = id(if landed { report.after } else { report.before });
+            let moved = report.outcome != Outcome::Dry && report.files > 0;
+            event.manifest_after = id(if moved {
+                landed(workspace)
+            } else {
+                report.before
+            });
             event.outcome = report.outcome;
             event.error = problem(report);
             let paths = report
@@ -299,8 +310,9 @@ pub(crate) fn record_event(
             event.paths = (report.outcome == Outcome::Dry).then(|| paths.collect());
         }
         Ended::Failed(error) => {
-            let known = known_record(workspace);
-            (event.manifest_before, event.manifest_after) = (id(known), id(known));
+            // What had landed before it failed stays.
+            event.manifest_before = id(call.landed);
+            event.manifest_after = id(landed(workspace));
             event.outcome = outcome_of_error(error);
             event.error = Some(format!("{error:#}"));
         }

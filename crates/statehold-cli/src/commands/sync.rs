@@ -24,7 +24,7 @@ use crate::connection::{Connection, find_workspace, forget_info};
 use crate::environment::{SystemClock, home};
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::report::{Call, Ended, record_event, show_report};
+use crate::report::{Call, Ended, landed, record_event, show_report};
 
 // Without a text of its own: the three commands that take these arguments each have theirs.
 #[derive(Debug, Args)]
@@ -148,6 +148,7 @@ fn run(
         verb,
         options: &options,
         trigger,
+        landed: landed(&workspace),
     };
     let window = Duration::from_secs(args.debounce_seconds);
     let passage = Passage {
@@ -337,6 +338,7 @@ pub(super) fn run_deferred(
         verb: "push",
         options: &options,
         trigger: &args.runtime,
+        landed: landed(&workspace),
     };
     let attempt = || transfer(&workspace, &options, &Passage::default(), output).map(Some);
     let report = with_event(&workspace, call, Instant::now(), attempt)?;

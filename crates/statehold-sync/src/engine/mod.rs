@@ -228,7 +228,8 @@ impl Engine {
     }
 
     fn begin_report(&self, now: &Situation) -> Report {
-        let before = now.state().map(|state| state.head);
+        let checkout = now.index.checkout.as_ref();
+        let before = checkout.map(|checkout| checkout.landed.unwrap_or(self.record_zero()));
         Report {
             outcome: Outcome::Nothing,
             actions: Vec::new(),
@@ -321,6 +322,7 @@ impl Engine {
                 self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout {
                     agree_on(checkout, &draft);
+                    checkout.land();
                 }
                 self.write_index(index)?;
             }
@@ -517,6 +519,9 @@ impl Engine {
         report.set_aside.extend(placed.set_aside);
         if let Some(checkout) = &mut now.index.checkout {
             placed.paths.iter().for_each(|path| checkout.agree(path));
+            if placed.files > 0 {
+                checkout.land();
+            }
         }
         // Durable at once: what was placed is agreed even if the way out fails.
         now.scan.cache.merge(placed.cache);
@@ -604,6 +609,7 @@ impl Engine {
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
             agree_on(checkout, &outbound.draft);
+            checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;

@@ -82,7 +82,7 @@ pub struct Report {
     pub files: u64,
     /// Stored bytes that moved.
     pub bytes: u64,
-    /// The record that the workspace knew before.
+    /// The newest record when something last landed here or was sent; record 0 if nothing was.
     pub before: Option<RecordRef>,
     /// The record that it knows now.
     pub after: Option<RecordRef>,
