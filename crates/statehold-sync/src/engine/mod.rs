@@ -555,9 +555,10 @@ impl Engine {
         self.progress
             .begin(Phase::Send, total.map(|local| local.size).sum());
         let rules = (&now.rules, settings.profile);
-        let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
-        let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
-        let mut sending = Sending::new(Arc::clone(&self.remote), known.head);
+        let (folder, scan) = (&self.folder, &now.scan);
+        let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
+        let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
+        let mut sending = Sending::new(remote, known.head, progress);
         for action in actions {
             outgoing.take(action, &mut sending).await?;
         }
@@ -597,6 +598,7 @@ impl Engine {
                 return Err(error.into());
             }
         };
+        self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let state = if appended.record.envelope.number == known.head.number + 1 {
             let mut state = known;
