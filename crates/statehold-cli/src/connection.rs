@@ -8,22 +8,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
-use statehold_core::path::RepoPath;
-use statehold_core::record::RecordRef;
-use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_repository::format::description::Description;
 use statehold_repository::lease::RESIDUAL_RISK;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{Admission, admit, newest_or_probe};
 use statehold_repository::store::Store;
-use statehold_repository::wire::bodies::{Info, Role};
+use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
 use statehold_repository::{Error, Remote, Repository};
 use statehold_sync::atomic::{Readers, replace_file};
 use statehold_sync::engine::Engine;
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use statehold_sync::home::KeyError;
-use statehold_sync::index::Index;
+use statehold_sync::index::{Heads, Index};
 use statehold_sync::progress::{Progress, Unwatched};
 use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
@@ -79,8 +76,8 @@ impl Connection {
         let (clock, entropy) = system();
         let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         let info = gateway.as_ref().map(|gateway| gateway.info());
-        if info.is_some_and(|info| info.role < Role::Own) {
-            engine.leave_to_owners(vec![RepoPath::parse(SHARED_RULES_PATH)?]);
+        if let Some(info) = info {
+            engine.keep_to(info.role);
         }
         let has_one_writer = info.is_some_and(|info| info.one_writer);
         Ok(Self {
@@ -102,9 +99,9 @@ pub(crate) fn find_workspace(folder: &Path) -> Result<Workspace> {
     }
 }
 
-/// The newest record that a workspace has seen.
-pub(crate) fn known_record(workspace: &Workspace) -> Option<RecordRef> {
-    Index::read_head(&workspace.index_files())
+/// The records that a workspace stands at.
+pub(crate) fn known_records(workspace: &Workspace) -> Option<Heads> {
+    Index::read_heads(&workspace.index_files())
 }
 
 /// The system's clock and randomness.

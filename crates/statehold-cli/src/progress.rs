@@ -12,7 +12,9 @@ pub(crate) struct Bars {
     bar: Mutex<Option<ProgressBar>>,
 }
 
-const BYTES: &str = "{prefix:>9} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+// Decimal, as sizes are everywhere else.
+const BYTES: &str = "{prefix:>9} {bar:30} {decimal_bytes}/{decimal_total_bytes} \
+     {decimal_bytes_per_sec} {eta} left";
 const FILES: &str = "{prefix:>9} {bar:30} {pos}/{len} {eta} left";
 const UNKNOWN: &str = "{prefix:>9} {spinner}";
 

@@ -9,6 +9,7 @@ use statehold_core::event::{Event, Outcome};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Conflict, ConflictKind};
 use statehold_core::record::RecordRef;
+use statehold_core::rules::SHARED_RULES_PATH;
 use statehold_core::secrets::Finding;
 use statehold_core::time::Timestamp;
 use statehold_repository::Error as RepositoryError;
@@ -16,7 +17,7 @@ use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::scan::{SkipReason, Skipped};
 use statehold_sync::workspace::Workspace;
 
-use crate::connection::known_record;
+use crate::connection::known_records;
 use crate::environment::SystemClock;
 use crate::output::{Output, complain, count, size};
 
@@ -72,6 +73,7 @@ pub(crate) fn show_skipped(skipped: &Skipped) -> Option<String> {
         }
         SkipReason::NotUtf8 => "its name is not UTF-8; rename it".into(),
         SkipReason::InvalidPath { message } => message.clone(),
+        SkipReason::Store => "a store of repositories; keep it outside the workspace".into(),
         SkipReason::NotAFile => "a socket, a pipe or a device".into(),
         SkipReason::LinkOutside { target } => format!(
             "a link that leads outside the workspace, to {}",
@@ -120,6 +122,25 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             "push it with STATEHOLD_KEY set to such a key, or link this machine with \
              `--role own`; an owner makes an invite for that",
         );
+    }
+    if !report.against_rules.is_empty() && !output.json {
+        for Skipped { path, reason } in &report.against_rules {
+            let why = match reason {
+                SkipReason::Denied { glob } => format!("{glob} denies it"),
+                SkipReason::Uncovered { prefix } => {
+                    format!("beneath {prefix} only what they name is sent")
+                }
+                _ => continue,
+            };
+            complain(&format!(
+                "{}: against the rules of the repository: {why}",
+                shortened(path).escape_debug()
+            ));
+        }
+        complain(&format!(
+            "ask an owner of the repository to allow it in {SHARED_RULES_PATH}, \
+             or name it in .stateholdignore to keep it on this machine"
+        ));
     }
     if !report.secrets.is_empty() && !output.json {
         for file in &report.secrets {
@@ -175,6 +196,9 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             }
         ));
     }
+    if let (Some(why), false) = (&report.unsent, output.json) {
+        complain(&format!("nothing was sent: {why}"));
+    }
     let at = report.after.map_or(0, |record| record.number);
     output.line(match report.outcome {
         Outcome::Nothing => format!("{verb}: nothing to do, at record {at}"),
@@ -185,6 +209,13 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
                 size(report.bytes)
             )
         }
+        Outcome::Dry if report.would_end == Some(Outcome::Refused) => {
+            format!("{verb}: would be refused, nothing would be sent")
+        }
+        Outcome::Dry if report.would_end.is_some() => format!(
+            "{verb}: {}; nothing would be sent",
+            count(report.conflicts.len() as u64, "conflict")
+        ),
         Outcome::Dry => format!("{verb}: {} would move", count(report.files, "file")),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
         Outcome::Conflict => format!(
@@ -212,6 +243,13 @@ pub(crate) struct Call<'a> {
     pub(crate) options: &'a RunOptions,
     /// What set it off.
     pub(crate) trigger: &'a str,
+    /// The record that had landed before.
+    pub(crate) landed: Option<RecordRef>,
+}
+
+/// The newest record when something last landed in a workspace or was sent.
+pub(crate) fn landed(workspace: &Workspace) -> Option<RecordRef> {
+    known_records(workspace)?.landed
 }
 
 /// How a call ended.
@@ -257,8 +295,12 @@ pub(crate) fn record_event(
             event.files = report.files;
             event.bytes = report.bytes;
             event.manifest_before = id(report.before);
-            let landed = report.outcome != Outcome::Dry && report.files > 0;
-            event.manifest_after = id(if landed { report.after } else { report.before });
+            let moved = report.outcome != Outcome::Dry && report.files > 0;
+            event.manifest_after = id(if moved {
+                landed(workspace)
+            } else {
+                report.before
+            });
             event.outcome = report.outcome;
             event.error = problem(report);
             let paths = report
@@ -268,8 +310,9 @@ pub(crate) fn record_event(
             event.paths = (report.outcome == Outcome::Dry).then(|| paths.collect());
         }
         Ended::Failed(error) => {
-            let known = known_record(workspace);
-            (event.manifest_before, event.manifest_after) = (id(known), id(known));
+            // What had landed before it failed stays.
+            event.manifest_before = id(call.landed);
+            event.manifest_after = id(landed(workspace));
             event.outcome = outcome_of_error(error);
             event.error = Some(format!("{error:#}"));
         }
@@ -307,7 +350,14 @@ fn problem(report: &Report) -> Option<String> {
     count(report.too_large.len(), "files too large");
     count(report.secrets.len(), "files with what looks like a secret");
     count(report.reserved.len(), "files that only an owner may change");
+    count(
+        report.against_rules.len(),
+        "paths against the rules of the repository",
+    );
     count(report.busy.len(), "files busy");
     count(report.failed.len(), "paths failed");
+    if let Some(why) = &report.unsent {
+        problems.push(format!("nothing was sent: {why}"));
+    }
     (!problems.is_empty()).then(|| problems.join(", "))
 }

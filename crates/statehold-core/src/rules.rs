@@ -17,6 +17,9 @@ use crate::path::RepoPath;
 /// travels like every other and which a gateway goes by.
 pub const SHARED_RULES_PATH: &str = "state/bin/sync/sync-rules.json";
 
+/// Largest such file that counts, in bytes. A larger one counts as none.
+pub const SHARED_RULES_BYTES_MAX: u64 = 1024 * 1024;
+
 /// The rules as they stand in `sync-rules.json`. Globs match whole paths; `*` stays within a name
 /// and `**` crosses folders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

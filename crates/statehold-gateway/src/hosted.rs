@@ -14,7 +14,7 @@ use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::record::RecordRef;
-use statehold_core::rules::{RuleSet, SHARED_RULES_PATH};
+use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
 use statehold_core::state::State;
 use statehold_repository::content::{check_pack, open_chunk};
 use statehold_repository::format::description::Description;
@@ -29,9 +29,6 @@ use crate::auth::Granted;
 
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
-
-/// Largest rules file that is read, in bytes: the bound that clients keep.
-const RULES_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A repository that is served.
 #[derive(Debug, Clone)]
@@ -141,7 +138,7 @@ impl HostedRepository {
 
 /// Whether an entry is a file of a size that rules have.
 fn is_read(entry: &Entry) -> bool {
-    matches!(entry, Entry::File(file) if file.size <= RULES_BYTES_MAX)
+    matches!(entry, Entry::File(file) if file.size <= SHARED_RULES_BYTES_MAX)
 }
 
 fn default_rules() -> Arc<RuleSet> {

@@ -29,9 +29,9 @@ use crate::stat_cache::StatCache;
 const CHECKOUT_MAGIC: [u8; 8] = *b"SHINDEX\n";
 const CACHE_MAGIC: [u8; 8] = *b"SHCACHE\n";
 /// Raised by every change of the files' content, since an old index is cheap to do without.
-const VERSION: u32 = 2;
-/// Enough of a file to read the record it stands at.
-const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 64;
+const VERSION: u32 = 3;
+/// Enough of a file to read the records it stands at.
+const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 128;
 /// Magic, version, digest of the rest.
 const HEADER_BYTES: usize = 8 + 4 + 32;
 
@@ -94,10 +94,17 @@ pub struct Index {
     stored: Stored,
 }
 
+/// All of a checkout that can change by itself: a state is told by its head.
+type StoredCheckout = (
+    RecordRef,
+    Option<RecordRef>,
+    BTreeMap<RepoPath, Option<Signature>>,
+);
+
 #[derive(Debug, Clone, Default)]
 struct Stored {
     cache: StatCache,
-    checkout: Option<(RecordRef, BTreeMap<RepoPath, Option<Signature>>)>,
+    checkout: Option<StoredCheckout>,
 }
 
 impl PartialEq for Index {
@@ -116,6 +123,18 @@ pub struct Checkout {
     pub state: Arc<State>,
     /// The base where it differs from the state's tree; `None` where it has nothing.
     pub pending: BTreeMap<RepoPath, Option<Signature>>,
+    /// The record that was the newest when the folder last changed by a pull or was pushed; `None`
+    /// before. Who only looks moves the state and not this.
+    pub landed: Option<RecordRef>,
+}
+
+/// The records that a workspace stands at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// The newest that it has seen.
+    pub seen: RecordRef,
+    /// [`Checkout::landed`].
+    pub landed: Option<RecordRef>,
 }
 
 impl Checkout {
@@ -126,12 +145,17 @@ impl Checkout {
             .iter()
             .map(|(path, _)| (path.clone(), None))
             .collect();
-        Self { state, pending }
+        Self {
+            state,
+            pending,
+            landed: None,
+        }
     }
 
     /// A workspace that agrees with this state on every path.
-    pub const fn settled(state: Arc<State>) -> Self {
+    pub fn settled(state: Arc<State>) -> Self {
         Self {
+            landed: Some(state.head),
             state,
             pending: BTreeMap::new(),
         }
@@ -189,7 +213,13 @@ impl Checkout {
                 pending.insert(path.clone(), *base);
             }
         }
-        *self = Self { state, pending };
+        self.state = state;
+        self.pending = pending;
+    }
+
+    /// Notes that something was received or sent, up to the state at hand.
+    pub fn land(&mut self) {
+        self.landed = Some(self.state.head);
     }
 
     /// Notes that both sides agree on a path: its base becomes what the state has there.
@@ -236,16 +266,16 @@ impl Index {
         index
     }
 
-    /// The record that the workspace stood at when its index was written, without reading the
+    /// The records that the workspace stood at when its index was written, without reading the
     /// rest.
-    pub fn read_head(files: &IndexFiles) -> Option<RecordRef> {
+    pub fn read_heads(files: &IndexFiles) -> Option<Heads> {
         let mut bytes = Vec::new();
         let file = File::open(&files.checkout).ok()?;
         file.take(HEAD_BYTES).read_to_end(&mut bytes).ok()?;
         let (_, content) = open(&bytes, CHECKOUT_MAGIC).ok()?;
-        postcard::take_from_bytes::<Option<RecordRef>>(content)
-            .ok()?
-            .0
+        let (heads, _) =
+            postcard::take_from_bytes::<Option<(RecordRef, Option<RecordRef>)>>(content).ok()?;
+        heads.map(|(seen, landed)| Heads { seen, landed })
     }
 
     /// Writes what has changed since it was read or written, each file whole or not at all.
@@ -258,10 +288,11 @@ impl Index {
             })
         };
         if now.checkout != self.stored.checkout {
-            let head = self.checkout.as_ref().map(|checkout| checkout.state.head);
+            let checkout = self.checkout.as_ref();
+            let heads = checkout.map(|checkout| (checkout.state.head, checkout.landed));
             store(
                 &files.checkout,
-                &encode(CHECKOUT_MAGIC, &(head, &self.checkout))?,
+                &encode(CHECKOUT_MAGIC, &(heads, &self.checkout))?,
             )?;
         }
         if !now.cache.is_same(&self.stored.cache) {
@@ -275,7 +306,10 @@ impl Index {
         let checkout = self.checkout.as_ref();
         Stored {
             cache: self.cache.clone(),
-            checkout: checkout.map(|checkout| (checkout.state.head, checkout.pending.clone())),
+            checkout: checkout.map(|checkout| {
+                let pending = checkout.pending.clone();
+                (checkout.state.head, checkout.landed, pending)
+            }),
         }
     }
 }
@@ -283,8 +317,8 @@ impl Index {
 /// The content of the checkout's file. What it stands at comes first.
 #[derive(Deserialize)]
 struct CheckoutFile {
-    #[serde(rename = "head")]
-    _head: Option<RecordRef>,
+    #[serde(rename = "heads")]
+    _heads: Option<(RecordRef, Option<RecordRef>)>,
     checkout: Option<Checkout>,
 }
 

@@ -7,7 +7,7 @@ pub enum Phase {
     Scan,
     /// Asking what is new, and receiving what comes along with the answer.
     Ask,
-    /// Sending content; counted in bytes before compression.
+    /// Sending content; counted in bytes before compression, once they have been taken over.
     Send,
     /// Receiving content; counted in stored bytes.
     Receive,

@@ -19,6 +19,7 @@ use statehold_core::path::{InvalidPath, RepoPath};
 use statehold_core::plan::Seen;
 use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::time::Mtime;
+use statehold_repository::layout;
 
 use crate::folder::{
     Directory, Folder, FolderError, Found, FoundKind, Item, Stamp, stamp_clock_ns,
@@ -35,6 +36,9 @@ const READ_ATTEMPTS_MAX: usize = 3;
 const PARALLEL_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Past this many files to hash, other threads pay however small the files are.
 const PARALLEL_FILES_MIN: usize = 512;
+
+/// The folder in which a gateway keeps its keys, in its store.
+const CONTROL: &CStr = c"_control";
 
 /// What a scan goes by.
 #[expect(
@@ -118,6 +122,9 @@ pub enum SkipReason {
         /// Where it leads.
         target: String,
     },
+    /// It is a store: the repository itself, or another's. In a repository it would grow by itself
+    /// with every push.
+    Store,
     /// It belongs to an open `SQLite` database beside it and means nothing on another machine.
     DatabaseSidecar,
     /// The operating system refused to show it.
@@ -313,6 +320,10 @@ impl Walk<'_> {
                 return;
             }
         };
+        if is_store(&inner, &items) {
+            self.skip(&path, SkipReason::Store);
+            return;
+        }
         let is_empty = items.is_empty();
         if !is_empty {
             self.directory(&inner, items);
@@ -512,6 +523,18 @@ fn denies_all_beneath(rules: &RuleSet, directory: &RepoPath) -> Option<String> {
         Verdict::Denied { glob } if glob.ends_with("/**") => Some(glob),
         _ => None,
     }
+}
+
+/// Whether this folder is a store: of one repository, or of a gateway.
+fn is_store(directory: &Directory, items: &[Item]) -> bool {
+    const LOG: &[u8] = layout::LOG.as_bytes();
+    let named = |items: &[Item], name: &[u8]| items.iter().any(|item| item.name.to_bytes() == name);
+    let control_log = || {
+        let mut control = directory.open_directory(CONTROL).ok()?;
+        Some(named(&control.items().ok()?, LOG))
+    };
+    (named(items, layout::REPOSITORY.as_bytes()) && named(items, LOG))
+        || (named(items, CONTROL.to_bytes()) && control_log() == Some(true))
 }
 
 /// Whether this is the journal of a database beside it, which has its name without the suffix.

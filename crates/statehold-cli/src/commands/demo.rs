@@ -19,6 +19,7 @@ use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::scope::Scope;
 use statehold_core::secrets::find_secrets;
 use statehold_repository::Remote;
+use statehold_repository::layout;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{NewInvite, Role};
@@ -372,8 +373,13 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(usize, u64)> {
     let rules = RuleSet::new(Preset::Plain.default_rules())?;
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        fs::create_dir_all(to.join(&folder))?;
         let source = from.join(&folder);
+        // No push sends a store, and both machines shall hold the same.
+        let holds = |name: &str| source.join(name).exists();
+        if folder != Path::new("") && holds(layout::REPOSITORY) && holds(layout::LOG) {
+            continue;
+        }
+        fs::create_dir_all(to.join(&folder))?;
         let items = fs::read_dir(&source)
             .with_context(|| format!("{} cannot be read", source.display()))?;
         for item in items {

@@ -24,7 +24,7 @@ use statehold_sync::scan::{ScanOptions, SkipReason, scan};
 use statehold_sync::workspace::{Workspace, WorkspaceError};
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{known_record, linked_client, open_linked, store_of};
+use crate::connection::{known_records, linked_client, open_linked, store_of};
 use crate::environment::{SystemClock, home, variable};
 use crate::output::{Output, complain};
 
@@ -168,8 +168,8 @@ async fn look_at_store(
         id: repository.description().1,
     };
     repository.confirm(genesis).await?;
-    match known_record(workspace) {
-        Some(known) => Ok(repository.confirm(known).await?),
+    match known_records(workspace) {
+        Some(known) => Ok(repository.confirm(known.seen).await?),
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! `statehold link` and `unlink`: connect a workspace with a repository, and undo it.
 
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -80,7 +80,12 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
     }
     let link = block_on(async {
         match store_of(&args.url)? {
-            Some(location) => link_store(&workspace, &location).await,
+            Some(location) => {
+                if let StoreLocation::Folder(folder) = &location {
+                    check_apart(&workspace, folder)?;
+                }
+                link_store(&workspace, &location).await
+            }
             None => link_gateway(&workspace, &args).await,
         }
     })?;
@@ -116,6 +121,27 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
         "record": record, "entries": entries,
     }));
     Ok(Exit::Done.into())
+}
+
+/// Refuses a store in the workspace, which would be pushed into itself, and a workspace in its store.
+fn check_apart(workspace: &Workspace, store: &Path) -> Result<()> {
+    // What of it is there yet may be behind a link.
+    let there = store.ancestors().find(|folder| folder.exists());
+    let there = there.unwrap_or(store);
+    let mut place = there.canonicalize().unwrap_or_else(|_| there.to_owned());
+    if let Ok(rest) = store.strip_prefix(there) {
+        place.extend(rest);
+    }
+    let root = workspace.root();
+    if place.starts_with(root) || root.starts_with(&place) {
+        bail!(
+            "the store {} and the workspace {} lie within each other, so the store would be pushed \
+             into itself; link a folder outside the workspace",
+            place.display(),
+            root.display()
+        );
+    }
+    Ok(())
 }
 
 async fn link_store(workspace: &Workspace, location: &StoreLocation) -> Result<Link> {

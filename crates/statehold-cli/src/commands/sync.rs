@@ -14,6 +14,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::scope::Scope;
 use statehold_repository::Error;
+use statehold_repository::wire::bodies::Role;
 use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::locks::{Debounce, DeferredPush, OwedPush, debounce};
 use statehold_sync::workspace::Workspace;
@@ -23,7 +24,7 @@ use crate::connection::{Connection, find_workspace, forget_info};
 use crate::environment::{SystemClock, home};
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::report::{Call, Ended, record_event, show_report};
+use crate::report::{Call, Ended, landed, record_event, show_report};
 
 // Without a text of its own: the three commands that take these arguments each have theirs.
 #[derive(Debug, Args)]
@@ -147,6 +148,7 @@ fn run(
         verb,
         options: &options,
         trigger,
+        landed: landed(&workspace),
     };
     let window = Duration::from_secs(args.debounce_seconds);
     let passage = Passage {
@@ -170,7 +172,7 @@ fn run(
         return Ok(Exit::Done.into());
     };
     show_report(verb, &report, output);
-    if report.outcome == Outcome::Dry && args.exit_code && !report.actions.is_empty() {
+    if report.outcome == Outcome::Dry && args.exit_code && !report.is_clean() {
         return Ok(Exit::Refused.into());
     }
     Ok(Exit::of_outcome(report.outcome).into())
@@ -224,6 +226,9 @@ fn transfer(
             ))
         );
         let gateway = connection.gateway.as_ref();
+        // Unless it was not asked at all: what a key may do doesn't change.
+        let is_refused =
+            is_refused && gateway.is_none_or(|gateway| gateway.info().role > Role::Read);
         if is_refused || gateway.is_some_and(|gateway| !gateway.is_info_current()) {
             forget_info(workspace);
         }
@@ -333,6 +338,7 @@ pub(super) fn run_deferred(
         verb: "push",
         options: &options,
         trigger: &args.runtime,
+        landed: landed(&workspace),
     };
     let attempt = || transfer(&workspace, &options, &Passage::default(), output).map(Some);
     let report = with_event(&workspace, call, Instant::now(), attempt)?;

@@ -343,6 +343,37 @@ fn a_conflict_leaves_a_row_and_moves_nothing() {
     }
 }
 
+/// Goal: a row says from which record to which a call led, whoever looked at the repository before.
+/// Method: a link, a status and a dry run see what is new; then a pull brings it.
+#[test]
+fn a_look_does_not_hide_what_a_pull_brings() {
+    let (a, b) = (Machine::linked("plain"), Machine::new("plain"));
+    let url = format!("file://{}", a.folder.path().join("repository").display());
+    let ends = |(code, row): (i32, Value)| {
+        assert_eq!((code, &row["outcome"]), (0, &"done".into()), "{row}");
+        let end = |field: &str| row[field].as_str().unwrap().to_owned();
+        (end("manifest_before"), end("manifest_after"))
+    };
+    a.write("note", "0");
+    let (empty, first) = ends(a.row("push", &[]));
+    assert!(b.call("link", &[&url]).status.success());
+    assert!(b.call("status", &[]).status.success());
+    fs::remove_file(b.folder.path().join("work/.stateholdignore")).unwrap();
+    assert_eq!(ends(b.row("pull", &[])), (empty, first.clone()));
+
+    a.write("note", "1");
+    let (before, second) = ends(a.row("push", &[]));
+    assert_eq!(before, first);
+    assert!(b.call("status", &[]).status.success());
+    let (_, row) = b.row("pull", &["--dry"]);
+    assert_eq!(row["manifest_before"], first.as_str());
+    assert_eq!(row["manifest_after"], first.as_str());
+    assert_eq!(ends(b.row("sync", &[])), (first, second.clone()));
+    let (_, row) = b.row("pull", &[]);
+    assert_eq!(row["manifest_before"], second.as_str());
+    assert_eq!(row["manifest_after"], second.as_str());
+}
+
 #[test]
 fn rules_are_checked_and_explained() {
     let machine = Machine::new("agent");

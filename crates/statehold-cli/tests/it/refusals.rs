@@ -180,3 +180,110 @@ fn what_was_asked_for_and_is_not_there_is_named() {
     assert!(newer.err.contains("have version 9"), "{}", newer.err);
     assert!(!newer.err.contains("init"), "{}", newer.err);
 }
+
+/// Goal: no store is pushed into itself.
+/// Method: a store is linked in the workspace, by way of a link, and around it; then a gateway's store
+/// lies in the workspace that is pushed through it.
+#[test]
+fn a_store_and_its_workspace_lie_apart() {
+    let installation = installation();
+    let a = installation.machine("anna").unwrap();
+    run(&a, &["init"], 0);
+    std::os::unix::fs::symlink(a.path(""), installation.path("way round")).unwrap();
+    let inside = a.path("vault/deep");
+    let around = a.path("").parent().unwrap().to_owned();
+    for store in [
+        inside.clone(),
+        installation.path("way round/vault"),
+        a.path(""),
+        around,
+    ] {
+        let refused = run(&a, &["link", store.to_str().unwrap()], 1);
+        assert!(
+            refused.err.contains("pushed into itself"),
+            "{}",
+            refused.err
+        );
+    }
+    assert!(!inside.exists());
+
+    let store = a.path("vault");
+    let gateway = installation.serve(store.to_str().unwrap()).unwrap();
+    let invite = installation.invite(&gateway).unwrap();
+    a.run_with(&["link", &gateway.url], &invite)
+        .unwrap()
+        .expect(0)
+        .unwrap();
+    a.write("note", "note").unwrap();
+    let pushed = run(&a, &["push"], 0);
+    assert!(
+        pushed.out.contains("left out      vault: a store"),
+        "{}",
+        pushed.out
+    );
+    assert!(run(&a, &["push"], 0).out.contains("nothing to do"));
+}
+
+/// Goal: a dry run says what the real one would come to, in words, in its list and in its exit code.
+/// Method: each thing that can't go, dry and real, by hand and with `--auto`.
+#[test]
+fn a_dry_run_tells_what_would_be_refused() {
+    let Two { gateway, a, b, .. } = &mut Two::new();
+    a.write("note", "0").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull"], 0);
+    let dry = ["push", "--dry", "--exit-code"];
+    let secret = format!("gl{}-9kQz3VbN7mXw2RtY5hLp\n", "pat");
+    for (path, content) in [
+        ("big", vec![7; 10_000_001]),
+        ("secret", secret.clone().into_bytes()),
+        ("state/bin/sync/sync-rules.json", b"{}".to_vec()),
+    ] {
+        a.write(path, content).unwrap();
+        for dry in [&dry, &["sync", "--dry", "--exit-code"]] {
+            let told = run(a, dry, 1);
+            assert!(told.err.contains(path), "{}", told.err);
+            assert!(told.out.contains("would be refused, nothing would be sent"));
+            assert!(!told.out.contains("send  "), "{}", told.out);
+        }
+        let auto = run(a, &[&dry[..], &["--auto"]].concat(), 1);
+        assert!(auto.out.contains("0 files would move"), "{}", auto.out);
+        std::fs::remove_file(a.path(path)).unwrap();
+        // Nor may the folder stay that was made for it.
+        let _none = std::fs::remove_dir_all(a.path("state"));
+        run(a, &dry, 0);
+    }
+
+    // All of it is named at once, dry or not, and before anybody is contacted.
+    a.write("big", vec![7; 10_000_001]).unwrap();
+    a.write("secret", secret).unwrap();
+    a.write("fine", "fine").unwrap();
+    let answers = gateway.answers().unwrap();
+    for push in [&["push"][..], &dry] {
+        let told = run(a, push, 1);
+        let names = told.err.contains("big: ") && told.err.contains("secret:1: ");
+        assert!(names && !told.out.contains("send  "), "{}", told.err);
+    }
+    assert_eq!(gateway.answers().unwrap(), answers);
+    let auto = run(a, &["push", "--dry", "--auto"], 0).out;
+    assert!(auto.contains("send          fine"), "{auto}");
+    assert!(!auto.contains("send          secret"), "{auto}");
+
+    b.write("note", "of b").unwrap();
+    run(b, &["push"], 0);
+    for path in ["big", "secret", "fine"] {
+        std::fs::remove_file(a.path(path)).unwrap();
+    }
+    a.write("note", "of a").unwrap();
+    run(a, &["pull", "--dry", "--exit-code"], 1);
+    run(a, &["sync", "--dry", "--exit-code"], 1);
+    // What the look has found is known now, without another one.
+    run(a, &["status"], 0);
+    gateway.kill().unwrap();
+    let told = run(a, &dry, 1);
+    assert!(
+        told.out.contains("1 conflict; nothing would be sent"),
+        "{}",
+        told.out
+    );
+}

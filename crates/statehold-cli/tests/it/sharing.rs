@@ -333,3 +333,137 @@ fn what_an_earlier_version_of_the_gateway_said_is_asked_again() {
     assert_eq!(said(), now);
     assert_eq!(asked("pull"), 1);
 }
+
+/// Goal: a machine that may only read is told so when it pushes, and goes on reading whatever it tried.
+/// Method: it pushes by its known role, then by one that `gateway.json` has wrong, so that the gateway
+/// itself turns the push away and leaves it in the journal.
+#[test]
+fn a_machine_that_may_only_read_is_told_and_goes_on_reading() {
+    let installation = installation();
+    let gateway = installation.serve("vault").unwrap();
+    let writer = installation.linked("anna", &gateway).unwrap();
+    let operator = installation.operator().unwrap();
+    let key = operator.home.join("config/statehold/keys/operator");
+    let reader = installation.machine("bert").unwrap();
+    run(&reader, &["init"], 0);
+    fs::remove_file(reader.path(".stateholdignore")).unwrap();
+    let key = key.to_str().unwrap();
+    let link = ["link", &gateway.url, "--key-file", key, "--role", "read"];
+    run(&reader, &link, 0);
+    writer.write("news", "0").unwrap();
+    run(&writer, &["push"], 0);
+    reader.write("mine", "mine").unwrap();
+
+    let journal = reader.path(".statehold/journal/push");
+    for push in [&["push"][..], &["push", "--dry"], &["push", "--auto"]] {
+        let answers = gateway.answers().unwrap();
+        let refused = run(&reader, push, 5);
+        assert!(refused.err.contains("the role read"), "{}", refused.err);
+        assert_eq!(gateway.answers().unwrap(), answers, "{push:?}");
+        assert!(!journal.exists());
+    }
+    run(&reader, &["pull"], 0);
+    writer.write("news", "1").unwrap();
+    run(&writer, &["push"], 0);
+    let partial = json(&reader, &["sync"], 4);
+    assert!(partial["unsent"].as_str().unwrap().contains("read"));
+    assert_eq!(reader.read("news").unwrap(), b"1");
+
+    let kept = reader.path(".statehold/gateway.json");
+    let said = fs::read_to_string(&kept).unwrap();
+    let wrong = said.replace("\"read\"", "\"push\"");
+    assert_ne!(said, wrong);
+    fs::write(&kept, &wrong).unwrap();
+    run(&reader, &["push"], 5);
+    assert!(journal.exists());
+    for (number, verb) in ["pull", "status", "sync"].into_iter().enumerate() {
+        let news = format!("after {number}");
+        writer.write("news", &news).unwrap();
+        run(&writer, &["push"], 0);
+        // Settling it meets the gateway's own refusal, and not what is known here.
+        fs::write(&kept, &wrong).unwrap();
+        let ran = run(&reader, &[verb], if verb == "sync" { 4 } else { 0 });
+        assert!(ran.err.contains("still to be settled"), "{}", ran.err);
+        if verb != "status" {
+            assert_eq!(reader.read("news").unwrap(), news.as_bytes());
+        }
+        assert!(journal.exists());
+    }
+}
+
+/// Goal: what the rules of a repository keep out holds up nothing else, whatever a machine's own say.
+/// Method: a machine with a push key loosens its copy of the rules; a plain folder, which has none, has a
+/// file beneath the strict prefix. Each pushes by hand and in a hook.
+#[test]
+fn a_repositorys_rules_hold_up_only_what_they_keep_out() {
+    let installation = installation();
+    let gateway = installation.serve("vault").unwrap();
+    let operator = installation.operator().unwrap();
+    let key = operator.home.join("config/statehold/keys/operator");
+    let owner = installation.machine("owner").unwrap();
+    run(&owner, &["init", "--preset", "agent"], 0);
+    let key = key.to_str().unwrap();
+    let link = ["link", &gateway.url, "--key-file", key, "--role", "own"];
+    run(&owner, &link, 0);
+    let agent = installation.linked_as("anna", "agent", &gateway).unwrap();
+    let plain = installation.linked("bert", &gateway).unwrap();
+    let rules = "state/bin/sync/sync-rules.json";
+    let hook = |machine, code| {
+        let ran = json(
+            machine,
+            &["push", "--auto", "--debounce-seconds", "0"],
+            code,
+        );
+        (
+            ran["outcome"].clone(),
+            ran["files"].clone(),
+            ran["against_rules"].clone(),
+        )
+    };
+
+    // No rules in the repository: the default ones.
+    plain.write("fine", "0").unwrap();
+    plain.write("state/log/foo.md", "foo").unwrap();
+    let answers = gateway.answers().unwrap();
+    let refused = run(&plain, &["push"], 1);
+    assert!(
+        refused.err.contains("state/log/foo.md: "),
+        "{}",
+        refused.err
+    );
+    assert!(refused.err.contains(".stateholdignore"), "{}", refused.err);
+    assert_eq!(gateway.answers().unwrap(), answers);
+    run(&plain, &["push", "--dry", "--exit-code"], 1);
+    let (outcome, files, left) = hook(&plain, 4);
+    assert_eq!((outcome, files), ("partial".into(), 1.into()));
+    assert_eq!(left[0]["path"], "state/log/foo.md");
+
+    // Rules of an owner, and a machine with looser ones.
+    owner
+        .write(rules, r#"{"SYNC_DENY":["state/private/**"]}"#)
+        .unwrap();
+    run(&owner, &["push"], 0);
+    run(&agent, &["pull"], 0);
+    agent.write("state/memory.md", "0").unwrap();
+    assert_eq!(hook(&agent, 0).0, "done");
+    let loose = r#"{"SYNC_ALLOW":["state/log/new.ndjson"]}"#;
+    agent.write(rules, loose).unwrap();
+    agent.write("state/private/x", "x").unwrap();
+    agent.write("state/log/new.ndjson", "x").unwrap();
+    for round in 1..3 {
+        agent.write("state/memory.md", format!("{round}")).unwrap();
+        let (outcome, files, left) = hook(&agent, 4);
+        assert_eq!((outcome, files), ("partial".into(), 1.into()));
+        let left: Vec<_> = left
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["path"])
+            .collect();
+        assert_eq!(left, ["state/log/new.ndjson", "state/private/x"]);
+    }
+    run(&owner, &["pull"], 0);
+    assert_eq!(owner.read("state/memory.md").unwrap(), b"2");
+    assert!(!owner.path("state/private").exists());
+    assert_eq!(gateway.answers_from(400).unwrap(), 0);
+}

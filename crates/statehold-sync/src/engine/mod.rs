@@ -24,6 +24,7 @@ use statehold_core::time::Mtime;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, advance_with_content, fold, load};
+use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
 use crate::folder::{Folder, FolderError};
@@ -45,8 +46,8 @@ mod status;
 
 use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
-use report::outcome_of;
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
+use report::{is_refused, outcome_of};
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -98,8 +99,9 @@ pub struct Engine {
     progress: Arc<dyn Progress>,
     /// Files that may be sent although they seem to hold secrets.
     allowed_secrets: Vec<RepoPath>,
-    /// Paths that this machine's key may not change.
-    reserved: Vec<RepoPath>,
+    /// What this machine's key may do at the gateway; `None` straight on a store, where nobody
+    /// asks.
+    role: Option<Role>,
     /// Where the lock lies that is held during an upload.
     upload_locks: Option<Home>,
 }
@@ -135,7 +137,7 @@ impl Engine {
             entropy,
             progress,
             allowed_secrets: Vec::new(),
-            reserved: Vec::new(),
+            role: None,
             upload_locks: None,
         })
     }
@@ -151,9 +153,9 @@ impl Engine {
         self.allowed_secrets = paths;
     }
 
-    /// Leaves these paths to whoever owns the repository: this machine's key may not change them.
-    pub fn leave_to_owners(&mut self, paths: Vec<RepoPath>) {
-        self.reserved = paths;
+    /// Keeps to what a key of this role may do, so that nothing is sent that would be turned away.
+    pub fn keep_to(&mut self, role: Role) {
+        self.role = Some(role);
     }
 
     /// The workspace.
@@ -167,24 +169,33 @@ impl Engine {
         let mut now = self.look(self.read_index())?;
         let mut report = self.begin_report(&now);
 
+        if options.direction == Direction::Push {
+            self.check_may_push()?;
+        }
         // Sizes are checked before anybody is contacted.
-        let outgoing = options.direction != Direction::Pull;
-        if outgoing {
+        if self.sends(options) {
             report.too_large = self.too_large(&now, options.scope);
-            if !report.too_large.is_empty() && !options.auto && !options.dry {
+            if is_refused(&report, options) && !options.dry {
+                // What else keeps it from going is told in the same run, as far as it shows here.
+                self.screen(&now, options, false, &mut report).await?;
                 report.outcome = Outcome::Refused;
                 return Ok(report);
             }
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            use statehold_repository::Error::{ClockAhead, Unavailable, Unknown};
+            use statehold_repository::Error::{ClockAhead, Denied, Unavailable, Unknown};
+            let pulls = options.direction != Direction::Push;
             match self.settle(&mut now.index).await {
                 // Where nothing can be written, as on a full disk, reading goes on.
                 Err(EngineError::Remote(
                     error @ (ClockAhead { .. } | Unavailable { .. } | Unknown { .. }),
-                )) if options.direction == Direction::Pull => {
-                    tracing::warn!(%error, "an interrupted push has still to be settled");
+                )) if options.direction == Direction::Pull => still_to_settle(&error),
+                // Nor where this key may not write. That is no answer to what became of the push,
+                // and another one would take its place, so nothing is sent before it is settled.
+                Err(EngineError::Remote(error @ Denied { .. })) if pulls => {
+                    still_to_settle(&error);
+                    report.unsent = Some(error.to_string());
                 }
                 settled => settled?,
             }
@@ -220,7 +231,8 @@ impl Engine {
     }
 
     fn begin_report(&self, now: &Situation) -> Report {
-        let before = now.state().map(|state| state.head);
+        let checkout = now.index.checkout.as_ref();
+        let before = checkout.map(|checkout| checkout.landed.unwrap_or(self.record_zero()));
         Report {
             outcome: Outcome::Nothing,
             actions: Vec::new(),
@@ -228,11 +240,14 @@ impl Engine {
             too_large: Vec::new(),
             secrets: Vec::new(),
             reserved: Vec::new(),
+            against_rules: Vec::new(),
             skipped: now.scan.skipped.clone(),
             busy: now.scan.busy.clone(),
             failed: Vec::new(),
             set_aside: Vec::new(),
             out_of_scope: Vec::new(),
+            unsent: None,
+            would_end: None,
             files: 0,
             bytes: 0,
             before,
@@ -275,12 +290,27 @@ impl Engine {
         })
     }
 
+    /// Whether this machine's key may push, as far as is known. Asked before anything is journaled.
+    fn check_may_push(&self) -> Result<()> {
+        if self.role == Some(Role::Read) {
+            let reason = "the key of this machine has the role read and may not push".to_owned();
+            return Err(statehold_repository::Error::Denied { reason }.into());
+        }
+        Ok(())
+    }
+
+    /// Whether a run may send anything.
+    fn sends(&self, options: RunOptions) -> bool {
+        options.direction != Direction::Pull && self.check_may_push().is_ok()
+    }
+
     /// Hands in a journaled push again, so that its end is known.
     async fn settle(&self, index: &mut Index) -> Result<()> {
         let journal = Journal::of(&self.workspace);
         let Some(Journaled { packs, draft }) = journal.read()? else {
             return Ok(());
         };
+        self.check_may_push()?;
         if index.checkout.is_none() {
             self.refresh(index, None).await?;
         }
@@ -295,6 +325,7 @@ impl Engine {
                 self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout {
                     agree_on(checkout, &draft);
+                    checkout.land();
                 }
                 self.write_index(index)?;
             }
@@ -383,52 +414,48 @@ impl Engine {
         report: &mut Report,
     ) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
-            let too_large = report.too_large.iter().map(|file| file.path.clone());
-            let mut without: Vec<RepoPath> = too_large.collect();
-            let plan = loop {
-                let without_: Vec<&RepoPath> = without.iter().collect();
-                let plan = Self::plan(
-                    now,
-                    options.scope,
-                    options.direction,
-                    options.strategy,
-                    &without_,
-                );
-                let mut kept = self.find_secrets(now, &plan, options.dry, report)?;
-                let reserved = self.find_reserved(&plan);
-                kept.extend_from_slice(&reserved);
-                report.reserved.extend(reserved);
-                if kept.is_empty() || (options.dry && !options.auto) {
-                    break plan;
-                }
-                let is_refused = !report.secrets.is_empty() || !report.reserved.is_empty();
-                if is_refused && !options.auto {
-                    report.outcome = Outcome::Refused;
-                    return Ok(());
-                }
-                // What is left out may not leave a deletion or a folder behind that only made
-                // sense with it.
-                without.extend(kept);
-            };
+            // A dry push contacts nobody.
+            let ask = !(options.dry && options.direction == Direction::Push);
+            let plan = self.screen(now, options, ask, report).await?;
+            if is_refused(report, options) && !options.dry {
+                report.outcome = Outcome::Refused;
+                return Ok(());
+            }
             report.conflicts.clone_from(&plan.conflicts);
             report.out_of_scope = Self::out_of_scope(now, options);
+            let (mut outgoing, incoming): (Vec<_>, Vec<_>) =
+                plan.actions.into_iter().partition(Action::is_outgoing);
+            if outgoing.is_empty() {
+                report.unsent = None;
+            } else if report.unsent.is_some() {
+                outgoing.clear();
+            } else if let Err(error) = self.check_may_push() {
+                report.unsent = Some(error.to_string());
+                outgoing.clear();
+            }
+            // By hand, a push goes whole or not at all.
+            let is_push = options.direction == Direction::Push;
+            let in_conflict = is_push && !plan.conflicts.is_empty() && !options.auto;
             if options.dry {
-                report.files = plan.actions.len() as u64;
-                report.actions = plan.actions;
+                if is_refused(report, options) {
+                    report.would_end = Some(Outcome::Refused);
+                } else if in_conflict {
+                    report.would_end = Some(Outcome::Conflict);
+                } else {
+                    report.actions = incoming;
+                    report.actions.extend(outgoing);
+                }
+                report.files = report.actions.len() as u64;
                 report.outcome = Outcome::Dry;
                 return Ok(());
             }
             if let Some(checkout) = &mut now.index.checkout {
                 plan.agreed.iter().for_each(|path| checkout.agree(path));
             }
-            // By hand, a push goes whole or not at all.
-            let is_push = options.direction == Direction::Push;
-            if is_push && !plan.conflicts.is_empty() && !options.auto {
+            if in_conflict {
                 report.outcome = Outcome::Conflict;
                 return Ok(());
             }
-            let (outgoing, incoming): (Vec<_>, Vec<_>) =
-                plan.actions.into_iter().partition(Action::is_outgoing);
             // Before anything moves: afterwards it would look as if nothing had.
             if !(incoming.is_empty() && outgoing.is_empty()) {
                 check_replaceable(&self.workspace.manifest_path())?;
@@ -495,6 +522,9 @@ impl Engine {
         report.set_aside.extend(placed.set_aside);
         if let Some(checkout) = &mut now.index.checkout {
             placed.paths.iter().for_each(|path| checkout.agree(path));
+            if placed.files > 0 {
+                checkout.land();
+            }
         }
         // Durable at once: what was placed is agreed even if the way out fails.
         now.scan.cache.merge(placed.cache);
@@ -528,12 +558,13 @@ impl Engine {
         let total: u64 = total.map(|local| local.size).sum();
         self.progress.begin(Phase::Send, total);
         let rules = (&now.rules, settings.profile);
-        let (folder, scan, progress) = (&self.folder, &now.scan, &*self.progress);
-        let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy, progress);
+        let (folder, scan) = (&self.folder, &now.scan);
+        let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
         if total > EARLY_BYTES_MIN.max(self.remote.push_bytes_max()) {
             outgoing.begin_early();
         }
-        let mut sending = Sending::new(Arc::clone(&self.remote), known.head);
+        let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
+        let mut sending = Sending::new(remote, known.head, progress);
         for action in actions {
             outgoing.take(action, &mut sending).await?;
         }
@@ -573,6 +604,7 @@ impl Engine {
                 return Err(error.into());
             }
         };
+        self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let state = if appended.record.envelope.number == known.head.number + 1 {
             let mut state = known;
@@ -585,6 +617,7 @@ impl Engine {
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
             agree_on(checkout, &outbound.draft);
+            checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
@@ -640,6 +673,11 @@ impl Situation {
             .as_ref()
             .map(|checkout| &*checkout.state)
     }
+}
+
+/// Says that the end of a push is not known yet, while reading goes on.
+fn still_to_settle(error: &statehold_repository::Error) {
+    tracing::warn!(%error, "an interrupted push has still to be settled");
 }
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.

@@ -37,7 +37,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) profile: Profile,
     pub(super) state: &'a State,
     pub(super) entropy: &'a dyn Entropy,
-    pub(super) progress: &'a dyn Progress,
     writer: ContentWriter,
     upserts: Vec<Upsert>,
     deletes: Vec<RepoPath>,
@@ -60,6 +59,10 @@ pub(super) struct Sending {
     /// first write.
     confirming: Option<JoinHandle<statehold_repository::Result<()>>>,
     packs: JoinSet<statehold_repository::Result<()>>,
+    progress: Arc<dyn Progress>,
+    /// Bytes of files that were read and are in no pack under way. What has been read is not yet
+    /// sent, so a watching person is told of it with the pack or the draft that takes it along.
+    pub(super) waiting: u64,
     /// Stored bytes that were handed in.
     pub(super) bytes: u64,
 }
@@ -68,13 +71,19 @@ pub(super) struct Sending {
 const PACKS_UNDER_WAY: usize = 3;
 
 impl Sending {
-    pub(super) fn new(remote: Arc<dyn Remote>, known: RecordRef) -> Self {
+    pub(super) fn new(
+        remote: Arc<dyn Remote>,
+        known: RecordRef,
+        progress: Arc<dyn Progress>,
+    ) -> Self {
         let asked = Arc::clone(&remote);
         let confirming = tokio::spawn(async move { asked.confirm(known).await });
         Self {
             remote,
             confirming: Some(confirming),
             packs: JoinSet::new(),
+            progress,
+            waiting: 0,
             bytes: 0,
         }
     }
@@ -84,8 +93,13 @@ impl Sending {
         self.confirmed().await?;
         self.bytes += pack.bytes.len() as u64;
         let remote = Arc::clone(&self.remote);
-        self.packs
-            .spawn(async move { remote.put_pack(pack.id, pack.bytes).await });
+        let progress = Arc::clone(&self.progress);
+        let read = std::mem::take(&mut self.waiting);
+        self.packs.spawn(async move {
+            remote.put_pack(pack.id, pack.bytes).await?;
+            progress.advance(read);
+            Ok(())
+        });
         if self.packs.len() >= PACKS_UNDER_WAY {
             self.wait_for_one().await?;
         }
@@ -151,7 +165,6 @@ impl<'a> Outgoing<'a> {
         (rules, profile): (&'a RuleSet, Profile),
         state: &'a State,
         entropy: &'a dyn Entropy,
-        progress: &'a dyn Progress,
     ) -> Self {
         let writer = ContentWriter::new(&state.tree, entropy);
         let (upserts, deletes, changed) = (Vec::new(), Vec::new(), Vec::new());
@@ -162,7 +175,6 @@ impl<'a> Outgoing<'a> {
             profile,
             state,
             entropy,
-            progress,
             writer,
             upserts,
             deletes,
@@ -295,7 +307,7 @@ impl<'a> Outgoing<'a> {
                 .map_err(io)?;
             hasher.update(&buffer[buffer.len() - got..]);
             read.size += got as u64;
-            self.progress.advance(got as u64);
+            sending.waiting += got as u64;
             let at_end = got == 0;
 
             // First the pieces that an earlier version had, as long as they are still the same.

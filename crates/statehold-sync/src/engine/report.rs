@@ -61,6 +61,8 @@ pub struct Report {
     pub secrets: Vec<SecretFile>,
     /// Paths that only an owner of the repository may change.
     pub reserved: Vec<RepoPath>,
+    /// What the rules of the repository keep out although this machine's rules let it through.
+    pub against_rules: Vec<Skipped>,
     /// What was left out of the scan, and why.
     pub skipped: Vec<Skipped>,
     /// Files that changed while they were read or switched; the next run takes them.
@@ -71,14 +73,37 @@ pub struct Report {
     pub set_aside: Vec<PathBuf>,
     /// What a push by hand of all scopes would send besides.
     pub out_of_scope: Vec<RepoPath>,
+    /// What a dry run's real one would end with, where that would move nothing: refused, or a
+    /// conflict.
+    pub would_end: Option<Outcome>,
+    /// Why nothing was sent although there was something to send.
+    pub unsent: Option<String>,
     /// Files that moved, or would.
     pub files: u64,
     /// Stored bytes that moved.
     pub bytes: u64,
-    /// The record that the workspace knew before.
+    /// The newest record when something last landed here or was sent; record 0 if nothing was.
     pub before: Option<RecordRef>,
     /// The record that it knows now.
     pub after: Option<RecordRef>,
+}
+
+impl Report {
+    /// Whether there was nothing to do and nothing in the way of doing it.
+    pub const fn is_clean(&self) -> bool {
+        self.actions.is_empty()
+            && self.conflicts.is_empty()
+            && self.unsent.is_none()
+            && !self.keeps_back()
+    }
+
+    /// Whether something was kept from being sent by what it is.
+    const fn keeps_back(&self) -> bool {
+        !self.too_large.is_empty()
+            || !self.secrets.is_empty()
+            || !self.reserved.is_empty()
+            || !self.against_rules.is_empty()
+    }
 }
 
 /// Counts of differing paths on one side.
@@ -122,6 +147,11 @@ pub struct Joined {
     pub entries: usize,
 }
 
+/// Whether a run by hand ends here: a path that can't be sent refuses the whole.
+pub(super) const fn is_refused(report: &Report, options: RunOptions) -> bool {
+    !options.auto && report.keeps_back()
+}
+
 /// The one word for what a run came to.
 pub(super) fn outcome_of(report: &Report, direction: Direction) -> Outcome {
     // What a push can't send has no copy elsewhere, and whoever relies on one has to hear of it.
@@ -130,11 +160,8 @@ pub(super) fn outcome_of(report: &Report, direction: Direction) -> Outcome {
             .skipped
             .iter()
             .any(|skipped| skipped.reason.is_impossible());
-    let left_behind = unsent
-        || !report.too_large.is_empty()
-        || !report.secrets.is_empty()
-        || !report.reserved.is_empty()
-        || !report.failed.is_empty();
+    let left_behind =
+        unsent || report.keeps_back() || report.unsent.is_some() || !report.failed.is_empty();
     if !report.conflicts.is_empty() {
         Outcome::Conflict
     } else if left_behind || !report.busy.is_empty() {

@@ -1,16 +1,59 @@
 //! What is kept from being sent: files too large, what looks like a secret, what is an owner's, and
 //! what nobody asked for.
 
+use std::io::Read as _;
+
 use statehold_core::bands::{Band, band};
-use statehold_core::entry::Signature;
+use statehold_core::digest::FileHasher;
+use statehold_core::entry::{Entry, FileEntry, Signature};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Strategy};
+use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH, Verdict};
 use statehold_core::scope::Scope;
+use statehold_repository::content::open_chunk;
+use statehold_repository::wire::bodies::Role;
 
 use super::{Engine, EngineError, Report, Result, RunOptions, Situation, TooLarge};
+use crate::scan::{SkipReason, Skipped};
 use crate::secrets::{AllowedSecrets, search};
 
+/// What a plan would send against rules, and why not. They speak of the paths themselves: names of
+/// credentials are each machine's own business.
+fn against(rules: &RuleSet, plan: &Plan) -> (Vec<RepoPath>, Vec<Skipped>) {
+    let uploads = plan.actions.iter().filter_map(|action| match action {
+        Action::Upload(path) => Some(path),
+        _ => None,
+    });
+    let denied = uploads.filter_map(|path| {
+        let reason = match rules.shared_verdict(path) {
+            Verdict::Allowed => return None,
+            Verdict::Denied { glob } => SkipReason::Denied { glob },
+            Verdict::Uncovered { prefix } => SkipReason::Uncovered { prefix },
+        };
+        let skipped = Skipped {
+            path: path.to_string(),
+            reason,
+        };
+        Some((path.clone(), skipped))
+    });
+    denied.unzip()
+}
+
+/// Adds what isn't noted yet: a run may plan several times.
+fn note<T: PartialEq>(noted: &mut Vec<T>, found: Vec<T>) {
+    for one in found {
+        if !noted.contains(&one) {
+            noted.push(one);
+        }
+    }
+}
+
 impl Engine {
+    /// Whether a gateway holds this machine's pushes against the rules of the repository.
+    fn is_ruled(&self) -> bool {
+        self.role.is_some_and(|role| role < Role::Own)
+    }
+
     /// Files that a push would send and that are over their limit.
     pub(super) fn too_large(&self, now: &Situation, scope: Scope) -> Vec<TooLarge> {
         let base = |path: &RepoPath| {
@@ -40,11 +83,107 @@ impl Engine {
             .collect()
     }
 
+    /// Plans without what can't be sent, and notes that in the report. Whether the repository may be
+    /// asked for its rules is said by `ask`.
+    pub(super) async fn screen(
+        &self,
+        now: &Situation,
+        options: RunOptions,
+        ask: bool,
+        report: &mut Report,
+    ) -> Result<Plan> {
+        let too_large = report.too_large.iter().map(|file| file.path.clone());
+        let mut without: Vec<RepoPath> = too_large.collect();
+        let mut rules = None;
+        loop {
+            let without_: Vec<&RepoPath> = without.iter().collect();
+            let plan = Self::plan(
+                now,
+                options.scope,
+                options.direction,
+                options.strategy,
+                &without_,
+            );
+            if !self.sends(options) {
+                return Ok(plan);
+            }
+            let reserved = self.find_reserved(&plan);
+            let mut kept = self.find_secrets(now, &plan, options.dry, report)?;
+            kept.extend_from_slice(&reserved);
+            note(&mut report.reserved, reserved);
+            // Whoever sends nothing else needs no rules.
+            let sends = |action: &Action| {
+                matches!(action, Action::Upload(_)) && !kept.contains(action.path())
+            };
+            if rules.is_none() && plan.actions.iter().any(sends) {
+                rules = self.shared_rules(now, ask).await?;
+            }
+            if let Some(rules) = &rules {
+                let (paths, skipped) = against(rules, &plan);
+                kept.extend(paths);
+                note(&mut report.against_rules, skipped);
+            }
+            if kept.is_empty() {
+                return Ok(plan);
+            }
+            // What is left out may not leave a deletion or a folder behind that only made sense
+            // with it.
+            without.extend(kept);
+        }
+    }
+
+    /// The rules that a gateway holds this machine's pushes against: those in the repository, which
+    /// may differ from this machine's. `None` where nobody does, or where they can't be known
+    /// without asking and `ask` is not set.
+    pub(super) async fn shared_rules(&self, now: &Situation, ask: bool) -> Result<Option<RuleSet>> {
+        if !self.is_ruled() {
+            return Ok(None);
+        }
+        let there = now
+            .state()
+            .and_then(|state| state.tree.get(SHARED_RULES_PATH));
+        let file = match there {
+            Some(Entry::File(file)) if file.size <= SHARED_RULES_BYTES_MAX => file,
+            _ => return Ok(Some(RuleSet::default())),
+        };
+        let text = match self.read_alike(file) {
+            Some(text) => text,
+            None if ask => {
+                let places: Vec<_> = file.chunks.iter().map(|chunk| chunk.at).collect();
+                let frames = self.remote.read(&places).await?;
+                let mut text = Vec::new();
+                for (chunk, frame) in file.chunks.iter().zip(&frames) {
+                    text.extend(open_chunk(chunk, frame)?);
+                }
+                text
+            }
+            None => return Ok(None),
+        };
+        // The gateway takes a file that can't be used for none.
+        Ok(Some(RuleSet::from_json(&text).unwrap_or_default()))
+    }
+
+    /// The shared rules file of this folder, if it is the repository's.
+    fn read_alike(&self, there: &FileEntry) -> Option<Vec<u8>> {
+        let path = RepoPath::parse(SHARED_RULES_PATH).ok()?;
+        let file = self.folder.open_file(&path).ok()?;
+        let mut text = Vec::new();
+        file.take(SHARED_RULES_BYTES_MAX + 1)
+            .read_to_end(&mut text)
+            .ok()?;
+        let mut hasher = FileHasher::default();
+        hasher.update(&text);
+        (hasher.finish().0 == there.digest).then_some(text)
+    }
+
     /// The paths of a plan that this machine's key may not change.
-    pub(super) fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+    fn find_reserved(&self, plan: &Plan) -> Vec<RepoPath> {
+        if !self.is_ruled() {
+            return Vec::new();
+        }
         let sent = plan.actions.iter().filter(|action| action.is_outgoing());
         let sent = sent.map(Action::path);
-        sent.filter(|path| self.reserved.contains(path))
+        sent.filter(|path| path.as_str() == SHARED_RULES_PATH)
             .cloned()
             .collect()
     }
@@ -64,7 +203,7 @@ impl Engine {
 
     /// Searches what would be sent for secrets, and gives the paths that have to stay. Each file is
     /// searched once: what is left out is in no later plan.
-    pub(super) fn find_secrets(
+    fn find_secrets(
         &self,
         now: &Situation,
         plan: &Plan,

@@ -7,7 +7,7 @@ use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::remote::{advance, load};
 
-use super::{Counts, Engine, EngineError, Joined, Result, Status};
+use super::{Counts, Engine, EngineError, Joined, Result, Status, still_to_settle};
 use crate::locks::{Wait, lock_workspace};
 
 impl Engine {
@@ -17,6 +17,11 @@ impl Engine {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
         let mut now = self.look(self.read_index())?;
         let asked = match self.settle(&mut now.index).await {
+            // Who may not write may still look.
+            Err(EngineError::Remote(error @ statehold_repository::Error::Denied { .. })) => {
+                still_to_settle(&error);
+                self.refresh(&mut now.index, None).await
+            }
             Ok(()) => self.refresh(&mut now.index, None).await,
             Err(error) => Err(error),
         };

@@ -100,12 +100,21 @@ fn an_index_round_trips_and_an_absent_one_is_empty() {
     let folder = tempfile::tempdir().unwrap();
     let files = files_in(folder.path());
     assert_eq!(read(&files), Index::default());
-    assert_eq!(Index::read_head(&files), None);
+    assert_eq!(Index::read_heads(&files), None);
     for mut index in [index(3), index(5)] {
-        index.write(&files, folder.path()).unwrap();
-        assert_eq!(read(&files), index);
-        let head = index.checkout.map(|checkout| checkout.state.head);
-        assert_eq!(Index::read_head(&files), head);
+        for landed in [true, false] {
+            if let (Some(checkout), false) = (&mut index.checkout, landed) {
+                checkout.landed = None;
+            }
+            index.write(&files, folder.path()).unwrap();
+            assert_eq!(read(&files), index);
+            let heads = index.checkout.as_ref().map(|checkout| Heads {
+                seen: checkout.state.head,
+                landed: checkout.landed,
+            });
+            assert_eq!(Index::read_heads(&files), heads);
+            assert_eq!(heads.unwrap().landed.is_some(), landed);
+        }
     }
     // Nothing but the index is left.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -145,8 +154,11 @@ fn only_what_has_changed_is_written() {
 #[test]
 fn every_flipped_byte_and_every_cut_is_an_error() {
     let index = index(3);
-    let head = index.checkout.as_ref().map(|checkout| checkout.state.head);
-    let checkout = encode(CHECKOUT_MAGIC, &(head, &index.checkout)).unwrap();
+    let heads = index
+        .checkout
+        .as_ref()
+        .map(|checkout| (checkout.state.head, checkout.landed));
+    let checkout = encode(CHECKOUT_MAGIC, &(heads, &index.checkout)).unwrap();
     check_damage(&checkout, |bytes| {
         decode::<CheckoutFile>(CHECKOUT_MAGIC, bytes).is_ok()
     });

@@ -328,3 +328,25 @@ fn many_files_are_read_side_by_side_with_the_same_result() {
         assert_eq!(digest(&scan, name), Digest::of(name.as_bytes()));
     }
 }
+
+#[test]
+fn a_store_in_the_folder_is_left_out_whole() {
+    let mut world = world(&[
+        ("a", "a"),
+        ("vault/repository.json", "{}"),
+        ("vault/log/00000000000000000001", "x"),
+        ("hosted/_control/log/00000000000000000001", "x"),
+        ("hosted/t/x", "x"),
+        // Neither of these is one.
+        ("own/repository.json", "{}"),
+        ("own/_control/x", "x"),
+        ("logs/log/x", "x"),
+    ]);
+    let paths = ["a", "logs/log/x", "own/_control/x", "own/repository.json"];
+    assert_eq!(world.paths(), paths);
+    let scan = world.scan();
+    for store in ["vault", "hosted"] {
+        assert_eq!(reason(&scan, store), &SkipReason::Store);
+        assert!(scan.is_held(&RepoPath::parse(&format!("{store}/t/x")).unwrap()));
+    }
+}

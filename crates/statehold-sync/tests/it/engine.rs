@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use statehold_core::digest::Digest;
 use statehold_core::event::Outcome;
@@ -10,10 +12,11 @@ use statehold_repository::Remote as _;
 use statehold_repository::meter::Usage;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
-use statehold_sync::engine::RunOptions;
+use statehold_sync::engine::{Engine, RunOptions};
 use statehold_sync::journal::Journal;
+use statehold_sync::progress::{Phase, Progress};
 use statehold_testkit::author::Author;
-use statehold_testkit::environment::SeededEntropy;
+use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
 const PUSH: RunOptions = RunOptions {
@@ -389,4 +392,71 @@ async fn what_came_after_a_settled_push_is_not_taken_back() {
     assert_eq!(synced.outcome, Outcome::Done, "{synced:?}");
     assert_eq!((read(&a, "x"), read(&a, "gone")), ("2".into(), "2".into()));
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+}
+
+/// Counts what a watching person is told has been sent.
+#[derive(Debug, Default)]
+struct Watcher {
+    sending: AtomicBool,
+    total: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Progress for Watcher {
+    fn begin(&self, phase: Phase, total: u64) {
+        let sends = phase == Phase::Send;
+        self.sending.store(sends, Relaxed);
+        if sends {
+            self.total.store(total, Relaxed);
+            self.sent.store(0, Relaxed);
+        }
+    }
+
+    fn advance(&self, done: u64) {
+        if self.sending.load(Relaxed) {
+            self.sent.fetch_add(done, Relaxed);
+        }
+    }
+
+    fn end(&self) {
+        self.sending.store(false, Relaxed);
+    }
+}
+
+/// Goal: what is told to be sent has been sent, and in the end that is all of it.
+/// Method: a push of several packs and a record; then one whose store was set back, after its files were read.
+#[tokio::test]
+async fn what_is_told_to_be_sent_has_been_sent() {
+    let vault = tempfile::tempdir().unwrap();
+    let store = vault.path().join("store");
+    let shared = Shared::on(Store::folder(&store).unwrap());
+    let a = shared.machine("a").await.unwrap();
+    let watcher = Arc::new(Watcher::default());
+    // Each run has a repository of its own, as one of the program has.
+    let push = async || {
+        let engine = Engine::new(
+            a.engine.workspace().clone(),
+            Arc::new(shared.repository().await.unwrap()),
+            Arc::new(SimulatedClock::standing(EPOCH)),
+            Arc::new(SeededEntropy::new(4)),
+            Arc::<Watcher>::clone(&watcher),
+        );
+        engine.unwrap().run(PUSH).await
+    };
+    let noise = SeededEntropy::new(3);
+    for name in ["x", "y"] {
+        a.write(name, noise.bytes(9_000_000)).unwrap();
+    }
+    a.write("small", "small").unwrap();
+    assert_eq!(push().await.unwrap().outcome, Outcome::Done);
+    assert!(fs::read_dir(store.join("packs")).unwrap().count() > 1);
+    assert_eq!(watcher.total.load(Relaxed), 18_000_005);
+    assert_eq!(watcher.sent.load(Relaxed), 18_000_005);
+
+    let record = store.join("log/00000000000000000001");
+    fs::rename(record, vault.path().join("away")).unwrap();
+    a.write("small", "no longer small").unwrap();
+    push().await.unwrap_err();
+    assert_eq!(watcher.total.load(Relaxed), 15);
+    assert_eq!(watcher.sent.load(Relaxed), 0);
 }
