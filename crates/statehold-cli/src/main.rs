@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         }
     };
     let output = cli.output();
-    output::start_logging(output);
+    output::start_logging(output, cli.is_server());
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {

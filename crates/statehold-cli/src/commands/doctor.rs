@@ -227,12 +227,9 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
             check_clock(client.date().await.ok().flatten().as_deref(), findings);
         }
         Err(error) => {
+            let found = chain(&error);
             let next = crate::exit::hint(&error.into()).unwrap_or("ask whoever runs the gateway");
-            findings.bad(
-                "gateway",
-                format!("{} does not answer as it should", link.url),
-                next,
-            );
+            findings.bad("gateway", found, next);
         }
     }
 }
