@@ -39,6 +39,25 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A command line that is well formed and asks for what can't be.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(String);
+
+impl WrongUsage {
+    /// The error with this explanation.
+    pub(crate) fn new(reason: impl Into<String>) -> anyhow::Error {
+        Self(reason.into()).into()
+    }
+}
+
+impl std::fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
 impl Exit {
     /// The code for what a run came to.
     pub(crate) const fn of_outcome(outcome: Outcome) -> Self {
@@ -54,6 +73,9 @@ impl Exit {
     /// The code for an error, by the first cause in the chain that has one.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
+            if cause.is::<WrongUsage>() {
+                return Self::Usage;
+            }
             if let Some(error) = cause.downcast_ref::<RepositoryError>() {
                 return Self::of_repository(error);
             }
@@ -181,6 +203,10 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             // The operator's side: the message names the variables, and no access key would help.
             RepositoryError::Denied { reason } if reason.contains("credentials for the store") => {
                 return None;
+            }
+            RepositoryError::Denied { reason } if reason.contains("role") => {
+                "the key is right, and its role too low; an owner or operator makes an invite of the \
+                 role it takes, with `--role`: `statehold unlink`, and link with that"
             }
             RepositoryError::Denied { .. } => {
                 "check the key: `statehold unlink` and `statehold link URL` with a new invite give this \

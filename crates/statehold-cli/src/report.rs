@@ -117,8 +117,8 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             ));
         }
         complain(
-            "push it with STATEHOLD_KEY set to such a key, or link this machine with \
-             `--role own`; an owner makes an invite for that",
+            "push it with STATEHOLD_KEY set to such a key, or link this machine anew with an invite \
+             of that role: `statehold admin invite --role own`",
         );
     }
     if !report.secrets.is_empty() && !output.json {

@@ -127,9 +127,9 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
     let url = started.url.clone();
     let operator = started
         .operator_key
-        .as_deref()
+        .as_ref()
         .context("a new store has a first start")?;
-    let operator = statehold_sync::home::read_key_file(operator)?;
+    let operator = statehold_sync::home::read_key_file(&operator.path)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(started.server.serve(async move {
         let _gone = stopped.await;

@@ -161,14 +161,17 @@ fn what_was_asked_for_and_is_not_there_is_named() {
             &["link", "http://gateway.example.org"],
             "in the clear; use https",
         ),
-        (
-            &stranger,
-            &["link", &gateway.url],
-            "`statehold admin invite`",
-        ),
     ] {
         let refused = run(machine, arguments, 1);
         assert!(refused.err.contains(said), "{arguments:?}: {}", refused.err);
+    }
+    for no_key in [
+        &["link", &gateway.url][..],
+        &["link", &gateway.url, "--key-file", "no"],
+    ] {
+        let refused = run(&stranger, no_key, 5).err;
+        let said = ["`statehold admin invite`", "no cannot be read"];
+        assert!(said.iter().any(|said| refused.contains(said)), "{refused}");
     }
     assert!(
         run(&a, &["log", "nope"], 0)
