@@ -45,7 +45,7 @@ pub(crate) struct WrongUsage(String);
 
 impl WrongUsage {
     /// The error with this explanation.
-    pub(crate) fn new(reason: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn because(reason: impl Into<String>) -> anyhow::Error {
         Self(reason.into()).into()
     }
 }

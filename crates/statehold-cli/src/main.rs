@@ -7,6 +7,7 @@ mod exit;
 mod output;
 mod progress;
 mod report;
+mod typed_path;
 
 use std::process::ExitCode;
 

@@ -141,7 +141,7 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
     client(&args.url, None, None)?;
     let key = match read_credential(args)? {
         Credential::Invite(_) if args.role.is_some() => {
-            return Err(WrongUsage::new(
+            return Err(WrongUsage::because(
                 "--role goes with an owner's or operator's key; the role of an invite is fixed by \
                  whoever made it, with `statehold admin invite --role ROLE`",
             ));
@@ -156,7 +156,7 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
                     redeem(workspace, &args.url, &invite).await?
                 }
                 role if args.role.is_some_and(|wanted| wanted != role) => {
-                    return Err(WrongUsage::new(format!(
+                    return Err(WrongUsage::because(format!(
                         "the key has the role {role}, and --role changes no key"
                     )));
                 }

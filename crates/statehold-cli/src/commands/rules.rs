@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use statehold_core::path::RepoPath;
 use statehold_core::rules::Reason;
 use statehold_sync::coverage::coverage;
 use statehold_sync::ignore_file::IGNORE_FILE;
@@ -14,6 +13,7 @@ use super::GlobalArgs;
 use crate::connection::find_workspace;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::typed_path;
 
 /// Look at the rules that say which paths travel
 #[derive(Debug, Args)]
@@ -43,9 +43,8 @@ enum RulesCommand {
   statehold rules explain state/log/changelog.ndjson
   statehold rules explain .env --json")]
     Explain {
-        /// The path inside the workspace, there or not
-        #[arg(value_parser = RepoPath::parse)]
-        path: RepoPath,
+        /// The path, from the folder you are in, there or not
+        path: String,
     },
 }
 
@@ -100,8 +99,10 @@ fn check(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     .into())
 }
 
-fn explain(path: &RepoPath, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
-    let workspace = find_workspace(&global.directory()?)?;
+fn explain(typed: &str, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let directory = global.directory()?;
+    let workspace = find_workspace(&directory)?;
+    let path = &typed_path::inside(&workspace, &directory, typed)?;
     let folder = workspace.folder()?;
     let reason = workspace.rules(&folder)?.explain(path);
     let is_directory = workspace.root().join(path.as_str()).is_dir();

@@ -83,7 +83,6 @@ fn a_wrong_command_line_is_2() {
         &["push", "--exit-code"],
         &["push", "--scope", "moon"],
         &["cat"],
-        &["cat", "../outside"],
         &["serve"],
         &[],
     ] {
@@ -309,5 +308,73 @@ fn what_a_gateway_lacks_is_told_with_a_next_step() {
             away.err
         );
         assert!(away.err.contains("refused"), "{command:?}: {}", away.err);
+    }
+}
+
+/// Goal: a path means what it means to other programs in that folder.
+#[test]
+fn paths_are_typed_from_the_folder_one_is_in() {
+    let Two {
+        a,
+        b: _b,
+        gateway: _gateway,
+        installation: _installation,
+    } = Two::new();
+    let key = format!("gh{}aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA1bC3\n", "p_");
+    a.write("memory/deep/x.md", "x\n").unwrap();
+    a.write("memory/secret.pem", &key).unwrap();
+    a.write("x.md", "another\n").unwrap();
+    let from = |folder: &str, arguments: &[&str], code: i32| {
+        let mut command = a.command(arguments);
+        command.current_dir(a.path(folder));
+        let ran = a.start(command, "").unwrap().finish().unwrap();
+        ran.expect(code).unwrap()
+    };
+    let mistyped = from(
+        "memory",
+        &["push", "--allow-secret", "memory/secret.pem"],
+        1,
+    );
+    let said = "--allow-secret memory/secret.pem: there is no such file here";
+    assert!(mistyped.err.contains(said), "{}", mistyped.err);
+    from("memory", &["push", "--allow-secret", "secret.pem"], 0);
+    let absolute = a.path("memory/deep/x.md");
+    let absolute = absolute.to_str().unwrap();
+    for (folder, typed) in [
+        ("", "memory/deep/x.md"),
+        ("", "./memory/deep/x.md"),
+        ("", "memory/../memory//deep/x.md"),
+        ("memory", "deep/x.md"),
+        ("memory/deep", "x.md"),
+        ("memory/deep", "../deep/x.md"),
+        ("memory/deep", absolute),
+    ] {
+        assert_eq!(
+            from(folder, &["cat", typed], 0).out,
+            "x\n",
+            "{folder}: {typed}"
+        );
+        assert!(
+            from(folder, &["log", typed], 0)
+                .out
+                .contains("memory/deep/x.md")
+        );
+        from(folder, &["diff", typed, "--exit-code"], 0);
+        let explained = from(folder, &["rules", "explain", typed], 0).out;
+        assert!(
+            explained.starts_with("memory/deep/x.md: travels"),
+            "{explained}"
+        );
+    }
+    assert_eq!(
+        from("memory/deep", &["cat", "../../x.md"], 0).out,
+        "another\n"
+    );
+    assert!(from("memory", &["log", ".."], 0).out.contains("x.md"));
+    for outside in ["../outside", "/etc/passwd", "."] {
+        for verb in [&["cat"][..], &["rules", "explain"]] {
+            let refused = from("", &[verb, &[outside]].concat(), 2);
+            assert!(refused.err.contains(outside), "{}", refused.err);
+        }
     }
 }
