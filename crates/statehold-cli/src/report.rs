@@ -167,11 +167,15 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     }
     if let Some(first) = report.out_of_scope.first() {
         output.line(format!(
-            "  out of scope  {}: not sent; --scope program, sources or all sends it \
-             sends them",
+            "  out of scope  {}: not sent; --scope program, sources or all sends {}",
             match report.out_of_scope.len() {
                 1 => first.as_str().escape_debug().to_string(),
                 more => format!("{} and {} more", first.as_str().escape_debug(), more - 1),
+            },
+            if report.out_of_scope.len() == 1 {
+                "it"
+            } else {
+                "them"
             }
         ));
     }
@@ -187,11 +191,19 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         }
         Outcome::Dry => format!("{verb}: {} would move", count(report.files, "file")),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
-        Outcome::Conflict => format!(
-            "{verb}: {}; both sides are as they were. \
-             `statehold pull --on-conflict local|remote|newest` decides",
-            count(report.conflicts.len() as u64, "conflict")
-        ),
+        Outcome::Conflict => {
+            let conflicts = count(report.conflicts.len() as u64, "conflict");
+            let decides = "`statehold pull --on-conflict local|remote|newest` decides";
+            match report.files {
+                0 => format!("{verb}: {conflicts}; both sides are as they were. {decides}"),
+                files => format!(
+                    "{verb}: {}, {}, now at record {at}; {conflicts}, and there both sides are as \
+                     they were. {decides}",
+                    count(files, "file"),
+                    size(report.bytes)
+                ),
+            }
+        }
         Outcome::Partial => format!(
             "{verb}: {}, {}, some were left out, now at record {at}",
             count(report.files, "file"),
@@ -298,16 +310,24 @@ fn outcome_of_error(error: &anyhow::Error) -> Outcome {
 /// What a row's `error` says about a run that ended with a report.
 fn problem(report: &Report) -> Option<String> {
     let mut problems = Vec::new();
-    let mut count = |number: usize, what: &str| {
+    let mut add = |number: usize, one: &str, rest: &str| {
         if number > 0 {
-            problems.push(format!("{number} {what}"));
+            problems.push(format!("{}{rest}", count(number as u64, one)));
         }
     };
-    count(report.conflicts.len(), "conflicts");
-    count(report.too_large.len(), "files too large");
-    count(report.secrets.len(), "files with what looks like a secret");
-    count(report.reserved.len(), "files that only an owner may change");
-    count(report.busy.len(), "files busy");
-    count(report.failed.len(), "paths failed");
+    add(report.conflicts.len(), "conflict", "");
+    add(report.too_large.len(), "file", " too large");
+    add(
+        report.secrets.len(),
+        "file",
+        " with what looks like a secret",
+    );
+    add(
+        report.reserved.len(),
+        "file",
+        " that only an owner may change",
+    );
+    add(report.busy.len(), "file", " busy");
+    add(report.failed.len(), "path", " failed");
     (!problems.is_empty()).then(|| problems.join(", "))
 }

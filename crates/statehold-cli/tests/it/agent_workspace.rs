@@ -72,7 +72,7 @@ fn program_and_sources_go_when_they_are_asked_for() {
     // By hand it is told what stays, and how it goes.
     let told = run(&a, &["push"], 0).out;
     assert!(told.contains("program.md and 1 more"), "{told}");
-    assert!(told.contains("--scope"), "{told}");
+    assert!(told.contains("or all sends them\n"), "{told}");
     assert_eq!(
         json(&a, &["push"], 0)["out_of_scope"],
         serde_json::json!(["program.md", "sources/paper.txt"])
