@@ -6,6 +6,7 @@ use statehold_core::event::Outcome;
 use statehold_repository::Error as RepositoryError;
 use statehold_repository::wire::key::InvalidKey;
 use statehold_sync::engine::EngineError;
+use statehold_sync::gateway_client::CertificateError;
 use statehold_sync::home::KeyError;
 use statehold_sync::manifest_file::ManifestFileError;
 use statehold_sync::workspace::WorkspaceError;
@@ -38,6 +39,25 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A command line that is well formed and asks for what can't be.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(String);
+
+impl WrongUsage {
+    /// The error with this explanation.
+    pub(crate) fn because(reason: impl Into<String>) -> anyhow::Error {
+        Self(reason.into()).into()
+    }
+}
+
+impl std::fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
 impl Exit {
     /// The code for what a run came to.
     pub(crate) const fn of_outcome(outcome: Outcome) -> Self {
@@ -53,6 +73,9 @@ impl Exit {
     /// The code for an error, by the first cause in the chain that has one.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
+            if cause.is::<WrongUsage>() {
+                return Self::Usage;
+            }
             if let Some(error) = cause.downcast_ref::<RepositoryError>() {
                 return Self::of_repository(error);
             }
@@ -96,7 +119,10 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
 
 /// The same, where the cause lies on this machine.
 fn hint_here(error: &anyhow::Error) -> Option<&'static str> {
-    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use std::io::ErrorKind::{
+        AddrInUse, AddrNotAvailable, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
     const NEWER: &str = "install a newer statehold and run the command again";
     error.chain().find_map(|cause| {
         let engine = cause.downcast_ref::<EngineError>();
@@ -127,13 +153,46 @@ fn hint_here(error: &anyhow::Error) -> Option<&'static str> {
             ReadOnlyFilesystem | PermissionDenied => Some(
                 "make the place named writable for this user and run the same command again",
             ),
+            AddrInUse => Some(
+                "another program listens there, perhaps a gateway that runs already; stop it, or \
+                 choose another address with --listen",
+            ),
+            AddrNotAvailable => {
+                Some("this machine has no such address; choose another with --listen")
+            }
             _ => None,
         }
     })
 }
 
+/// What to do about a gateway's certificate.
+const fn certificate_hint(error: Option<&CertificateError>) -> &'static str {
+    match error {
+        Some(CertificateError::UnknownAuthority) => {
+            "if an authority of your own made it, name the authority's PEM file in STATEHOLD_CA; if \
+             not, somebody else may be answering"
+        }
+        Some(CertificateError::Authority) => {
+            "whoever runs the gateway makes another one, with basicConstraints=CA:FALSE: \
+             `openssl req -x509` makes an authority's unless it is told; once that serves, \
+             STATEHOLD_CA names it here"
+        }
+        Some(CertificateError::Time { .. }) => {
+            "whoever runs the gateway renews it; if it should be valid, set this machine's clock"
+        }
+        Some(CertificateError::Name { .. }) => {
+            "use an address with a name that the certificate holds, or have one made for this name"
+        }
+        Some(CertificateError::Other { .. }) | None => {
+            "ask whoever runs the gateway for a certificate that is accepted; STATEHOLD_CA names a \
+             PEM file with an authority of your own"
+        }
+    }
+}
+
 /// The same, where the cause lies in the repository, its store or its gateway.
 fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
     error.chain().find_map(|cause| {
         let error = match cause.downcast_ref::<EngineError>() {
             Some(EngineError::Remote(error)) => Some(error),
@@ -145,9 +204,23 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             RepositoryError::Denied { reason } if reason.contains("credentials for the store") => {
                 return None;
             }
+            RepositoryError::Denied { reason } if reason.contains("role") => {
+                "the key is right, and its role too low; an owner or operator makes an invite of the \
+                 role it takes, with `--role`: `statehold unlink`, and link with that"
+            }
             RepositoryError::Denied { .. } => {
                 "check the key: `statehold unlink` and `statehold link URL` with a new invite give this \
                  machine another"
+            }
+            RepositoryError::Unavailable { source, .. } if source.is::<CertificateError>() => {
+                certificate_hint(source.downcast_ref())
+            }
+            RepositoryError::Unavailable { source, .. }
+                if source
+                    .downcast_ref::<std::io::Error>()
+                    .is_some_and(|error| matches!(error.kind(), NotFound | NotADirectory)) =>
+            {
+                "check the path named and run the command again"
             }
             RepositoryError::Unavailable { .. } => {
                 "nothing is lost; run the same command again once that has passed"

@@ -7,6 +7,7 @@ mod exit;
 mod output;
 mod progress;
 mod report;
+mod typed_path;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let output = cli.output();
-    output::start_logging(output);
+    output::start_logging(output, cli.is_server());
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use tracing_subscriber::fmt::format;
 
 /// How a command speaks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,16 +49,34 @@ pub(crate) fn complain(text: &str) {
     let _gone = writeln!(out, "{text}");
 }
 
-/// Logs to standard error, as much as `STATEHOLD_LOG` says: warnings, if it says nothing.
-pub(crate) fn start_logging(output: Output) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+/// Warnings, but for those that say what a command's own messages say too: its report names files
+/// that were left as they were, and its error what is wrong with a certificate.
+const LOGGED: &str = "warn,statehold_sync::engine::incoming=error,rustls_platform_verifier=off";
+
+/// Logs to standard error, as much as `STATEHOLD_LOG` says. If it says nothing, the warnings are
+/// notes for people, unless they are a server's log.
+pub(crate) fn start_logging(output: Output, is_server: bool) {
+    let asked = tracing_subscriber::EnvFilter::try_from_env("STATEHOLD_LOG");
+    let is_for_people = asked.is_err() && !is_server;
+    let filter = asked.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_watched())
         .with_writer(std::io::stderr);
     if output.json {
         builder.json().init();
+    } else if is_for_people {
+        let note = format::debug_fn(|writer, field, value| match field.name() {
+            "message" => write!(writer, "note: {value:?}"),
+            "error" => write!(writer, ": {value:?}"),
+            name => write!(writer, "; {name} {value:?}"),
+        });
+        builder
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .fmt_fields(note)
+            .init();
     } else {
         builder.init();
     }

@@ -119,8 +119,8 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
             ));
         }
         complain(
-            "push it with STATEHOLD_KEY set to such a key, or link this machine with \
-             `--role own`; an owner makes an invite for that",
+            "push it with STATEHOLD_KEY set to such a key, or link this machine anew with an invite \
+             of that role: `statehold admin invite --role own`",
         );
     }
     if !report.against_rules.is_empty() && !output.json {
@@ -188,11 +188,15 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
     }
     if let Some(first) = report.out_of_scope.first() {
         output.line(format!(
-            "  out of scope  {}: not sent; --scope program, sources or all sends it \
-             sends them",
+            "  out of scope  {}: not sent; --scope program, sources or all sends {}",
             match report.out_of_scope.len() {
                 1 => first.as_str().escape_debug().to_string(),
                 more => format!("{} and {} more", first.as_str().escape_debug(), more - 1),
+            },
+            if report.out_of_scope.len() == 1 {
+                "it"
+            } else {
+                "them"
             }
         ));
     }
@@ -218,11 +222,19 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         ),
         Outcome::Dry => format!("{verb}: {} would move", count(report.files, "file")),
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
-        Outcome::Conflict => format!(
-            "{verb}: {}; both sides are as they were. \
-             `statehold pull --on-conflict local|remote|newest` decides",
-            count(report.conflicts.len() as u64, "conflict")
-        ),
+        Outcome::Conflict => {
+            let conflicts = count(report.conflicts.len() as u64, "conflict");
+            let decides = "`statehold pull --on-conflict local|remote|newest` decides";
+            match report.files {
+                0 => format!("{verb}: {conflicts}; both sides are as they were. {decides}"),
+                files => format!(
+                    "{verb}: {}, {}, now at record {at}; {conflicts}, and there both sides are as \
+                     they were. {decides}",
+                    count(files, "file"),
+                    size(report.bytes)
+                ),
+            }
+        }
         Outcome::Partial => format!(
             "{verb}: {}, {}, some were left out, now at record {at}",
             count(report.files, "file"),
@@ -341,21 +353,30 @@ fn outcome_of_error(error: &anyhow::Error) -> Outcome {
 /// What a row's `error` says about a run that ended with a report.
 fn problem(report: &Report) -> Option<String> {
     let mut problems = Vec::new();
-    let mut count = |number: usize, what: &str| {
+    let mut add = |number: usize, one: &str, rest: &str| {
         if number > 0 {
-            problems.push(format!("{number} {what}"));
+            problems.push(format!("{}{rest}", count(number as u64, one)));
         }
     };
-    count(report.conflicts.len(), "conflicts");
-    count(report.too_large.len(), "files too large");
-    count(report.secrets.len(), "files with what looks like a secret");
-    count(report.reserved.len(), "files that only an owner may change");
-    count(
-        report.against_rules.len(),
-        "paths against the rules of the repository",
+    add(report.conflicts.len(), "conflict", "");
+    add(report.too_large.len(), "file", " too large");
+    add(
+        report.secrets.len(),
+        "file",
+        " with what looks like a secret",
     );
-    count(report.busy.len(), "files busy");
-    count(report.failed.len(), "paths failed");
+    add(
+        report.reserved.len(),
+        "file",
+        " that only an owner may change",
+    );
+    add(
+        report.against_rules.len(),
+        "path",
+        " against the rules of the repository",
+    );
+    add(report.busy.len(), "file", " busy");
+    add(report.failed.len(), "path", " failed");
     if let Some(why) = &report.unsent {
         problems.push(format!("nothing was sent: {why}"));
     }

@@ -228,6 +228,11 @@ impl RuleSet {
         })
     }
 
+    /// The rules as they would stand in `sync-rules.json`.
+    pub const fn rules(&self) -> &SyncRules {
+        &self.rules
+    }
+
     /// Reads `sync-rules.json`.
     pub fn from_json(text: &[u8]) -> Result<Self, InvalidRules> {
         let syntax = |error: serde_json::Error| InvalidRules::Syntax {

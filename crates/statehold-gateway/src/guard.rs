@@ -19,7 +19,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use statehold_repository::wire::HEADER_VERSION;
 use statehold_repository::wire::key::{INVITE_PREFIX, KEY_PREFIX};
 use statehold_repository::wire::problem::{Fault, Problem};
-use statehold_repository::wire::version::{OWN, UPDATE_COMMAND, Version};
+use statehold_repository::wire::version::{OWN, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -132,15 +132,13 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     if version.understands(Version::own()) {
         return Ok(());
     }
-    let where_to = if version < Version::own() {
-        "on this machine"
+    let own = Version::own();
+    let next = if version < own {
+        format!("install statehold {own} (the gateway's version) on this machine")
     } else {
-        "on the gateway's machine"
+        format!("install statehold {version} (this machine's version) on the gateway's machine")
     };
-    let detail = format!(
-        "this client is version {version} and the gateway is {}; run `{UPDATE_COMMAND}` {where_to}",
-        Version::own()
-    );
+    let detail = format!("this client is version {version} and the gateway is {own}; {next}");
     let fault = Fault::VersionMismatch {
         client: version.to_string(),
         gateway: OWN.to_owned(),

@@ -134,6 +134,74 @@ impl Ask {
     }
 }
 
+/// A gateway's certificate that was not accepted, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// No authority that is trusted here vouches for it.
+    #[error("no authority that is trusted here vouches for its certificate")]
+    UnknownAuthority,
+    /// It is an authority's own.
+    #[error("its certificate is that of an authority, which no server may use")]
+    Authority,
+    /// It is for other times.
+    #[error("its certificate has expired, or is not valid yet: {reason}")]
+    Time {
+        /// The times.
+        reason: String,
+    },
+    /// It is for other names.
+    #[error("its certificate is for other names: {reason}")]
+    Name {
+        /// The names.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("its certificate is not accepted: {reason}")]
+    Other {
+        /// What the verifier says.
+        reason: String,
+    },
+}
+
+impl CertificateError {
+    fn among_causes_of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            // An I/O error gives the cause of what it wraps as its own.
+            let wrapped = error.downcast_ref::<std::io::Error>();
+            let wrapped = wrapped.and_then(|error| error.get_ref());
+            let found = match wrapped {
+                Some(wrapped) => wrapped.downcast_ref::<rustls::Error>(),
+                None => error.downcast_ref::<rustls::Error>(),
+            };
+            if let Some(rustls::Error::InvalidCertificate(found)) = found {
+                return Some(Self::of(found));
+            }
+            cause = match wrapped {
+                Some(wrapped) => Some(wrapped),
+                None => error.source(),
+            };
+        }
+        None
+    }
+
+    fn of(found: &rustls::CertificateError) -> Self {
+        use rustls::CertificateError as Found;
+        let reason = found.to_string();
+        match found {
+            Found::UnknownIssuer => Self::UnknownAuthority,
+            Found::Expired
+            | Found::ExpiredContext { .. }
+            | Found::NotValidYet
+            | Found::NotValidYetContext { .. } => Self::Time { reason },
+            Found::NotValidForName | Found::NotValidForNameContext { .. } => Self::Name { reason },
+            // The verifier has no name of its own for it.
+            _ if reason.contains("CaUsedAsEndEntity") => Self::Authority,
+            _ => Self::Other { reason },
+        }
+    }
+}
+
 /// Why an attempt failed.
 enum Failure {
     /// The answer is clear, and trying again gives the same.
@@ -157,11 +225,17 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// A failure on the way.
-    fn on_the_way(path: &str, error: reqwest::Error) -> Self {
+    /// A failure on the way. A certificate that can't be trusted won't be at the next attempt either.
+    fn on_the_way(asked: &str, error: reqwest::Error) -> Self {
+        if let Some(untrusted) = CertificateError::among_causes_of(&error) {
+            return Self::Final(Error::Unavailable {
+                what: asked.to_owned(),
+                source: untrusted.into(),
+            });
+        }
         let reached = !error.is_connect() && !error.is_builder();
         let error = Error::Unavailable {
-            what: format!("the gateway, asked for {path},"),
+            what: asked.to_owned(),
             source: error.without_url().into(),
         };
         Self::Again {
@@ -171,9 +245,9 @@ impl Failure {
         }
     }
 
-    fn silent(path: &str) -> Self {
+    fn silent(asked: &str) -> Self {
         let error = Error::Unavailable {
-            what: format!("the gateway, asked for {path},"),
+            what: asked.to_owned(),
             source: "no answer in time".into(),
         };
         Self::Again {
@@ -378,7 +452,7 @@ impl GatewayClient {
         };
         loop {
             let outcome = match self.try_send(ask).await {
-                Ok(response) => A::read(&ask.path, response).await,
+                Ok(response) => A::read(&self.asked(ask), response).await,
                 Err(failure) => Err(failure),
             };
             let (error, wait) = match outcome {
@@ -404,6 +478,12 @@ impl GatewayClient {
         }
     }
 
+    /// What an error says was asked of whom.
+    fn asked(&self, ask: &Ask) -> String {
+        let gateway = self.base.as_str().trim_end_matches('/');
+        format!("the gateway at {gateway}, asked for {},", ask.path)
+    }
+
     async fn try_send(&self, ask: &Ask) -> Result<Response, Failure> {
         let mut url = self.base.join(&ask.path).map_err(Error::refused)?;
         if !ask.query.is_empty() {
@@ -421,8 +501,8 @@ impl GatewayClient {
         }
         let response = match tokio::time::timeout(patience, request.send()).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Failure::on_the_way(&ask.path, error)),
-            Err(_) => return Err(Failure::silent(&ask.path)),
+            Ok(Err(error)) => return Err(Failure::on_the_way(&self.asked(ask), error)),
+            Err(_) => return Err(Failure::silent(&self.asked(ask))),
         };
         let version = response.headers().get(HEADER_VERSION);
         if let Some(version) = version.and_then(|version| version.to_str().ok()) {
@@ -435,7 +515,7 @@ impl GatewayClient {
         let seconds = response.headers().get(RETRY_AFTER);
         let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
         let wait = seconds.map(Duration::from_secs);
-        let body = collect(&ask.path, response, PROBLEM_BYTES_MAX).await?;
+        let body = collect(&self.asked(ask), response, PROBLEM_BYTES_MAX).await?;
         let error = Problem::read(status.as_u16(), &body);
         Err(match status {
             StatusCode::BAD_GATEWAY
@@ -455,7 +535,7 @@ impl GatewayClient {
 
 /// What is made of an answer's body.
 trait Answer: Sized {
-    fn read(path: &str, response: Response) -> impl Future<Output = Result<Self, Failure>> + Send;
+    fn read(asked: &str, response: Response) -> impl Future<Output = Result<Self, Failure>> + Send;
 }
 
 /// Success says it all.
@@ -470,8 +550,8 @@ impl Answer for Done {
 struct Json<T>(T);
 
 impl<T: DeserializeOwned + Send> Answer for Json<T> {
-    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
-        let bytes = collect(path, response, JSON_BYTES_MAX).await?;
+    async fn read(asked: &str, response: Response) -> Result<Self, Failure> {
+        let bytes = collect(asked, response, JSON_BYTES_MAX).await?;
         let damaged = |error| Error::damaged("the gateway's answer", error);
         Ok(Self(serde_json::from_slice(&bytes).map_err(damaged)?))
     }
@@ -480,13 +560,13 @@ impl<T: DeserializeOwned + Send> Answer for Json<T> {
 struct Frames(Vec<Frame>, End);
 
 impl Answer for Frames {
-    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
+    async fn read(asked: &str, response: Response) -> Result<Self, Failure> {
         let mut frames = Vec::new();
         let keep = |frame| {
             frames.push(frame);
             Ok(())
         };
-        let end = each_frame(path, response, keep).await?;
+        let end = each_frame(asked, response, keep).await?;
         Ok(Self(frames, end))
     }
 }
@@ -498,7 +578,7 @@ struct Pulled {
 }
 
 impl Answer for Pulled {
-    async fn read(path: &str, response: Response) -> Result<Self, Failure> {
+    async fn read(asked: &str, response: Response) -> Result<Self, Failure> {
         let (mut records, mut content) = (Vec::new(), Prefetched::new());
         let take = |frame| {
             match frame {
@@ -516,7 +596,7 @@ impl Answer for Pulled {
             }
             Ok(())
         };
-        let End { more, .. } = each_frame(path, response, take).await?;
+        let End { more, .. } = each_frame(asked, response, take).await?;
         let batch = Batch { records, more };
         Ok(Self { batch, content })
     }
@@ -525,12 +605,12 @@ impl Answer for Pulled {
 /// Takes a stream of frames apart as it comes in. What was taken before an error is part of
 /// something that never was whole.
 async fn each_frame(
-    path: &str,
+    asked: &str,
     mut response: Response,
     mut take: impl FnMut(Frame) -> Result<()> + Send,
 ) -> Result<End, Failure> {
     let mut decoder = Decoder::default();
-    while let Some(bytes) = next_piece(path, &mut response).await? {
+    while let Some(bytes) = next_piece(asked, &mut response).await? {
         decoder.push(&bytes);
         while let Some(frame) = decoder.next_frame()? {
             take(frame)?;
@@ -567,17 +647,17 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-async fn next_piece(path: &str, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+async fn next_piece(asked: &str, response: &mut Response) -> Result<Option<Bytes>, Failure> {
     match tokio::time::timeout(ANSWER_TIMEOUT, response.chunk()).await {
         Ok(Ok(piece)) => Ok(piece),
-        Ok(Err(error)) => Err(Failure::on_the_way(path, error)),
-        Err(_) => Err(Failure::silent(path)),
+        Ok(Err(error)) => Err(Failure::on_the_way(asked, error)),
+        Err(_) => Err(Failure::silent(asked)),
     }
 }
 
-async fn collect(path: &str, mut response: Response, limit: usize) -> Result<Bytes, Failure> {
+async fn collect(asked: &str, mut response: Response, limit: usize) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
-    while let Some(piece) = next_piece(path, &mut response).await? {
+    while let Some(piece) = next_piece(asked, &mut response).await? {
         if bytes.len() + piece.len() > limit {
             let reason = format!("it has more than {limit} bytes");
             return Err(Error::damaged("the gateway's answer", reason).into());

@@ -22,6 +22,15 @@ pub struct Home {
     pub runtime: PathBuf,
 }
 
+/// Where a first start left the operator's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorKey {
+    /// Its file.
+    pub path: PathBuf,
+    /// Where the key of an earlier gateway's first start lies now, if there was one.
+    pub earlier: Option<PathBuf>,
+}
+
 /// A key that cannot be kept or used. No message holds any part of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -84,14 +93,16 @@ impl Home {
     }
 
     /// Keeps an operator's key, and says where. One that is there already is put aside, never lost.
-    pub fn write_operator_key(&self, key: &Key) -> Result<PathBuf, KeyError> {
+    pub fn write_operator_key(&self, key: &Key) -> Result<OperatorKey, KeyError> {
         let path = self.operator_key_file();
-        if let Ok(earlier) = read_key_file(&path) {
-            let aside = self.keys().join(format!("operator-{}", earlier.id()));
+        let mut earlier = None;
+        if let Ok(there) = read_key_file(&path) {
+            let aside = self.keys().join(format!("operator-{}", there.id()));
             fs::rename(&path, &aside).map_err(io_error("put aside", &path))?;
+            earlier = Some(aside);
         }
         write_key_file(&path, key)?;
-        Ok(path)
+        Ok(OperatorKey { path, earlier })
     }
 
     /// Forgets the access key of a workspace. Says whether there was one.
@@ -116,7 +127,7 @@ pub fn write_key_file(path: &Path, key: &Key) -> Result<(), KeyError> {
         .map_err(io_error("write", path))
 }
 
-/// The key in a file of one's own. Refused if other users may have read it.
+/// The key in the first line of a file of one's own. Refused if other users may have read it.
 pub fn read_key_file(path: &Path) -> Result<Key, KeyError> {
     let read = || -> io::Result<Result<Zeroizing<String>, KeyError>> {
         let metadata = fs::metadata(path)?;
@@ -134,7 +145,7 @@ pub fn read_key_file(path: &Path) -> Result<Key, KeyError> {
         Ok(Ok(text))
     };
     match read() {
-        Ok(text) => Ok(text?.trim().parse()?),
+        Ok(text) => Ok(text?.lines().next().unwrap_or_default().trim().parse()?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(KeyError::Absent),
         Err(error) => Err(io_error("read", path)(error)),
     }

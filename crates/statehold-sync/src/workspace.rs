@@ -14,7 +14,7 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub const SETTINGS_VERSION: u32 = 1;
 
 /// Largest file of settings or rules that is read, in bytes.
 const SETTINGS_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Where an agent workspace's own tools restore copies to. The rules deny it too.
+const RESTORED: &str = "_restore";
 
 /// The content of `settings.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +229,42 @@ impl Workspace {
         workspace.write_starter_ignore_file()?;
         workspace.write_settings()?;
         Ok(workspace)
+    }
+
+    /// Where the folder lies in a Git work tree: names what is restored into it in its `.gitignore`,
+    /// so that it is committed by nobody. Adds a line if there is none for it, and touches no other.
+    /// Says whether it did.
+    pub fn keep_restored_out_of_git(&self) -> Result<bool, WorkspaceError> {
+        let is_git = |folder: &Path| folder.join(".git").exists();
+        if !self.root.ancestors().any(is_git) {
+            return Ok(false);
+        }
+        let path = self.root.join(".gitignore");
+        let append = || -> io::Result<bool> {
+            let mut file = fs::File::options()
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(&path)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            let names_it = |line: &[u8]| {
+                let line = line.trim_ascii();
+                let line = line.strip_prefix(b"/").unwrap_or(line);
+                line.strip_suffix(b"/").unwrap_or(line) == RESTORED.as_bytes()
+            };
+            if text.split(|byte| *byte == b'\n').any(names_it) {
+                return Ok(false);
+            }
+            let break_first = match text.last() {
+                None | Some(b'\n') => "",
+                Some(_) => "\n",
+            };
+            // In one write, so that it is there whole or not at all.
+            file.write_all(format!("{break_first}{RESTORED}/\n").as_bytes())?;
+            Ok(true)
+        };
+        append().map_err(io_error("add a line to", &path))
     }
 
     /// Opens the workspace whose root this is.

@@ -358,6 +358,11 @@ impl Running {
         self.finish()
     }
 
+    /// What it has written to standard output so far.
+    pub fn said(&self) -> io::Result<String> {
+        fs::read_to_string(&self.out)
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Result<Ran> {
         let status = wait(&mut self.child)?;

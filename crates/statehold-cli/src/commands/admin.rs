@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use statehold_core::environment::Clock as _;
 use statehold_core::id::{KeyId, RepositoryId, TenantId};
-use statehold_repository::wire::bodies::{NewInvite, NewKey, NewTenant, Role};
+use statehold_repository::wire::bodies::{NewInvite, NewKey, NewTenant, Role, TenantInfo};
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
 use statehold_sync::home::{KeyError, read_key_file, write_key_file};
@@ -14,9 +15,9 @@ use statehold_sync::home::{KeyError, read_key_file, write_key_file};
 use super::machines::describe;
 use super::{block_on, serve::DEFAULT_URL};
 use crate::connection::client;
-use crate::environment::{SystemEntropy, home};
+use crate::environment::{SystemClock, SystemEntropy, home};
 use crate::exit::Exit;
-use crate::output::{Output, print};
+use crate::output::{Output, complain, print};
 
 /// Look after a gateway: tenants, keys and invites
 #[derive(Debug, Args)]
@@ -38,6 +39,14 @@ pub(crate) struct AdminArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Make an invite: it gives one machine a key of its own, once, within seven days
+    #[command(
+        after_help = "The invite alone goes to standard output, so that it can go to a file or a pipe.
+
+Examples:
+  statehold admin invite --label laptop
+  (umask 077; statehold admin invite --label laptop > invite)   (for link --key-file invite)
+  statehold admin invite --role own --label boss"
+    )]
     Invite {
         /// What the machine's key may do: read, push, maintain or own
         #[arg(long, default_value = "push", value_name = "ROLE")]
@@ -49,7 +58,12 @@ enum Action {
         #[arg(long, value_name = "ID")]
         repository: Option<RepositoryId>,
     },
+    /// Show the invites that are open: neither used nor over
+    Invites,
     /// Make a key and write it to a file that only you can read
+    #[command(after_help = "Examples:
+  statehold admin key --label ci --role read --to ci.key
+  statehold admin key --label spare --role operator --to spare.key")]
     Key {
         /// What it may do: read, push, maintain, own or operator
         #[arg(long, default_value = "push", value_name = "ROLE")]
@@ -130,15 +144,36 @@ async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<(
                 let text = invite.reveal();
                 output.value(&serde_json::json!({"invite": text.as_str(), "info": info}));
             } else {
-                // The invite is what was asked for, and good for one use only.
+                // The invite is what was asked for, and all that a file or a pipe gets.
                 print(&invite.reveal());
-                output.line("On the other machine, in the folder that is to be shared:");
-                output.line("  statehold init");
+                if !output.quiet {
+                    complain(&format!("It is good once, until {}.", info.expires));
+                    complain("On the other machine, in the folder that is to be shared:");
+                    complain("  statehold init");
+                    complain(&format!(
+                        "  statehold link {}     (and paste the invite)",
+                        args.gateway
+                    ));
+                }
+            }
+        }
+        Action::Invites => {
+            let now = SystemClock.now();
+            let mut invites = client.admin_invites().await?;
+            invites.retain(|invite| invite.redeemed.is_none() && invite.expires > now);
+            if invites.is_empty() {
+                output.line("no invite is open");
+            }
+            for invite in &invites {
                 output.line(format!(
-                    "  statehold link {}     (and paste the line above)",
-                    args.gateway
+                    "{}  {:<9} until {}  {}",
+                    invite.invite,
+                    invite.role.to_string(),
+                    invite.expires,
+                    invite.label
                 ));
             }
+            output.value(&invites);
         }
         Action::Key {
             role,
@@ -176,9 +211,9 @@ async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<(
             action: TenantAction::List,
         } => {
             let tenants = client.admin_tenants().await?;
-            for tenant in &tenants {
-                output.line(serde_json::to_string(tenant)?);
-            }
+            tenants
+                .iter()
+                .for_each(|tenant| show_tenant(tenant, output));
             output.value(&tenants);
         }
         Action::Tenant {
@@ -190,9 +225,20 @@ async fn act(args: AdminArgs, client: GatewayClient, output: Output) -> Result<(
                 name,
             };
             let tenant = client.admin_add_tenant(&new).await?;
-            output.line(serde_json::to_string(&tenant)?);
+            show_tenant(&tenant, output);
             output.value(&tenant);
         }
     }
     Ok(())
+}
+
+/// A tenant, and its repositories beneath it.
+fn show_tenant(tenant: &TenantInfo, output: Output) {
+    output.line(format!(
+        "{}  since {}  {}",
+        tenant.tenant, tenant.created, tenant.name
+    ));
+    for (repository, name) in &tenant.repositories {
+        output.line(format!("  repository {repository}  {name}"));
+    }
 }

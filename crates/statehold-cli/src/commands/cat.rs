@@ -6,15 +6,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_core::entry::{Entry, FileEntry};
-use statehold_core::path::RepoPath;
 use statehold_repository::Remote;
 use statehold_repository::content::open_chunk;
 use statehold_repository::remote::load_at;
 
 use super::{GlobalArgs, block_on};
-use crate::connection::Connection;
+use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::{Output, print_bytes};
+use crate::typed_path;
 
 /// Print a file as the repository has it
 #[derive(Debug, Args)]
@@ -22,8 +22,8 @@ use crate::output::{Output, print_bytes};
   statehold cat memory/notes.md
   statehold cat memory/notes.md --at 17 > notes-then.md")]
 pub(crate) struct CatArgs {
-    /// The file
-    path: RepoPath,
+    /// The file, from the folder you are in
+    path: String,
     /// The number of a record, as `statehold log` shows it
     #[arg(long, value_name = "RECORD")]
     at: Option<u64>,
@@ -50,13 +50,16 @@ pub(super) async fn content_of(
 
 pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     block_on(async {
-        let connection = Connection::open(&global.directory()?, Output::default()).await?;
+        let folder = global.directory()?;
+        let workspace = find_workspace(&folder)?;
+        let path = typed_path::inside(&workspace, &folder, &args.path)?;
+        let connection = Connection::of(workspace, Output::default(), None).await?;
         let remote = &*connection.remote;
         let state = match args.at {
             Some(number) => load_at(remote, number).await?,
             None => connection.engine.remote_state().await?,
         };
-        let entry = state.tree.get(args.path.as_str());
+        let entry = state.tree.get(path.as_str());
         let number = state.head.number;
         match entry {
             Some(Entry::File(file)) => {
@@ -70,7 +73,7 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
                     // JSON holds text only; whoever wants bytes takes the plain form.
                     let content = String::from_utf8(content).ok();
                     output.value(&json!({
-                        "path": args.path, "record": number, "size": file.size,
+                        "path": path, "record": number, "size": file.size,
                         "digest": file.digest, "executable": file.executable, "content": content,
                     }));
                     return Ok(Exit::Done.into());
@@ -81,12 +84,11 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
                 .await?;
                 Ok(Exit::Done.into())
             }
-            Some(Entry::Symlink { target }) => bail!("{} is a link to {target}", args.path),
-            Some(Entry::Directory) => bail!("{} is a directory", args.path),
+            Some(Entry::Symlink { target }) => bail!("{path} is a link to {target}"),
+            Some(Entry::Directory) => bail!("{path} is a directory"),
             None => bail!(
-                "{} is not in the repository at record {number}; \
+                "{path} is not in the repository at record {number}; \
                  `statehold log {}` shows when it was",
-                args.path,
                 args.path
             ),
         }

@@ -32,11 +32,11 @@ use statehold_sync::progress::Unwatched;
 use statehold_sync::workspace::{InitOptions, Link, Workspace};
 
 use super::serve::Started;
-use super::{block_on, log};
+use super::{block_on, log, status};
 use crate::connection::{client, system};
 use crate::environment::SystemEntropy;
 use crate::exit::Exit;
-use crate::output::{Output, size};
+use crate::output::{Output, count, size};
 
 /// Show the main job on real files, in one go
 #[derive(Debug, Args)]
@@ -111,7 +111,8 @@ pub(super) fn run(args: &DemoArgs, output: Output) -> Result<ExitCode> {
     let exe = std::env::current_exe()
         .map_or_else(|_| "statehold".into(), |exe| exe.display().to_string());
     output.line("\nTry next:");
-    output.line(format!("  {exe} serve --store ./vault"));
+    output.line(format!("  {exe} serve --store ~/statehold-store"));
+    output.line("and in another terminal, in the folder that is to be shared:");
     output.line(format!("  {exe} admin invite --label laptop"));
     output.line(format!("  {exe} init && {exe} link http://127.0.0.1:7411"));
     Ok(Exit::Done.into())
@@ -128,9 +129,9 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
     let url = started.url.clone();
     let operator = started
         .operator_key
-        .as_deref()
+        .as_ref()
         .context("a new store has a first start")?;
-    let operator = statehold_sync::home::read_key_file(operator)?;
+    let operator = statehold_sync::home::read_key_file(&operator.path)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(started.server.serve(async move {
         let _gone = stopped.await;
@@ -144,8 +145,9 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
         args.directory.display()
     );
     output.line(format!(
-        "A gateway on an embedded store, at {url}. Machine A has a copy of {}: {files} files, {}.\n",
+        "A gateway on an embedded store, at {url}. Machine A has a copy of {}: {}, {}.\n",
         args.directory.display(),
+        count(files as u64, "file"),
         size(bytes)
     ));
     let a = machine(&url, &operator, &home, root_a, "machine-a").await?;
@@ -182,6 +184,7 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
             Direction::Push,
         )
         .await?;
+    stage.look("A looks, with `statehold status`", &a).await?;
     stage.run("A syncs", &a, Direction::Bidirectional).await?;
     stage.run("B syncs", &b, Direction::Bidirectional).await?;
     fs::write(a.root.join("written-on-a.md"), "A changed its mind.\n")?;
@@ -216,8 +219,9 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
         output.line(log::describe(&log::row(stored), own));
     }
     output.line(format!(
-        "\nBoth machines hold the same {} paths; the history has {} records, each with everything before it.",
-        status.entries, status.head.number
+        "\nBoth machines hold the same {}; the history has {}, each with everything before it.",
+        count(status.entries as u64, "path"),
+        count(status.head.number, "record")
     ));
     let _gone = stop.send(());
     serving.await??;
@@ -252,11 +256,28 @@ impl Stage {
         let before = self.meter.usage();
         let started = Instant::now();
         let report = machine.engine.run(options).await?;
-        let took = started.elapsed();
+        self.note(what, report.files, before, started.elapsed());
+        Ok(report)
+    }
+
+    /// Shows how a machine and the repository differ.
+    async fn look(&mut self, what: &'static str, machine: &Machine) -> Result<()> {
+        let before = self.meter.usage();
+        let started = Instant::now();
+        let status = machine.engine.status(Scope::All).await?;
+        self.note(what, 0, before, started.elapsed());
+        let link = machine.engine.workspace().settings().link.as_ref();
+        let url = link.map_or("", |link| &link.url);
+        status::show(&status, url, false, self.output);
+        Ok(())
+    }
+
+    /// Shows and keeps what a step did and cost.
+    fn note(&mut self, what: &'static str, files: u64, before: Usage, took: Duration) {
         let store = self.meter.usage().since(before);
+        let shown = count(files, "file");
         self.output.line(format!(
-            "{what:<42} {:>6} files  {:>2} writes {:>2} reads {:>2} lists  {:>8} in {:>8} out  {:>5} ms",
-            report.files,
+            "{what:<42} {shown:>12}  {:>2} writes {:>2} reads {:>2} lists  {:>8} in {:>8} out  {:>5} ms",
             store.writes,
             store.reads,
             store.lists,
@@ -267,11 +288,10 @@ impl Stage {
         let milliseconds = took.as_millis();
         self.steps.push(Step {
             what,
-            files: report.files,
+            files,
             store,
             milliseconds,
         });
-        Ok(report)
     }
 }
 

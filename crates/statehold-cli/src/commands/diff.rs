@@ -19,9 +19,10 @@ use statehold_sync::scan::{ScanOptions, is_left_out, scan};
 
 use super::cat::content_of;
 use super::{GlobalArgs, block_on};
-use crate::connection::Connection;
+use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::{Output, print_bytes, size};
+use crate::typed_path;
 
 /// Show what differs between two records, or between the repository and this folder
 #[derive(Debug, Args)]
@@ -36,8 +37,8 @@ Examples:
   statehold diff skills --from 12 --to 17"
 )]
 pub(crate) struct DiffArgs {
-    /// A file or folder; by default everything
-    path: Option<RepoPath>,
+    /// A file or folder, from the folder you are in; by default everything
+    path: Option<String>,
     /// The older record
     #[arg(long, value_name = "RECORD")]
     from: Option<u64>,
@@ -99,7 +100,13 @@ enum Source {
 
 pub(super) fn run(args: &DiffArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let differs = block_on(async {
-        let connection = Connection::open(&global.directory()?, Output::default()).await?;
+        let folder = global.directory()?;
+        let workspace = find_workspace(&folder)?;
+        let path = match &args.path {
+            Some(typed) => typed_path::within(&workspace, &folder, typed)?,
+            None => None,
+        };
+        let connection = Connection::of(workspace, Output::default(), None).await?;
         let remote = &*connection.remote;
         // First the one that was named, so that a missing one is told by its own number.
         let to = match args.to {
@@ -115,13 +122,13 @@ pub(super) fn run(args: &DiffArgs, global: &GlobalArgs, output: Output) -> Resul
         if let Source::Folder(_) = to.source {
             leave_out_unseen(&mut from, &connection)?;
         }
-        if let Some(path) = &args.path
+        if let Some(path) = &path
             && !holds(&from, path)
             && !holds(&to, path)
         {
             bail!("{path} is neither in {} nor in {}", from.name, to.name);
         }
-        let differences = compare(&from, &to, args.path.as_ref());
+        let differences = compare(&from, &to, path.as_ref());
         if output.json {
             output.value(&differences);
         } else if !output.quiet {

@@ -26,7 +26,7 @@ use statehold_sync::workspace::{Workspace, WorkspaceError};
 use super::{GlobalArgs, block_on};
 use crate::connection::{known_records, linked_client, open_linked, store_of};
 use crate::environment::{SystemClock, home, variable};
-use crate::output::{Output, complain};
+use crate::output::{Output, complain, count};
 
 /// Look for what is wrong with this workspace, and say what to do about it
 #[derive(Debug, Args)]
@@ -85,19 +85,35 @@ impl Findings {
         });
     }
 
+    /// Something to know that is wrong only under a condition nobody here can see.
+    fn note(&mut self, check: &'static str, found: impl Into<String>, next: &'static str) {
+        let (ok, found, next) = (true, found.into(), Some(next));
+        self.0.push(Check {
+            check,
+            ok,
+            found,
+            next,
+        });
+    }
+
     /// A check that lists what is wrong.
     fn list(&mut self, check: &'static str, wrong: &[String], good: &str, next: &'static str) {
         if wrong.is_empty() {
             self.good(check, good);
             return;
         }
-        let named: Vec<&str> = wrong.iter().take(NAMED_MAX).map(String::as_str).collect();
-        let mut found = named.join("; ");
-        if let Some(more) = wrong.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
-            found.push_str(&format!(" and {more} more"));
-        }
-        self.bad(check, found, next);
+        self.bad(check, some_of(wrong), next);
     }
+}
+
+/// A list of paths, short enough to be read.
+fn some_of(paths: &[String]) -> String {
+    let named: Vec<&str> = paths.iter().take(NAMED_MAX).map(String::as_str).collect();
+    let mut text = named.join("; ");
+    if let Some(more) = paths.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }
 
 pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
@@ -129,6 +145,10 @@ pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Re
     let Findings(checks) = findings;
     for check in &checks {
         match check.next {
+            Some(next) if check.ok => {
+                output.line(format!("note  {:<9} {}", check.check, check.found));
+                output.line(format!("      {:<9} {next}", ""));
+            }
             None => output.line(format!("ok    {:<9} {}", check.check, check.found)),
             Some(next) if !output.json => {
                 complain(&format!("FAIL  {:<9} {}", check.check, check.found));
@@ -227,12 +247,9 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
             check_clock(client.date().await.ok().flatten().as_deref(), findings);
         }
         Err(error) => {
+            let found = chain(&error);
             let next = crate::exit::hint(&error.into()).unwrap_or("ask whoever runs the gateway");
-            findings.bad(
-                "gateway",
-                format!("{} does not answer as it should", link.url),
-                next,
-            );
+            findings.bad("gateway", found, next);
         }
     }
 }
@@ -343,12 +360,12 @@ fn check_names(tree: &Tree, findings: &mut Findings) {
         "no two names differ in case or composition alone",
         "rename one of each two: macOS and Windows would mix them up",
     );
-    findings.list(
-        "windows",
-        &strange,
-        "Windows can hold every name",
-        "rename them, if a machine with Windows is to share the repository",
-    );
+    if strange.is_empty() {
+        findings.good("windows", "Windows can hold every name");
+    } else {
+        let next = "rename them, if a machine with Windows is to share the repository";
+        findings.note("windows", some_of(&strange), next);
+    }
 }
 
 fn note_twin(seen: &mut BTreeMap<String, RepoPath>, twins: &mut BTreeSet<String>, path: RepoPath) {
@@ -384,7 +401,10 @@ fn check_leftovers(workspace: &Workspace, findings: &mut Findings) {
         0 => findings.good("staging", "empty"),
         staged => findings.bad(
             "staging",
-            format!("{staged} files of a pull that did not finish, or is running now"),
+            format!(
+                "{} of a pull that did not finish, or is running now",
+                count(staged as u64, "file")
+            ),
             "`statehold pull` uses them and clears up",
         ),
     }

@@ -44,11 +44,19 @@ pub(super) fn run(args: &InitArgs, global: &GlobalArgs, output: Output) -> Resul
     };
     let workspace = Workspace::init(&global.directory()?, options, &SystemEntropy)?;
     let settings = workspace.settings();
+    let is_agent = settings.preset == Preset::Agent;
+    let git_ignores = is_agent && workspace.keep_restored_out_of_git()?;
     output.line(format!(
         "{} is a workspace now.",
         workspace.root().display()
     ));
     output.line("What stays on this machine is listed in .stateholdignore; look through it once.");
+    if git_ignores {
+        output.line("Git ignores _restore/ from now on: .gitignore has a line for it.");
+    }
+    if is_agent {
+        output.line("Which paths travel is said by the rules; `statehold rules show` prints them.");
+    }
     output.line("Next: `statehold link URL` connects it with a gateway.");
     output.value(&json!({
         "root": workspace.root(),

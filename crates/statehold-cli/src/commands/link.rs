@@ -1,5 +1,6 @@
 //! `statehold link` and `unlink`: connect a workspace with a repository, and undo it.
 
+use std::io::ErrorKind::NotFound;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +13,10 @@ use statehold_repository::location::StoreLocation;
 use statehold_repository::wire::bodies::{Info, NewInvite, Role};
 use statehold_repository::wire::key::{INVITE_PREFIX, Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
-use statehold_sync::home::read_key_file;
+use statehold_sync::home::{KeyError, read_key_file};
 use statehold_sync::journal::Journal;
 use statehold_sync::workspace::{Link, Workspace};
+use zeroize::Zeroizing;
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{
@@ -22,8 +24,8 @@ use crate::connection::{
     store_of,
 };
 use crate::environment::{SystemEntropy, home, variable};
-use crate::exit::Exit;
-use crate::output::{Output, complain};
+use crate::exit::{Exit, WrongUsage};
+use crate::output::{Output, complain, count};
 
 /// Connect the workspace with a repository
 #[derive(Debug, Args)]
@@ -43,13 +45,17 @@ pub(crate) struct LinkArgs {
     /// A file that holds the key or the invite
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// What this machine's own key may do: read, push, maintain or own
-    #[arg(long, default_value = "push", value_name = "ROLE")]
-    role: Role,
+    /// What this machine's own key may do, where it is made with an owner's or operator's key: read,
+    /// push (unless given), maintain or own. The role of an invite was fixed when it was made
+    #[arg(long, value_name = "ROLE")]
+    role: Option<Role>,
 }
 
 /// Disconnect the workspace; its files stay as they are
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statehold unlink
+  statehold unlink --keep-key      (the key was copied, and goes on elsewhere)")]
 pub(crate) struct UnlinkArgs {
     /// Leave this machine's key valid at the gateway
     #[arg(long)]
@@ -106,7 +112,7 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
             entries = Some(joined.entries);
             output.line(match joined.entries {
                 0 => "The repository is empty.".to_owned(),
-                entries => format!("The repository holds {entries} paths."),
+                entries => format!("The repository holds {}.", count(entries as u64, "path")),
             });
         }
         // The next command asks again, and says what it is about if it lasts.
@@ -160,14 +166,25 @@ async fn link_gateway(workspace: &Workspace, args: &LinkArgs) -> Result<Link> {
     // An address that can't be right is told before anybody pastes a secret.
     client(&args.url, None, None)?;
     let key = match read_credential(args)? {
+        Credential::Invite(_) if args.role.is_some() => {
+            return Err(WrongUsage::because(
+                "--role goes with an owner's or operator's key; the role of an invite is fixed by \
+                 whoever made it, with `statehold admin invite --role ROLE`",
+            ));
+        }
         Credential::Invite(invite) => redeem(workspace, &args.url, &invite).await?,
         Credential::Key(key) => {
             let client = client(&args.url, Some(&key), None)?;
             match client.info().await?.role {
                 // Such a key is not this machine's alone, so it makes one that is.
                 Role::Own | Role::Operator => {
-                    let invite = own_invite(&client, args.role).await?;
+                    let invite = own_invite(&client, args.role.unwrap_or(Role::Push)).await?;
                     redeem(workspace, &args.url, &invite).await?
+                }
+                role if args.role.is_some_and(|wanted| wanted != role) => {
+                    return Err(WrongUsage::because(format!(
+                        "the key has the role {role}, and --role changes no key"
+                    )));
                 }
                 Role::Read | Role::Push | Role::Maintain => key,
             }
@@ -217,13 +234,18 @@ async fn redeem(workspace: &Workspace, url: &str, invite: &Invite) -> Result<Key
 
 fn read_credential(args: &LinkArgs) -> Result<Credential> {
     let text = if let Some(path) = &args.key_file {
-        let first = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        if first.trim().starts_with(INVITE_PREFIX) {
-            first
-        } else {
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| {
+            let unread = format!("{} cannot be read: {error}", path.display());
+            match error.kind() {
+                NotFound => anyhow::Error::from(KeyError::Absent).context(unread),
+                _ => anyhow::Error::from(error).context(unread),
+            }
+        })?);
+        let line = text.lines().next().unwrap_or_default().trim();
+        if !line.is_empty() && !line.starts_with(INVITE_PREFIX) {
             return Ok(Credential::Key(read_key_file(path)?));
         }
+        line.to_owned()
     } else if let Some(text) = variable("STATEHOLD_KEY") {
         text
     } else {
@@ -239,7 +261,9 @@ fn read_credential(args: &LinkArgs) -> Result<Credential> {
     };
     let text = text.trim();
     if text.is_empty() {
-        bail!("no key or invite was given; an operator makes one with `statehold admin invite`");
+        return Err(anyhow::Error::from(KeyError::Absent).context(
+            "no key or invite was given; an operator makes one with `statehold admin invite`",
+        ));
     }
     if text.starts_with(INVITE_PREFIX) {
         return Ok(Credential::Invite(text.parse()?));
@@ -282,7 +306,7 @@ pub(super) fn run_unlink(
     Journal::of(&workspace).clear()?;
     // Another repository shares no base with this one.
     match std::fs::remove_file(workspace.index_files().checkout) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Err(error) if error.kind() != NotFound => return Err(error.into()),
         _ => {}
     }
     output.line(format!(

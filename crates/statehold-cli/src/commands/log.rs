@@ -13,9 +13,10 @@ use statehold_core::time::Timestamp;
 use statehold_repository::format::record::StoredRecord;
 
 use super::{GlobalArgs, block_on};
-use crate::connection::Connection;
+use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::typed_path;
 
 /// Show the newest records, or those that touched a path
 #[derive(Debug, Args)]
@@ -23,8 +24,8 @@ use crate::output::Output;
   statehold log
   statehold log memory/notes.md --limit 5")]
 pub(crate) struct LogArgs {
-    /// A file or folder
-    path: Option<RepoPath>,
+    /// A file or folder, from the folder you are in
+    path: Option<String>,
     /// How many records to show at most
     #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
     limit: usize,
@@ -46,8 +47,14 @@ pub(super) struct Row {
 const STEP: u64 = 64;
 
 pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let folder = global.directory()?;
+    let workspace = find_workspace(&folder)?;
+    let path = match &args.path {
+        Some(typed) => typed_path::within(&workspace, &folder, typed)?,
+        None => None,
+    };
     let (rows, own) = block_on(async {
-        let connection = Connection::open(&global.directory()?, output).await?;
+        let connection = Connection::of(workspace, output, None).await?;
         let own = connection.engine.workspace().settings().machine.id;
         let mut rows = Vec::new();
         let mut end = connection.engine.remote_state().await?.head.number;
@@ -67,7 +74,7 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
                 .iter()
                 .rev()
                 .filter(|stored| stored.record.envelope.number <= end);
-            rows.extend(wanted.map(row).filter_map(|row| match &args.path {
+            rows.extend(wanted.map(row).filter_map(|row| match &path {
                 Some(path) => row.about(path),
                 None => Some(row),
             }));
@@ -80,7 +87,7 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
         output.line(describe(row, own));
     }
     if rows.is_empty() {
-        output.line(match &args.path {
+        output.line(match &path {
             Some(path) => format!("no record touches {path}"),
             None => "nothing yet".into(),
         });

@@ -120,6 +120,11 @@ impl Command {
 }
 
 impl Cli {
+    /// Whether the command serves until it is stopped.
+    pub(crate) const fn is_server(&self) -> bool {
+        matches!(self.command, Command::Serve(_))
+    }
+
     /// How the command is to speak.
     pub(crate) fn output(&self) -> Output {
         Output {

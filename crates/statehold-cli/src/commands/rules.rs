@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use statehold_core::path::RepoPath;
 use statehold_core::rules::Reason;
 use statehold_sync::coverage::coverage;
 use statehold_sync::ignore_file::IGNORE_FILE;
@@ -14,9 +13,14 @@ use super::GlobalArgs;
 use crate::connection::find_workspace;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::typed_path;
 
 /// Look at the rules that say which paths travel
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statehold rules show
+  statehold rules check
+  statehold rules explain state/log/changelog.ndjson")]
 pub(crate) struct RulesArgs {
     #[command(subcommand)]
     command: RulesCommand,
@@ -24,21 +28,42 @@ pub(crate) struct RulesArgs {
 
 #[derive(Debug, Subcommand)]
 enum RulesCommand {
+    /// Print the rules that hold here, as a rules file would have them: those of the file, or the
+    /// default ones as long as there is none
+    #[command(after_help = "Example:
+  statehold rules show > rules.json      (a beginning for a rules file of one's own)")]
+    Show,
     /// End with 1 if a file beneath a strict prefix matches neither list; made for CI
+    #[command(after_help = "Examples:
+  statehold rules check
+  statehold rules check --json")]
     Check,
     /// Say which rule, or which line of the ignore file, decides about a path
+    #[command(after_help = "Examples:
+  statehold rules explain state/log/changelog.ndjson
+  statehold rules explain .env --json")]
     Explain {
-        /// The path inside the workspace, there or not
-        #[arg(value_parser = RepoPath::parse)]
-        path: RepoPath,
+        /// The path, from the folder you are in, there or not
+        path: String,
     },
 }
 
 pub(super) fn run(args: &RulesArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     match &args.command {
+        RulesCommand::Show => show(global, output),
         RulesCommand::Check => check(global, output),
         RulesCommand::Explain { path } => explain(path, global, output),
     }
+}
+
+/// The rules file is not written by `init`: in an agent workspace it travels, and only an owner may
+/// push it, so one that every machine makes would get in the way of its first push.
+fn show(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let workspace = find_workspace(&global.directory()?)?;
+    let rules = workspace.rules(&workspace.folder()?)?;
+    output.line(serde_json::to_string_pretty(rules.rules())?);
+    output.value(rules.rules());
+    Ok(Exit::Done.into())
 }
 
 fn check(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
@@ -55,7 +80,15 @@ fn check(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     output.line(if uncovered.is_empty() {
         "every path beneath a strict prefix matches a list".to_owned()
     } else {
-        format!("name them in one of the lists of {}", rules.display())
+        let start = if rules.exists() {
+            ""
+        } else {
+            "; `statehold rules show` prints the default ones to start it with"
+        };
+        format!(
+            "name them in one of the lists of {}{start}",
+            rules.display()
+        )
     });
     output.value(&json!({"uncovered": uncovered}));
     Ok(if uncovered.is_empty() {
@@ -66,8 +99,10 @@ fn check(global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     .into())
 }
 
-fn explain(path: &RepoPath, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
-    let workspace = find_workspace(&global.directory()?)?;
+fn explain(typed: &str, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let directory = global.directory()?;
+    let workspace = find_workspace(&directory)?;
+    let path = &typed_path::inside(&workspace, &directory, typed)?;
     let folder = workspace.folder()?;
     let reason = workspace.rules(&folder)?.explain(path);
     let is_directory = workspace.root().join(path.as_str()).is_dir();

@@ -12,7 +12,7 @@ use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
 use statehold_repository::lease::LEASE_PERIOD;
 use statehold_repository::store::Store;
-use statehold_sync::home::Home;
+use statehold_sync::home::{Home, OperatorKey};
 
 use super::block_on;
 use crate::connection::{open_store_to_serve, store_of, system};
@@ -94,7 +94,7 @@ pub(super) struct Started {
     /// Where it can be reached.
     pub(super) url: String,
     /// Where the first operator's key was left, if this was the first start.
-    pub(super) operator_key: Option<PathBuf>,
+    pub(super) operator_key: Option<OperatorKey>,
 }
 
 impl Started {
@@ -124,14 +124,49 @@ impl Started {
 
     fn announce(&self, output: Output) {
         output.line(format!("listening at {}", self.url));
-        if let Some(path) = &self.operator_key {
+        if let Some(key) = &self.operator_key {
             output.line(format!(
                 "first start: the operator's key is in {}",
-                path.display()
+                key.path.display()
             ));
-            output.line("make an invite for each machine with `statehold admin invite`");
+            if let Some(earlier) = &key.earlier {
+                output.line(format!(
+                    "the key of another gateway was there; it is now in {}, for --key-file",
+                    earlier.display()
+                ));
+            }
+            let url = self.url_to_type();
+            output.line("in another terminal, as the same user:");
+            for (what, command) in [
+                ("let a machine in", "invite --label laptop"),
+                ("add a tenant", "tenant add NAME"),
+                ("a key for a script", "key --label ci --to ci.key"),
+            ] {
+                output.line(format!(
+                    "  {what:<18}  statehold admin {command} --gateway {url}"
+                ));
+            }
         }
-        output.value(&json!({"url": self.url, "operator_key": self.operator_key}));
+        let key = self.operator_key.as_ref();
+        output.value(&json!({
+            "url": self.url,
+            "operator_key": key.map(|key| &key.path),
+            "earlier_operator_key": key.and_then(|key| key.earlier.as_ref()),
+        }));
+    }
+
+    /// An address that can be typed as it stands: listening at all addresses is none to connect to.
+    fn url_to_type(&self) -> String {
+        let address = self.server.local_addr();
+        match (
+            address.ip().is_unspecified(),
+            self.url.starts_with("https:"),
+        ) {
+            (false, _) => self.url.clone(),
+            (true, false) => format!("http://127.0.0.1:{}", address.port()),
+            // Only whoever had the certificate made knows its name.
+            (true, true) => format!("https://NAME-IN-THE-CERTIFICATE:{}", address.port()),
+        }
     }
 }
 

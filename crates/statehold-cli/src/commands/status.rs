@@ -6,12 +6,12 @@ use anyhow::Result;
 use clap::Args;
 use statehold_core::scope::Scope;
 use statehold_repository::lease::RESIDUAL_RISK;
-use statehold_sync::engine::Counts;
+use statehold_sync::engine::{Counts, Status};
 
 use super::{GlobalArgs, block_on};
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::output::{Output, complain};
+use crate::output::{Output, complain, count};
 use crate::report::{SHOWN_PATHS_MAX, show_action, show_conflict, show_skipped};
 
 /// Show how folder and repository differ
@@ -34,6 +34,29 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
         let status = connection.engine.status(args.scope).await?;
         Ok((status, connection.url, connection.has_one_writer))
     })?;
+    show(&status, &link, has_one_writer, output);
+    if let Some(why) = &status.stale {
+        complain(&format!(
+            "statehold: {why}; the other side is shown as it was last seen"
+        ));
+    }
+    let mut said = serde_json::to_value(&status)?;
+    said["store_grade"] = if has_one_writer { "B" } else { "A" }.into();
+    output.value(&said);
+    if status.stale.is_some() {
+        return Ok(Exit::Unavailable.into());
+    }
+    let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
+    Ok(if args.exit_code && differs {
+        Exit::Refused
+    } else {
+        Exit::Done
+    }
+    .into())
+}
+
+/// Shows how the two differ.
+pub(super) fn show(status: &Status, link: &str, has_one_writer: bool, output: Output) {
     let counts = |counts: Counts| {
         format!(
             "{} added, {} modified, {} deleted",
@@ -48,8 +71,8 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
     }
     let head = status.head.id.to_string();
     output.line(format!(
-        "repository  {} paths at record {} ({})",
-        status.entries,
+        "repository  {} at record {} ({})",
+        count(status.entries as u64, "path"),
         status.head.number,
         &head[..12]
     ));
@@ -81,26 +104,8 @@ pub(super) fn run(args: &StatusArgs, global: &GlobalArgs, output: Output) -> Res
         .for_each(|line| output.line(line));
     if !status.skipped.is_empty() {
         output.line(format!(
-            "left out    {} paths; --json says why",
-            status.skipped.len()
+            "left out    {}; --json says why",
+            count(status.skipped.len() as u64, "path")
         ));
     }
-    if let Some(why) = &status.stale {
-        complain(&format!(
-            "statehold: {why}; the other side is shown as it was last seen"
-        ));
-    }
-    let mut said = serde_json::to_value(&status)?;
-    said["store_grade"] = if has_one_writer { "B" } else { "A" }.into();
-    output.value(&said);
-    if status.stale.is_some() {
-        return Ok(Exit::Unavailable.into());
-    }
-    let differs = !status.actions.is_empty() || !status.conflicts.is_empty();
-    Ok(if args.exit_code && differs {
-        Exit::Refused
-    } else {
-        Exit::Done
-    }
-    .into())
 }

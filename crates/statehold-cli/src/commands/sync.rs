@@ -1,6 +1,7 @@
 //! `statehold push`, `pull` and `sync`: make folder and repository alike.
 
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,9 @@ use super::{GlobalArgs, block_on};
 use crate::connection::{Connection, find_workspace, forget_info};
 use crate::environment::{SystemClock, home};
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, complain};
 use crate::report::{Call, Ended, landed, record_event, show_report};
+use crate::typed_path;
 
 // Without a text of its own: the three commands that take these arguments each have theirs.
 #[derive(Debug, Args)]
@@ -47,8 +49,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
     /// Send this file although it seems to hold a secret; remembered until the file changes
-    #[arg(long, value_name = "PATH", value_parser = RepoPath::parse)]
-    allow_secret: Vec<RepoPath>,
+    #[arg(long, value_name = "PATH")]
+    allow_secret: Vec<String>,
     /// How long a minute is
     #[arg(long, hide = true, value_name = "N", default_value_t = DEBOUNCE_SECONDS)]
     debounce_seconds: u64,
@@ -128,7 +130,9 @@ fn run(
     output: Output,
 ) -> Result<ExitCode> {
     let started = Instant::now();
-    let workspace = find_workspace(&global.directory()?)?;
+    let folder = global.directory()?;
+    let workspace = find_workspace(&folder)?;
+    let allow_secrets = allowed_secrets(&workspace, &folder, &args.allow_secret)?;
     let preset = workspace.settings().preset;
     let options = RunOptions {
         direction,
@@ -152,7 +156,7 @@ fn run(
     };
     let window = Duration::from_secs(args.debounce_seconds);
     let passage = Passage {
-        allow_secrets: &args.allow_secret,
+        allow_secrets: &allow_secrets,
         limit_rate: args.limit_rate,
     };
     let attempt = || {
@@ -176,6 +180,31 @@ fn run(
         return Ok(Exit::Refused.into());
     }
     Ok(Exit::of_outcome(report.outcome).into())
+}
+
+/// The paths that were typed after `--allow-secret`. One that names nothing is told: it is most
+/// likely mistyped, and the file that was meant stays back.
+fn allowed_secrets(
+    workspace: &Workspace,
+    folder: &Path,
+    typed: &[String],
+) -> Result<Vec<RepoPath>> {
+    let mut allowed = Vec::new();
+    for typed in typed {
+        let path = typed_path::inside(workspace, folder, typed)?;
+        if workspace
+            .root()
+            .join(path.as_str())
+            .symlink_metadata()
+            .is_err()
+        {
+            complain(&format!(
+                "--allow-secret {typed}: there is no such file here"
+            ));
+        }
+        allowed.push(path);
+    }
+    Ok(allowed)
 }
 
 /// Makes a call and adds its row to the event log, however it ends.

@@ -268,7 +268,7 @@ fn every_outcome_leaves_one_row() {
     let (code, row) = machine.row("push", &[]);
     assert_eq!(
         (code, &row["outcome"], &row["error"]),
-        (1, &"refused".into(), &"1 files too large".into())
+        (1, &"refused".into(), &"1 file too large".into())
     );
     assert_eq!(
         (&row["manifest_before"], &row["manifest_after"]),
@@ -336,7 +336,7 @@ fn a_conflict_leaves_a_row_and_moves_nothing() {
         let (code, row) = b.row(verb, &[]);
         assert_eq!(
             (code, &row["outcome"], &row["error"]),
-            (3, &"conflict".into(), &"1 conflicts".into()),
+            (3, &"conflict".into(), &"1 conflict".into()),
             "{verb}"
         );
         assert_eq!(row["manifest_before"], row["manifest_after"]);

@@ -72,7 +72,7 @@ fn program_and_sources_go_when_they_are_asked_for() {
     // By hand it is told what stays, and how it goes.
     let told = run(&a, &["push"], 0).out;
     assert!(told.contains("program.md and 1 more"), "{told}");
-    assert!(told.contains("--scope"), "{told}");
+    assert!(told.contains("or all sends them\n"), "{told}");
     assert_eq!(
         json(&a, &["push"], 0)["out_of_scope"],
         serde_json::json!(["program.md", "sources/paper.txt"])
@@ -191,4 +191,58 @@ fn uploads_wait_for_each_other() {
     for path in ["first", "second", "third"] {
         assert_eq!(b.read(path).unwrap(), path.as_bytes());
     }
+}
+
+/// Goal: what an agent restores is committed by nobody, and no line of a person's file is touched.
+#[test]
+fn git_ignores_what_is_restored() {
+    let installation = installation();
+    for (name, git, before, after) in [
+        ("new", ".git", None, Some("_restore/\n")),
+        ("worktree", "../.git", Some("*.o"), Some("*.o\n_restore/\n")),
+        (
+            "again",
+            ".git",
+            Some("/_restore/\r\nx\n"),
+            Some("/_restore/\r\nx\n"),
+        ),
+        ("no-git", "elsewhere", None, None),
+    ] {
+        let outer = installation.machine(name).unwrap();
+        fs::create_dir_all(outer.path("inner")).unwrap();
+        fs::create_dir_all(outer.path("inner").join(git)).unwrap();
+        let ignore = outer.path("inner/.gitignore");
+        if let Some(before) = before {
+            fs::write(&ignore, before).unwrap();
+        }
+        let said = run(&outer, &["-C", "inner", "init", "--preset", "agent"], 0).out;
+        let found = fs::read_to_string(&ignore).ok();
+        assert_eq!(found.as_deref(), after, "{name}");
+        assert_eq!(
+            said.contains("_restore/"),
+            before != found.as_deref(),
+            "{said}"
+        );
+    }
+}
+
+/// Goal: the default rules can be read, are a rules file as they are printed, and `init` leaves no
+/// file that the first push of a machine with a push key would be refused for.
+#[test]
+fn the_default_rules_are_shown_and_in_nobodys_way() {
+    let (_installation, _gateway, a, _b) = two_agents();
+    a.write("state/memory.md", "hello\n").unwrap();
+    run(&a, &["push"], 0);
+    a.write("state/log/strange.log", "x").unwrap();
+    let told = run(&a, &["rules", "check"], 1).out;
+    assert!(told.contains("`statehold rules show`"), "{told}");
+    let shown = run(&a, &["rules", "show"], 0).out;
+    assert!(
+        shown.contains("\n    \"state/log/changelog.ndjson\",\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("SYNC_DENY"), "{shown}");
+    a.write("state/bin/sync/sync-rules.json", &shown).unwrap();
+    assert_eq!(run(&a, &["rules", "show"], 0).out, shown);
+    assert!(!run(&a, &["rules", "check"], 1).out.contains("rules show"));
 }

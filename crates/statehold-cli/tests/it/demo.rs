@@ -38,6 +38,9 @@ fn it_ends_by_itself_and_changes_nothing() {
     let shown = run(&machine, &["demo", root], 0);
     assert!(shown.out.contains("2 files"), "{}", shown.out);
     assert!(shown.out.contains("Try next:"), "{}", shown.out);
+    let looked = "to pull     1 added, 0 modified, 0 deleted";
+    assert!(shown.out.contains(looked), "{}", shown.out);
+    assert!(!shown.out.contains("1 files"), "{}", shown.out);
     assert_eq!(folder(&machine.root), before);
     assert!(run(&machine, &["demo", "--quiet", root], 0).out.is_empty());
 }

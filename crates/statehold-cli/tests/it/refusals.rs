@@ -1,5 +1,10 @@
 //! What is turned down or goes wrong: each with its exit code, the object by name, and a next step.
 
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
 use crate::world::{Two, installation, json, run};
 
 /// Goal: a file past the limit is refused before anybody is contacted.
@@ -78,7 +83,6 @@ fn a_wrong_command_line_is_2() {
         &["push", "--exit-code"],
         &["push", "--scope", "moon"],
         &["cat"],
-        &["cat", "../outside"],
         &["serve"],
         &[],
     ] {
@@ -156,14 +160,17 @@ fn what_was_asked_for_and_is_not_there_is_named() {
             &["link", "http://gateway.example.org"],
             "in the clear; use https",
         ),
-        (
-            &stranger,
-            &["link", &gateway.url],
-            "`statehold admin invite`",
-        ),
     ] {
         let refused = run(machine, arguments, 1);
         assert!(refused.err.contains(said), "{arguments:?}: {}", refused.err);
+    }
+    for no_key in [
+        &["link", &gateway.url][..],
+        &["link", &gateway.url, "--key-file", "no"],
+    ] {
+        let refused = run(&stranger, no_key, 5).err;
+        let said = ["`statehold admin invite`", "no cannot be read"];
+        assert!(said.iter().any(|said| refused.contains(said)), "{refused}");
     }
     assert!(
         run(&a, &["log", "nope"], 0)
@@ -286,4 +293,195 @@ fn a_dry_run_tells_what_would_be_refused() {
         "{}",
         told.out
     );
+}
+
+/// Goal: a certificate that is not accepted is told at once, with what to do about its kind.
+#[test]
+fn a_certificate_that_is_not_accepted_is_told_at_once() {
+    let authority = IsCa::Ca(BasicConstraints::Unconstrained);
+    let long_ago = date_time_ymd(2001, 1, 1);
+    for (name, is_ca, end, host, trusted, said) in [
+        (
+            "unknown",
+            IsCa::ExplicitNoCa,
+            None,
+            "localhost",
+            false,
+            "STATEHOLD_CA",
+        ),
+        ("authority", authority, None, "localhost", true, "CA:FALSE"),
+        (
+            "expired",
+            IsCa::ExplicitNoCa,
+            Some(long_ago),
+            "localhost",
+            true,
+            "renews it",
+        ),
+        (
+            "name",
+            IsCa::ExplicitNoCa,
+            None,
+            "127.0.0.1",
+            true,
+            "a name that the certificate holds",
+        ),
+        ("fine", IsCa::ExplicitNoCa, None, "localhost", true, ""),
+    ] {
+        let installation = installation();
+        let key = KeyPair::generate().unwrap();
+        let mut certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        certificate.is_ca = is_ca;
+        certificate.not_after = end.unwrap_or(certificate.not_after);
+        let pem = certificate.self_signed(&key).unwrap().pem();
+        let files = [installation.path("cert.pem"), installation.path("key.pem")];
+        fs::write(&files[0], pem).unwrap();
+        fs::write(&files[1], key.serialize_pem()).unwrap();
+        let [cert, key] = [0, 1].map(|at: usize| files[at].to_str().unwrap());
+        let vault = installation.path("vault");
+        let tls = ["--tls-cert", cert, "--tls-key", key];
+        let gateway = installation
+            .serve_with(vault.as_os_str(), "127.0.0.1:0", &[], &tls)
+            .unwrap();
+        let url = gateway.url.replace("127.0.0.1", host);
+        let operator = installation.operator().unwrap();
+        let mut command = operator.command(&["admin", "keys", "--gateway", &url]);
+        if trusted {
+            command.env("STATEHOLD_CA", cert);
+        }
+        let started = Instant::now();
+        let ran = operator.start(command, "").unwrap().finish().unwrap();
+        if said.is_empty() {
+            ran.expect(0).unwrap();
+            continue;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(3),
+            "{name} was tried again"
+        );
+        assert_eq!(ran.code, Some(6), "{name}: {}", ran.err);
+        assert!(ran.err.contains(said), "{name}: {}", ran.err);
+        assert_eq!(ran.err.matches(&url).count(), 1, "{name}: {}", ran.err);
+        assert!(!ran.err.contains("rustls"), "{name}: {}", ran.err);
+        assert_eq!(ran.err.lines().count(), 2, "{name}: {}", ran.err);
+    }
+}
+
+/// Goal: a gateway that cannot start, or is away, says what to do about that and no more.
+#[test]
+fn what_a_gateway_lacks_is_told_with_a_next_step() {
+    let installation = installation();
+    let gateway = installation.serve("vault").unwrap();
+    let a = installation.linked("anna", &gateway).unwrap();
+    let operator = installation.operator().unwrap();
+    let tls = ["--tls-cert", "missing.pem", "--tls-key", "missing.pem"];
+    for (arguments, names, next) in [
+        (&tls[..], "missing.pem", "check the path"),
+        (
+            &["--listen", gateway.address()],
+            gateway.address(),
+            "--listen",
+        ),
+    ] {
+        let serve = [&["serve", "--store", "other"], arguments].concat();
+        let refused = run(&operator, &serve, 6).err;
+        assert!(
+            refused.contains(names) && refused.contains(next),
+            "{refused}"
+        );
+        assert!(!refused.contains("once that has passed"), "{refused}");
+    }
+    let nowhere = run(&operator, &["serve", "--store", "/proc/x"], 6).err;
+    assert!(nowhere.contains("check the path"), "{nowhere}");
+    let url = gateway.url.clone();
+    drop(gateway);
+    // All at once, since each has some patience.
+    let asked = [
+        (&a, &["log"][..]),
+        (&a, &["doctor"]),
+        (&operator, &["admin", "keys", "--gateway", &url]),
+    ];
+    let asked = asked.map(|(machine, command)| {
+        let running = machine.start(machine.command(command), "").unwrap();
+        (command, running)
+    });
+    for (command, running) in asked {
+        let away = running.finish().unwrap();
+        assert_ne!(away.code, Some(0));
+        assert_eq!(
+            away.err.matches(&url).count(),
+            1,
+            "{command:?}: {}",
+            away.err
+        );
+        assert!(away.err.contains("refused"), "{command:?}: {}", away.err);
+    }
+}
+
+/// Goal: a path means what it means to other programs in that folder.
+#[test]
+fn paths_are_typed_from_the_folder_one_is_in() {
+    let Two {
+        a,
+        b: _b,
+        gateway: _gateway,
+        installation: _installation,
+    } = Two::new();
+    let key = format!("gh{}aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA1bC3\n", "p_");
+    a.write("memory/deep/x.md", "x\n").unwrap();
+    a.write("memory/secret.pem", &key).unwrap();
+    a.write("x.md", "another\n").unwrap();
+    let from = |folder: &str, arguments: &[&str], code: i32| {
+        let mut command = a.command(arguments);
+        command.current_dir(a.path(folder));
+        let ran = a.start(command, "").unwrap().finish().unwrap();
+        ran.expect(code).unwrap()
+    };
+    let mistyped = from(
+        "memory",
+        &["push", "--allow-secret", "memory/secret.pem"],
+        1,
+    );
+    let said = "--allow-secret memory/secret.pem: there is no such file here";
+    assert!(mistyped.err.contains(said), "{}", mistyped.err);
+    from("memory", &["push", "--allow-secret", "secret.pem"], 0);
+    let absolute = a.path("memory/deep/x.md");
+    let absolute = absolute.to_str().unwrap();
+    for (folder, typed) in [
+        ("", "memory/deep/x.md"),
+        ("", "./memory/deep/x.md"),
+        ("", "memory/../memory//deep/x.md"),
+        ("memory", "deep/x.md"),
+        ("memory/deep", "x.md"),
+        ("memory/deep", "../deep/x.md"),
+        ("memory/deep", absolute),
+    ] {
+        assert_eq!(
+            from(folder, &["cat", typed], 0).out,
+            "x\n",
+            "{folder}: {typed}"
+        );
+        assert!(
+            from(folder, &["log", typed], 0)
+                .out
+                .contains("memory/deep/x.md")
+        );
+        from(folder, &["diff", typed, "--exit-code"], 0);
+        let explained = from(folder, &["rules", "explain", typed], 0).out;
+        assert!(
+            explained.starts_with("memory/deep/x.md: travels"),
+            "{explained}"
+        );
+    }
+    assert_eq!(
+        from("memory/deep", &["cat", "../../x.md"], 0).out,
+        "another\n"
+    );
+    assert!(from("memory", &["log", ".."], 0).out.contains("x.md"));
+    for outside in ["../outside", "/etc/passwd", "."] {
+        for verb in [&["cat"][..], &["rules", "explain"]] {
+            let refused = from("", &[verb, &[outside]].concat(), 2);
+            assert!(refused.err.contains(outside), "{}", refused.err);
+        }
+    }
 }

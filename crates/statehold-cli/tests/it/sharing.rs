@@ -80,6 +80,17 @@ fn a_conflict_is_named_and_loses_nothing() {
     let told = json(&b, &["push"], 3);
     assert_eq!(told["conflicts"][0]["path"], "memory/shared.md");
 
+    // What is in nobody's way arrives, and it isn't said that nothing did.
+    a.write("only-a.md", "a\n").unwrap();
+    run(&a, &["push"], 0);
+    let pulled = run(&b, &["pull"], 3).out;
+    assert!(b.path("only-a.md").exists());
+    assert!(pulled.contains("pull: 1 file, "), "{pulled}");
+    assert!(
+        pulled.contains("1 conflict, and there both sides"),
+        "{pulled}"
+    );
+
     let taken = json(&b, &["pull", "--on-conflict", "remote"], 0);
     assert_eq!(b.read("memory/shared.md").unwrap(), b"from a\n");
     let aside = taken["set_aside"][0].as_str().unwrap();

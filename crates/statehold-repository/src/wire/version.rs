@@ -6,9 +6,6 @@ use std::str::FromStr;
 /// The version of this program.
 pub const OWN: &str = env!("CARGO_PKG_VERSION");
 
-/// The command that brings an installation up to date.
-pub const UPDATE_COMMAND: &str = "cargo install statehold-cli";
-
 /// Major and minor number of a version. Patches never change what crosses the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
