@@ -255,9 +255,9 @@ fn a_dry_run_tells_what_would_be_refused() {
         }
         let auto = run(a, &[&dry[..], &["--auto"]].concat(), 1);
         assert!(auto.out.contains("0 files would move"), "{}", auto.out);
-        std::fs::remove_file(a.path(path)).unwrap();
+        fs::remove_file(a.path(path)).unwrap();
         // Nor may the folder stay that was made for it.
-        let _none = std::fs::remove_dir_all(a.path("state"));
+        let _none = fs::remove_dir_all(a.path("state"));
         run(a, &dry, 0);
     }
 
@@ -279,7 +279,7 @@ fn a_dry_run_tells_what_would_be_refused() {
     b.write("note", "of b").unwrap();
     run(b, &["push"], 0);
     for path in ["big", "secret", "fine"] {
-        std::fs::remove_file(a.path(path)).unwrap();
+        fs::remove_file(a.path(path)).unwrap();
     }
     a.write("note", "of a").unwrap();
     run(a, &["pull", "--dry", "--exit-code"], 1);
