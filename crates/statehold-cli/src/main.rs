@@ -16,6 +16,10 @@ use clap::Parser as _;
 use commands::Cli;
 use exit::{Exit, hint};
 
+/// A scan makes and drops a few small pieces of memory for every file, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
