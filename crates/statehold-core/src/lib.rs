@@ -5,7 +5,8 @@
 //! 1. [`path`], [`digest`], [`id`], [`time`]: the small values everything else is made of.
 //! 2. [`entry`], [`tree`]: what a directory looks like when it is recorded.
 //! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
-//! 4. [`state`]: `state = fold(log)`, the heart of the program.
+//! 4. [`state`]: `state = fold(log)`, the heart of the program. [`snapshot`]: names for old states;
+//!    [`point`]: which state is meant.
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out.
@@ -34,11 +35,13 @@ pub mod limits;
 pub mod manifest;
 pub mod path;
 pub mod plan;
+pub mod point;
 pub mod rebase;
 pub mod record;
 pub mod rules;
 pub mod scope;
 pub mod secrets;
+pub mod snapshot;
 pub mod state;
 pub mod time;
 pub mod tree;

@@ -64,6 +64,15 @@ pub const PAGE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest table of a container object (pack, tree, segment), in bytes before compression.
 pub const TABLE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Longest label of a snapshot, in characters: with its time a file name on every system.
+pub const LABEL_CHARS_MAX: usize = 64;
+/// Most snapshots that a repository has at once.
+pub const SNAPSHOTS_MAX: usize = 10_000;
+/// Most copies elsewhere that a repository knows of.
+pub const BACKUPS_MAX: usize = 64;
+/// Most snapshots that one record takes away.
+pub const FORGOTTEN_MAX: usize = 10_000;
+
 /// Records per segment; segments are aligned to this.
 pub const SEGMENT_RECORDS: u64 = 16;
 /// A larger segment is not written, in stored bytes: its records are read one by one.

@@ -15,8 +15,10 @@ use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
 use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_core::record::Kind;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
+use statehold_core::time::Timestamp;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, Limits, NewInvite, NewKey, NewTenant, Place,
@@ -110,6 +112,7 @@ pub(crate) async fn info(access: Access, State(gateway): State<Gateway>) -> Answ
 #[derive(Debug, Deserialize)]
 pub(crate) struct OpenQuery {
     at_most: Option<u64>,
+    time: Option<Timestamp>,
 }
 
 pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answer<Frames> {
@@ -118,7 +121,15 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
     if access.key().role >= Role::Push {
         repository.get_ready();
     }
-    let opening = repository.open(query.at_most).await?;
+    let at = match (query.at_most, query.time) {
+        (None, None) => Point::Newest,
+        (Some(number), None) => Point::Record(number),
+        (None, Some(time)) => Point::Time(time),
+        (Some(_), Some(_)) => {
+            return Err(Problem::refused("at_most and time exclude each other").into());
+        }
+    };
+    let opening = repository.open(at).await?;
     let mut frames = Vec::new();
     let mut head = 0;
     if let Some((checkpoint, trees)) = opening.checkpoint {
@@ -276,7 +287,10 @@ pub(crate) fn from_outside(error: Error) -> Error {
 /// What a role may append.
 fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     match &draft.draft.head.kind {
-        Kind::Push | Kind::Note => access.require(Role::Push).map(drop),
+        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note => {
+            access.require(Role::Push).map(drop)
+        }
+        Kind::Forget => access.require(Role::Own).map(drop),
         kind @ (Kind::Registry | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
         }
@@ -287,7 +301,7 @@ fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
 /// too; this is for those that don't, and for machines whose rules are older. Who owns the
 /// repository is above them.
 async fn check_rules(repository: &HostedRepository, draft: &StoredDraft) -> Answer<()> {
-    let statehold_core::record::Body::Push(push) = &draft.draft.body else {
+    let Some(push) = draft.draft.body.changes() else {
         return Ok(());
     };
     push.paths().try_for_each(leave_rules)?;

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::id::{KeyId, MachineId, PackId, RepositoryId};
+use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
@@ -768,11 +769,12 @@ impl Remote for GatewayRemote {
         Ok(())
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        let mut ask = Ask::get("v1/open");
-        if let Some(at_most) = at_most {
-            ask = ask.query("at_most", at_most);
-        }
+    async fn open(&self, at: Point) -> Result<Opening> {
+        let ask = match at {
+            Point::Newest => Ask::get("v1/open"),
+            Point::Record(number) => Ask::get("v1/open").query("at_most", number),
+            Point::Time(time) => Ask::get("v1/open").query("time", time),
+        };
         let Frames(frames, end) = self.client.send(&ask).await?;
         let (mut checkpoint, mut trees, mut records) = (None, HashMap::new(), Vec::new());
         for frame in frames {

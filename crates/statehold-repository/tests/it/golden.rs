@@ -13,6 +13,7 @@ use statehold_core::digest::{Digest, Sha256};
 use statehold_core::entry::{Chunk, ContentObject, Entry, FileEntry, Location};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_core::record::{Body, Kind, NewPack, NoteBody, PushBody, Upsert};
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
@@ -262,7 +263,7 @@ async fn describe(folder: &Path) -> String {
     }
     for key in store.list("checkpoints", "checkpoints").await.unwrap() {
         let number = layout::parse_checkpoint(&key).unwrap().0;
-        let opening = repository.open(Some(number)).await.unwrap();
+        let opening = repository.open(Point::Record(number)).await.unwrap();
         let (checkpoint, trees) = opening.checkpoint.unwrap();
         line(format!(
             "checkpoint at {number}, {}, with tree {} in {} objects, {} checkpoints before",

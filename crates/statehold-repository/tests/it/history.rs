@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
+use statehold_core::point::Point;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::remote::{advance, load, load_at};
 use statehold_repository::{Remote as _, layout};
@@ -58,11 +59,11 @@ async fn every_earlier_state_can_be_read() {
             let stored = scene.repository.record(number).await.unwrap().unwrap();
             folded.apply(&stored.record).unwrap();
         }
-        let found = load_at(&cold, number).await;
+        let found = load_at(&cold, Point::Record(number)).await;
         let found = found.unwrap_or_else(|error| panic!("record {number}: {error}"));
         assert_eq!(*found, folded, "record {number}");
     }
-    assert!(load_at(&cold, 141).await.is_err());
+    assert!(load_at(&cold, Point::Record(141)).await.is_err());
 }
 
 /// Everything works on a store that refuses every overwrite and every delete.
@@ -149,7 +150,7 @@ async fn a_checkpoint_of_no_use_is_replaced() {
         let loaded = load(&repository).await.unwrap();
         assert_eq!(loaded.overdue, None);
         assert_eq!(*loaded.state, scene.fold_from_scratch().await);
-        let opening = repository.open(None).await.unwrap();
+        let opening = repository.open(Point::Newest).await.unwrap();
         assert_eq!(opening.checkpoint.unwrap().0.at.number, number);
         // Tending again has nothing to do.
         let before = scene.keys("trees").await;
@@ -175,7 +176,7 @@ async fn a_reader_may_begin_at_an_older_checkpoint() {
     let mut scene = Scene::new().await;
     scene.push_many(140).await;
     for at_most in [0, 31, 63, 64, 100, 139, u64::MAX] {
-        let opening = scene.repository.open(Some(at_most)).await.unwrap();
+        let opening = scene.repository.open(Point::Record(at_most)).await.unwrap();
         let found = opening
             .checkpoint
             .map_or(0, |(checkpoint, _)| checkpoint.at.number);

@@ -16,7 +16,7 @@ use statehold_core::limits::PACK_BYTES_FIRST;
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
-use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_core::record::{RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
@@ -682,7 +682,7 @@ fn still_to_settle(error: &statehold_repository::Error) {
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
 fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
-    let Body::Push(push) = &pushed.draft.body else {
+    let Some(push) = pushed.draft.body.changes() else {
         return;
     };
     for Upsert { path, entry, .. } in &push.upserts {
