@@ -29,7 +29,10 @@ impl FromStr for Label {
     type Err = InvalidLabel;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let begins_well = text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
         if begins_well && text.len() <= LABEL_CHARS_MAX && text.bytes().all(is_fine) {
             return Ok(Self(text.to_owned()));
         }
@@ -154,7 +157,13 @@ mod tests {
     #[test]
     fn labels_fit_into_file_names() {
         let longest = "x".repeat(LABEL_CHARS_MAX);
-        for good in ["a", "7", "pre-quorum-rewrite-2026-04-16", "V1.2_final", &longest] {
+        for good in [
+            "a",
+            "7",
+            "pre-quorum-rewrite-2026-04-16",
+            "V1.2_final",
+            &longest,
+        ] {
             assert_eq!(good.parse::<Label>().map(|label| label.0), Ok(good.into()));
         }
         let too_long = "x".repeat(LABEL_CHARS_MAX + 1);

@@ -12,7 +12,8 @@ use crate::digest::Digest;
 use crate::entry::{Chunk, ContentObject, Entry};
 use crate::id::PackId;
 use crate::limits::{
-    BACKUPS_MAX, CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, FORGOTTEN_MAX, SEGMENT_RECORDS, SNAPSHOTS_MAX,
+    BACKUPS_MAX, CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, FORGOTTEN_MAX, SEGMENT_RECORDS,
+    SNAPSHOTS_MAX,
 };
 use crate::path::RepoPath;
 use crate::record::{

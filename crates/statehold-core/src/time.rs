@@ -194,7 +194,13 @@ mod tests {
         assert_eq!(time.to_file_name(), "2026-04-15T18-00-00Z");
         let read = Timestamp::from_file_name("2026-04-15T18-00-00Z").unwrap();
         assert_eq!(read.to_string(), "2026-04-15T18:00:00.000Z");
-        for wrong in ["", "T", "2026-04-15T18:00:00Z", "2026-04-15T18-00-00.1Z", "2026-04-15T18-00Z"] {
+        for wrong in [
+            "",
+            "T",
+            "2026-04-15T18:00:00Z",
+            "2026-04-15T18-00-00.1Z",
+            "2026-04-15T18-00Z",
+        ] {
             assert_eq!(Timestamp::from_file_name(wrong), None, "{wrong}");
         }
     }

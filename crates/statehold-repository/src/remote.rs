@@ -142,9 +142,14 @@ pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
         ))),
         Point::Time(time) if head == 0 => {
             let first = remote.records(0).await?;
-            let first = first.records.first().map(|first| first.record.envelope.time);
+            let first = first
+                .records
+                .first()
+                .map(|first| first.record.envelope.time);
             Err(Error::refused(match first {
-                Some(first) => format!("there is nothing as of {time}; the first record is of {first}"),
+                Some(first) => {
+                    format!("there is nothing as of {time}; the first record is of {first}")
+                }
                 None => "there is nothing in the repository yet".into(),
             }))
         }

@@ -11,8 +11,8 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
-    APPEND_RACES_MAX, CHECKPOINT_RECORDS_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_BYTES_MAX,
-    SEGMENT_RECORDS,
+    APPEND_RACES_MAX, CHECKPOINT_RECORDS_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX,
+    SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::point::Point;
 use statehold_core::rebase::may_follow;
@@ -594,7 +594,9 @@ impl Repository {
                     return self.opening_from(None, Until::TheEnd).await;
                 }
                 let number = newest.at.number;
-                let at = newest.earlier.partition_point(|earlier| earlier.time <= time);
+                let at = newest
+                    .earlier
+                    .partition_point(|earlier| earlier.time <= time);
                 let until = newest.earlier.get(at).map_or(number, |next| next.number);
                 let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
                 let from = from.map_or(0, |earlier| earlier.number);
