@@ -95,6 +95,8 @@ pub const PAGE_ENTRIES_MAX: usize = 4_096;
 pub const HEAD_WINDOW_MAX: u64 = 16;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Most records that are asked for by their numbers at once.
+pub const LOG_RANGE_RECORDS_MAX: u64 = 64;
 /// Most ranges in one batched read.
 pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.
