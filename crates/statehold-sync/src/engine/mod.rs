@@ -12,7 +12,7 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
-use statehold_core::limits::PACK_BYTES_FIRST;
+use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY};
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
@@ -111,7 +111,7 @@ pub struct Engine {
 }
 
 /// From this many bytes on a pack more, which costs a request, is worth the time that it saves.
-const EARLY_BYTES_MIN: u64 = PACK_BYTES_FIRST as u64 * 3 / 2;
+const EARLY_BYTES_MIN: u64 = PACK_BYTES_EARLY as u64 * 3 / 2;
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
 
@@ -567,8 +567,9 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
-        if total > EARLY_BYTES_MIN {
-            outgoing.begin_early();
+        let is_slow = actions.len() >= EARLY_FILES_MIN || total > self.remote.push_bytes_max();
+        if is_slow && total > EARLY_BYTES_MIN {
+            outgoing.send_early(total);
         }
         let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
         let mut sending = Sending::new(remote, known.head, progress);

@@ -187,9 +187,9 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Begins to send early, for a push that doesn't go in one request anyway.
-    pub(super) fn begin_early(&mut self) {
-        self.writer.begin_early();
+    /// Sends while files are read, of this many bytes in all.
+    pub(super) fn send_early(&mut self, total: u64) {
+        self.writer.send_early(total);
     }
 
     /// Takes in one action, and sends the packs that become full.
