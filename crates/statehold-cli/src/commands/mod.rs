@@ -12,11 +12,13 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod rollback;
 mod rules;
 mod serve;
 mod snapshot;
 mod status;
 mod sync;
+mod undo;
 mod versions;
 
 use std::path::PathBuf;
@@ -92,6 +94,8 @@ enum Command {
     Versions(versions::VersionsArgs),
     Diff(diff::DiffArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Rollback(rollback::RollbackArgs),
+    Undo(undo::UndoArgs),
     Doctor(doctor::DoctorArgs),
     Rules(rules::RulesArgs),
     Machines(machines::MachinesArgs),
@@ -116,6 +120,8 @@ impl Command {
             | Self::Versions(_)
             | Self::Diff(_)
             | Self::Snapshot(_)
+            | Self::Rollback(_)
+            | Self::Undo(_)
             | Self::Doctor(_)
             | Self::Cat(_) => true,
             // What is left for later runs without anybody who could pipe anything in.
@@ -173,6 +179,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Log(args) => log::run(&args, &global, output),
         Command::Versions(args) => versions::run(&args, &global, output),
         Command::Snapshot(args) => snapshot::run(&args, &global, output),
+        Command::Rollback(args) => rollback::run(&args, &global, output),
+        Command::Undo(args) => undo::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),
         Command::Rules(args) => rules::run(&args, &global, output),

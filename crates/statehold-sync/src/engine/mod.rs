@@ -46,12 +46,14 @@ mod outgoing;
 mod report;
 mod screening;
 mod status;
+mod take_back;
 
 pub use history::{Made, RollbackPlan, RolledBack};
 use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
+pub use take_back::TakenBack;
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
