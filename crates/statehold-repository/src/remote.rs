@@ -197,7 +197,8 @@ async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
         match fold_opening(remote.description().1, opening, at) {
             Ok((mut loaded, more)) => {
-                if more {
+                // An older one than asked for comes with the records up to itself.
+                if more || from != at {
                     follow(remote, &mut loaded, at).await?;
                 }
                 return Ok(loaded);
