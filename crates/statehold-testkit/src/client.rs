@@ -512,7 +512,10 @@ impl Client {
 }
 
 fn names_snapshots(body: &Body) -> bool {
-    matches!(body, Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_))
+    matches!(
+        body,
+        Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_)
+    )
 }
 
 fn changes_of(body: &Body) -> Changes {

@@ -265,7 +265,10 @@ fn the_commands_of_the_pages_run() {
     );
     step("two", second);
     step("one", "statehold pull\ngrep 'and this' memory/notes.md");
-    step("two", &format!("{history}! grep 'and this' memory/notes.md"));
+    step(
+        "two",
+        &format!("{history}! grep 'and this' memory/notes.md"),
+    );
     step(
         "agent",
         "mkdir ~/.claude\nstatehold -C ~/.claude init --preset claude-code\n\
