@@ -8,6 +8,7 @@ mod output;
 mod progress;
 mod report;
 mod typed_path;
+mod when;
 
 use std::process::ExitCode;
 

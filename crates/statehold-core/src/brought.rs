@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::entry::{Chunk, ContentObject, Entry, Location};
 use crate::path::RepoPath;
-use crate::record::{Body, Record};
+use crate::record::Record;
 use crate::scope::Scope;
 
 /// The new pieces of a file.
@@ -29,7 +29,7 @@ pub fn content_brought<'a>(
     let mut latest: BTreeMap<&RepoPath, Pieces<'a>> = BTreeMap::new();
     for record in records {
         first.get_or_insert(record.envelope.number);
-        let Body::Push(push) = &record.body else {
+        let Some(push) = record.body.changes() else {
             continue;
         };
         let upserts = push.upserts.iter();
@@ -75,7 +75,7 @@ mod tests {
     use crate::digest::Digest;
     use crate::entry::FileEntry;
     use crate::id::{MachineId, Nonce, PackId};
-    use crate::record::{DraftHead, Envelope, Kind, PushBody, RecordRef, Upsert};
+    use crate::record::{Body, DraftHead, Envelope, Kind, PushBody, RecordRef, Upsert};
     use crate::time::{Mtime, Timestamp};
 
     const PACK: ContentObject = ContentObject::Pack(PackId::from_bytes([1; 16]));

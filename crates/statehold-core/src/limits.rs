@@ -70,6 +70,15 @@ pub const PAGE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest table of a container object (pack, tree, segment), in bytes before compression.
 pub const TABLE_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Longest label of a snapshot, in characters: with its time a file name on every system.
+pub const LABEL_CHARS_MAX: usize = 64;
+/// Most snapshots that a repository has at once.
+pub const SNAPSHOTS_MAX: usize = 10_000;
+/// Most copies elsewhere that a repository knows of.
+pub const BACKUPS_MAX: usize = 64;
+/// Most snapshots that one record takes away.
+pub const FORGOTTEN_MAX: usize = 10_000;
+
 /// Records per segment; segments are aligned to this.
 pub const SEGMENT_RECORDS: u64 = 16;
 /// A larger segment is not written, in stored bytes: its records are read one by one.
@@ -92,6 +101,8 @@ pub const PAGE_ENTRIES_MAX: usize = 4_096;
 pub const HEAD_WINDOW_MAX: u64 = 16;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Most records that are asked for by their numbers at once.
+pub const LOG_RANGE_RECORDS_MAX: u64 = 64;
 /// Most ranges in one batched read.
 pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.

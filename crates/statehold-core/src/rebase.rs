@@ -18,14 +18,29 @@ pub struct Overlap {
 }
 
 /// Says whether a draft made without knowledge of a record may be appended after it.
+///
+/// | draft \\ record | push | rollback | snapshot, backup, forget | note, skipped | registry |
+/// |---|---|---|---|---|---|
+/// | push | if disjoint | no | yes | yes | no |
+/// | rollback | no | no | yes | yes | no |
+/// | snapshot, backup, forget, note | yes | yes | yes | yes | no, a note yes |
+/// | registry, unknown | no | no | no | yes | no |
 pub fn may_follow(draft: &Body, record: &Body) -> Result<(), Overlap> {
     match (draft, record) {
         (Body::Push(draft), Body::Push(record)) => disjoint(draft, record),
-        // A note says nothing about the state, so it is in nobody's way.
-        (Body::Note(_), _) | (_, Body::Note(_)) => Ok(()),
-        // What this program doesn't know and may skip has no effect on the state either.
-        (_, Body::Unknown) => Ok(()),
+        // A note says nothing about the state, so it is in nobody's way, and neither is what this
+        // program doesn't know and may skip.
+        (Body::Note(_), _) | (_, Body::Note(_) | Body::Unknown) => Ok(()),
         (Body::Unknown | Body::Registry(_), _) | (_, Body::Registry(_)) => {
+            Err(Overlap { paths: Vec::new() })
+        }
+        // They speak of records that don't change any more. That two snapshots don't have one name
+        // is seen to where they are taken in.
+        (Body::Snapshot(_) | Body::Backup(_) | Body::Forget(_), _)
+        | (_, Body::Snapshot(_) | Body::Backup(_) | Body::Forget(_)) => Ok(()),
+        // It is about the whole directory as its writer saw it.
+        (Body::Rollback(_), Body::Push(_))
+        | (Body::Push(_) | Body::Rollback(_), Body::Rollback(_)) => {
             Err(Overlap { paths: Vec::new() })
         }
     }
@@ -62,7 +77,7 @@ fn disjoint(draft: &PushBody, record: &PushBody) -> Result<(), Overlap> {
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::record::RecordRef;
+    use crate::record::{NoteBody, RecordRef, RollbackBody, SnapshotBody};
 
     fn push(paths: &[&str]) -> Body {
         Body::Push(PushBody {
@@ -76,6 +91,60 @@ mod tests {
                 .map(|path| RepoPath::parse(path).unwrap())
                 .collect(),
         })
+    }
+
+    fn base() -> RecordRef {
+        RecordRef {
+            number: 0,
+            id: Digest::of(b""),
+        }
+    }
+
+    fn snapshot() -> Body {
+        Body::Snapshot(SnapshotBody {
+            base: base(),
+            id: "2026-04-16T09-30-00Z-x".parse().unwrap(),
+            at: 0,
+            files: 0,
+            bytes: 0,
+        })
+    }
+
+    fn rollback() -> Body {
+        let Body::Push(changes) = push(&["a"]) else {
+            unreachable!()
+        };
+        Body::Rollback(RollbackBody {
+            to: 0,
+            before: "2026-04-16T09-30-00Z-x".parse().unwrap(),
+            files: 0,
+            bytes: 0,
+            changes,
+        })
+    }
+
+    #[test]
+    fn a_rollback_gives_way_to_every_change() {
+        let (push, note) = (push(&["b"]), {
+            let text = String::new();
+            Body::Note(NoteBody { base: base(), text })
+        });
+        for (draft, record, may) in [
+            (rollback(), push.clone(), false),
+            (push.clone(), rollback(), false),
+            (rollback(), rollback(), false),
+            (rollback(), snapshot(), true),
+            (snapshot(), rollback(), true),
+            (snapshot(), push.clone(), true),
+            (push, snapshot(), true),
+            (snapshot(), snapshot(), true),
+            (rollback(), note.clone(), true),
+            (note, rollback(), true),
+            (rollback(), Body::Unknown, true),
+        ] {
+            let verdict = may_follow(&draft, &record).is_ok();
+            assert_eq!(verdict, may, "{draft:?} after {record:?}");
+        }
     }
 
     #[test]

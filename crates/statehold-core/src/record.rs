@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind, EntryLine};
 use crate::id::{KeyId, MachineId, Nonce, PackId};
 use crate::path::RepoPath;
+use crate::snapshot::SnapshotId;
 use crate::time::Timestamp;
 use crate::tree::write_line;
 
@@ -34,6 +35,14 @@ pub struct RecordRef {
 pub enum Kind {
     /// Entries put in and taken away.
     Push,
+    /// A name for the state at a record.
+    Snapshot,
+    /// Entries put back as they were at an earlier record, and a snapshot of how they were before.
+    Rollback,
+    /// A copy of the repository that was made elsewhere.
+    Backup,
+    /// Snapshots that are needed no longer.
+    Forget,
     /// A remark that the chain vouches for, without effect on the state.
     Note,
     /// A change to a gateway's registry of tenants and keys; found in control logs only.
@@ -43,10 +52,25 @@ pub enum Kind {
     Other(String),
 }
 
+impl Kind {
+    /// Whether a reader that doesn't know the kind must refuse the log. It must where records of the
+    /// kind have an effect on the state.
+    pub const fn is_critical(&self) -> bool {
+        match self {
+            Self::Push | Self::Snapshot | Self::Rollback | Self::Backup | Self::Forget => true,
+            Self::Note | Self::Registry | Self::Other(_) => false,
+        }
+    }
+}
+
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Push => "push",
+            Self::Snapshot => "snapshot",
+            Self::Rollback => "rollback",
+            Self::Backup => "backup",
+            Self::Forget => "forget",
             Self::Note => "note",
             Self::Registry => "registry",
             Self::Other(name) => name,
@@ -152,6 +176,62 @@ pub struct PushBody {
     pub deletes: Vec<RepoPath>,
 }
 
+/// The body of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// The snapshot's name.
+    pub id: SnapshotId,
+    /// The record that it names the state at.
+    pub at: u64,
+    /// Files there, as the writer counted.
+    pub files: u64,
+    /// Their bytes, as the writer counted.
+    pub bytes: u64,
+}
+
+/// The body of a rollback: one record that keeps the present under a name and brings back what was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RollbackBody {
+    /// The record whose state comes back.
+    pub to: u64,
+    /// The snapshot of the state at the base.
+    pub before: SnapshotId,
+    /// Files in that snapshot, as the writer counted.
+    pub files: u64,
+    /// Their bytes, as the writer counted.
+    pub bytes: u64,
+    /// What has to change for it. Entries name the objects that their content has been in all along.
+    pub changes: PushBody,
+}
+
+/// The body of a backup: up to where the repository has been copied to another store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// What the copy is called.
+    pub label: crate::snapshot::Label,
+    /// Where it lies, without credentials.
+    pub to: String,
+    /// The newest record that it holds.
+    pub at: u64,
+    /// Objects that this run copied.
+    pub objects: u64,
+    /// Bytes that this run copied.
+    pub bytes: u64,
+}
+
+/// The body of a forgetting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+    /// Snapshots that are needed no longer.
+    pub snapshots: Vec<SnapshotId>,
+}
+
 /// The body of a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteBody {
@@ -175,6 +255,14 @@ pub struct RegistryBody {
 pub enum Body {
     /// Entries put in and taken away.
     Push(PushBody),
+    /// A name for a state.
+    Snapshot(SnapshotBody),
+    /// Entries put back.
+    Rollback(RollbackBody),
+    /// A copy elsewhere.
+    Backup(BackupBody),
+    /// Snapshots taken away.
+    Forget(ForgetBody),
     /// A remark.
     Note(NoteBody),
     /// Changes to a gateway's registry.
@@ -205,6 +293,17 @@ struct PushLine {
     deletes: usize,
 }
 
+/// First line of a rollback's body.
+#[derive(Debug, Serialize, Deserialize)]
+struct RollbackLine {
+    to: u64,
+    before: SnapshotId,
+    files: u64,
+    bytes: u64,
+    #[serde(flatten)]
+    changes: PushLine,
+}
+
 const CODEC: &str = "zstd";
 const IDS: &str = "blake3";
 
@@ -213,6 +312,10 @@ impl Body {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Push(_) => Some(Kind::Push),
+            Self::Snapshot(_) => Some(Kind::Snapshot),
+            Self::Rollback(_) => Some(Kind::Rollback),
+            Self::Backup(_) => Some(Kind::Backup),
+            Self::Forget(_) => Some(Kind::Forget),
             Self::Note(_) => Some(Kind::Note),
             Self::Registry(_) => Some(Kind::Registry),
             Self::Unknown => None,
@@ -223,9 +326,21 @@ impl Body {
     pub const fn base(&self) -> Option<RecordRef> {
         match self {
             Self::Push(push) => Some(push.base),
+            Self::Snapshot(snapshot) => Some(snapshot.base),
+            Self::Rollback(rollback) => Some(rollback.changes.base),
+            Self::Backup(backup) => Some(backup.base),
+            Self::Forget(forget) => Some(forget.base),
             Self::Note(note) => Some(note.base),
             Self::Registry(registry) => Some(registry.base),
             Self::Unknown => None,
+        }
+    }
+
+    /// What it puts in and takes away, if it is of a kind that does.
+    pub const fn changes(&self) -> Option<&PushBody> {
+        match self {
+            Self::Push(changes) | Self::Rollback(RollbackBody { changes, .. }) => Some(changes),
+            _ => None,
         }
     }
 
@@ -234,22 +349,30 @@ impl Body {
         let mut lines = Vec::new();
         match self {
             Self::Push(push) => {
-                let head = PushLine {
-                    base: push.base,
-                    codec: CODEC.into(),
-                    ids: IDS.into(),
-                    upserts: push.upserts.len(),
-                    deletes: push.deletes.len(),
+                write_line(&mut lines, &push.first_line());
+                push.write_lines(&mut lines);
+            }
+            Self::Rollback(rollback) => {
+                let RollbackBody {
+                    to,
+                    before,
+                    files,
+                    bytes,
+                    changes,
+                } = rollback;
+                let head = RollbackLine {
+                    to: *to,
+                    before: before.clone(),
+                    files: *files,
+                    bytes: *bytes,
+                    changes: changes.first_line(),
                 };
                 write_line(&mut lines, &head);
-                for upsert in &push.upserts {
-                    let line = EntryLine::new(&upsert.path, &upsert.entry, upsert.keep);
-                    write_line(&mut lines, &line);
-                }
-                for path in &push.deletes {
-                    write_line(&mut lines, &EntryLine::delete(path));
-                }
+                changes.write_lines(&mut lines);
             }
+            Self::Snapshot(snapshot) => write_line(&mut lines, snapshot),
+            Self::Backup(backup) => write_line(&mut lines, backup),
+            Self::Forget(forget) => write_line(&mut lines, forget),
             Self::Note(note) => write_line(&mut lines, note),
             Self::Registry(registry) => write_line(&mut lines, registry),
             Self::Unknown => {}
@@ -259,36 +382,81 @@ impl Body {
 
     /// Reads the body of a record of this kind.
     pub fn from_lines(kind: &Kind, lines: &[u8]) -> Result<Self, InvalidBody> {
-        let single = |error: serde_json::Error| InvalidBody {
-            line: 1,
-            message: error.to_string(),
-        };
+        fn single<'a, T: Deserialize<'a>>(lines: &'a [u8]) -> Result<T, InvalidBody> {
+            serde_json::from_slice(lines).map_err(|error| InvalidBody {
+                line: 1,
+                message: error.to_string(),
+            })
+        }
         match kind {
-            Kind::Push => PushBody::from_lines(lines).map(Self::Push),
-            Kind::Note => serde_json::from_slice(lines)
-                .map(Self::Note)
-                .map_err(single),
-            Kind::Registry => serde_json::from_slice(lines)
-                .map(Self::Registry)
-                .map_err(single),
+            Kind::Push => {
+                let (head, rest) = first_line::<PushLine>(lines)?;
+                PushBody::from_lines(&head, rest).map(Self::Push)
+            }
+            Kind::Rollback => {
+                let (head, rest) = first_line::<RollbackLine>(lines)?;
+                let changes = PushBody::from_lines(&head.changes, rest)?;
+                let RollbackLine {
+                    to,
+                    before,
+                    files,
+                    bytes,
+                    ..
+                } = head;
+                Ok(Self::Rollback(RollbackBody {
+                    to,
+                    before,
+                    files,
+                    bytes,
+                    changes,
+                }))
+            }
+            Kind::Snapshot => single(lines).map(Self::Snapshot),
+            Kind::Backup => single(lines).map(Self::Backup),
+            Kind::Forget => single(lines).map(Self::Forget),
+            Kind::Note => single(lines).map(Self::Note),
+            Kind::Registry => single(lines).map(Self::Registry),
             Kind::Other(_) => Ok(Self::Unknown),
         }
     }
 }
 
+/// The line that says what a body of many lines is about, and the lines after it.
+fn first_line<'a, T: Deserialize<'a>>(lines: &'a [u8]) -> Result<(T, &'a [u8]), InvalidBody> {
+    let invalid = |message: String| InvalidBody { line: 1, message };
+    let end = lines.iter().position(|byte| *byte == b'\n');
+    let (first, rest) = lines.split_at(end.unwrap_or(lines.len()));
+    if first.is_empty() {
+        return Err(invalid("it is empty".into()));
+    }
+    let head = serde_json::from_slice(first).map_err(|error| invalid(error.to_string()))?;
+    Ok((head, rest))
+}
+
 impl PushBody {
-    fn from_lines(lines: &[u8]) -> Result<Self, InvalidBody> {
-        let mut lines = lines
-            .split(|byte| *byte == b'\n')
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
-            .filter(|(_, line)| !line.is_empty());
+    fn first_line(&self) -> PushLine {
+        PushLine {
+            base: self.base,
+            codec: CODEC.into(),
+            ids: IDS.into(),
+            upserts: self.upserts.len(),
+            deletes: self.deletes.len(),
+        }
+    }
+
+    fn write_lines(&self, lines: &mut Vec<u8>) {
+        for upsert in &self.upserts {
+            let line = EntryLine::new(&upsert.path, &upsert.entry, upsert.keep);
+            write_line(lines, &line);
+        }
+        for path in &self.deletes {
+            write_line(lines, &EntryLine::delete(path));
+        }
+    }
+
+    /// Reads the lines after the first.
+    fn from_lines(head: &PushLine, lines: &[u8]) -> Result<Self, InvalidBody> {
         let invalid = |line, message: String| InvalidBody { line, message };
-        let (_, first) = lines
-            .next()
-            .ok_or_else(|| invalid(1, "it is empty".into()))?;
-        let head: PushLine =
-            serde_json::from_slice(first).map_err(|error| invalid(1, error.to_string()))?;
         if head.codec != CODEC || head.ids != IDS {
             let message = format!(
                 "codec {:?} with ids {:?} is not known",
@@ -296,6 +464,11 @@ impl PushBody {
             );
             return Err(invalid(1, message));
         }
+        let lines = lines
+            .split(|byte| *byte == b'\n')
+            .enumerate()
+            .map(|(index, line)| (index + 1, line))
+            .filter(|(_, line)| !line.is_empty());
         let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
         for (number, line) in lines {
             let line: EntryLine =
@@ -383,6 +556,68 @@ mod tests {
             serde_json::from_str::<Kind>("\"push\"").unwrap(),
             Kind::Push
         );
+    }
+
+    #[test]
+    fn bodies_of_every_kind_are_read_back() {
+        let base = RecordRef {
+            number: 7,
+            id: Digest::of(b"base"),
+        };
+        let id: SnapshotId = "2026-04-16T09-30-00Z-first".parse().unwrap();
+        let (files, bytes) = (2, 3);
+        let changes = PushBody {
+            base,
+            upserts: vec![Upsert {
+                path: RepoPath::parse("a").unwrap(),
+                entry: Entry::Directory,
+                keep: 0,
+            }],
+            deletes: vec![RepoPath::parse("b").unwrap()],
+        };
+        let bodies = [
+            Body::Push(changes.clone()),
+            Body::Rollback(RollbackBody {
+                to: 3,
+                before: id.clone(),
+                files,
+                bytes,
+                changes,
+            }),
+            Body::Snapshot(SnapshotBody {
+                base,
+                id: id.clone(),
+                at: 6,
+                files,
+                bytes,
+            }),
+            Body::Backup(BackupBody {
+                base,
+                label: "cross-region-backup".parse().unwrap(),
+                to: "s3://elsewhere/copy".into(),
+                at: 7,
+                objects: 12,
+                bytes,
+            }),
+            Body::Forget(ForgetBody {
+                base,
+                snapshots: vec![id],
+            }),
+            Body::Note(NoteBody {
+                base,
+                text: "remark".into(),
+            }),
+        ];
+        for body in bodies {
+            let kind = body.kind().unwrap();
+            let lines = body.to_lines();
+            assert_eq!(body.base(), Some(base));
+            assert_eq!(Body::from_lines(&kind, &lines), Ok(body), "{kind}");
+            assert!(Body::from_lines(&kind, b"").is_err());
+            assert!(Body::from_lines(&kind, b"{}").is_err());
+            let name = serde_json::to_string(&kind).unwrap();
+            assert_eq!(name, format!("\"{kind}\""));
+        }
     }
 
     #[test]

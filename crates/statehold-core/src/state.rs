@@ -11,9 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::entry::{Chunk, ContentObject, Entry};
 use crate::id::PackId;
-use crate::limits::{CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, SEGMENT_RECORDS};
+use crate::limits::{
+    BACKUPS_MAX, CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, FORGOTTEN_MAX, SEGMENT_RECORDS,
+    SNAPSHOTS_MAX,
+};
 use crate::path::RepoPath;
-use crate::record::{Body, Envelope, Kind, PushBody, Record, RecordRef, Upsert};
+use crate::record::{
+    BackupBody, Body, Envelope, ForgetBody, Kind, PushBody, Record, RecordRef, RollbackBody,
+    SnapshotBody, Upsert,
+};
+use crate::snapshot::{Label, Snapshot, SnapshotId};
 use crate::time::Timestamp;
 use crate::tree::Tree;
 
@@ -28,6 +35,10 @@ pub struct State {
     pub tree: Tree,
     /// Packs that records have named.
     pub packs: BTreeMap<PackId, PackState>,
+    /// Names for earlier states.
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// The newest copy of each label that was made elsewhere.
+    pub backups: BTreeMap<Label, Backup>,
     /// How far the log has grown since a checkpoint was last due.
     pub growth: Growth,
 }
@@ -38,6 +49,21 @@ pub struct PackState {
     /// The record that named it first.
     pub since: u64,
     /// Its length, in stored bytes.
+    pub bytes: u64,
+}
+
+/// What the log says about a copy elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Where it lies, without credentials.
+    pub to: String,
+    /// The newest record that it holds.
+    pub at: u64,
+    /// The record that says so.
+    pub by: u64,
+    /// That record's time.
+    pub time: Timestamp,
+    /// Bytes that the run copied.
     pub bytes: u64,
 }
 
@@ -117,6 +143,36 @@ pub enum Violation {
         /// The path.
         path: RepoPath,
     },
+    /// It gives a snapshot a name that another one has.
+    #[error("there is a snapshot {id} already")]
+    SnapshotAgain {
+        /// The name.
+        id: SnapshotId,
+    },
+    /// It takes away a snapshot that isn't there.
+    #[error("there is no snapshot {id}")]
+    NoSnapshot {
+        /// The name.
+        id: SnapshotId,
+    },
+    /// It names a state that didn't exist yet.
+    #[error("it names the state at record {at}, which does not precede it")]
+    NotYet {
+        /// The record.
+        at: u64,
+    },
+    /// There are as many snapshots as there may be.
+    #[error("there are {SNAPSHOTS_MAX} snapshots already, which is the limit; delete some first")]
+    Snapshots,
+    /// It takes away more at once than may be.
+    #[error("it takes away {found} snapshots at once, {FORGOTTEN_MAX} is the limit")]
+    Forgotten {
+        /// How many.
+        found: usize,
+    },
+    /// There are as many copies as there may be.
+    #[error("there are {BACKUPS_MAX} copies already, which is the limit")]
+    Backups,
     /// One of its entries can't be.
     #[error(transparent)]
     Entry(#[from] crate::entry::InvalidEntry),
@@ -163,6 +219,8 @@ impl State {
             time: Timestamp::default(),
             tree: Tree::default(),
             packs: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            backups: BTreeMap::new(),
             growth: Growth::default(),
         }
     }
@@ -186,14 +244,13 @@ impl State {
                 return Err(FoldError::UnknownKind { number, kind });
             }
             (Kind::Other(kind), _) => Applied::Skipped(kind.clone()),
-            (_, Body::Push(push)) => match self.check_push(envelope, push) {
+            (_, body) => match self.changes_of(envelope, body) {
                 Ok(changes) => {
-                    self.apply_push(record, changes);
+                    self.take_in(record, changes);
                     Applied::Changed
                 }
                 Err(violation) => Applied::Void(violation),
             },
-            (_, Body::Note(_) | Body::Registry(_) | Body::Unknown) => Applied::Changed,
         };
         self.head = record.reference();
         self.time = self.time.max(envelope.time);
@@ -201,11 +258,60 @@ impl State {
         Ok(applied)
     }
 
-    /// Says whether a push that stands on this state keeps the rules, without taking it in.
+    /// Says whether a record that stands on this state keeps the rules, without taking it in.
     pub fn check(&self, envelope: &Envelope, body: &Body) -> Result<(), Violation> {
+        self.changes_of(envelope, body).map(drop)
+    }
+
+    /// The entries that a record changes, if it keeps the rules.
+    fn changes_of(&self, envelope: &Envelope, body: &Body) -> Result<Changes, Violation> {
+        let mut packs = envelope.draft.packs.iter();
+        if let Some(pack) = packs.find(|pack| self.packs.contains_key(&pack.id)) {
+            return Err(Violation::PackAgain { pack: pack.id });
+        }
         match body {
-            Body::Push(push) => self.check_push(envelope, push).map(drop),
-            Body::Note(_) | Body::Registry(_) | Body::Unknown => Ok(()),
+            Body::Push(push) => return self.check_push(envelope, push),
+            Body::Rollback(rollback) => {
+                self.check_snapshot(&rollback.before)?;
+                check_precedes(envelope, rollback.to)?;
+                return self.check_push(envelope, &rollback.changes);
+            }
+            Body::Snapshot(snapshot) => {
+                self.check_snapshot(&snapshot.id)?;
+                check_precedes(envelope, snapshot.at)?;
+            }
+            Body::Backup(backup) => {
+                check_precedes(envelope, backup.at)?;
+                if !self.backups.contains_key(&backup.label) && self.backups.len() >= BACKUPS_MAX {
+                    return Err(Violation::Backups);
+                }
+            }
+            Body::Forget(forget) => self.check_forget(forget)?,
+            Body::Note(_) | Body::Registry(_) | Body::Unknown => {}
+        }
+        Ok(Changes::new())
+    }
+
+    fn check_snapshot(&self, id: &SnapshotId) -> Result<(), Violation> {
+        if self.snapshots.contains_key(id) {
+            let id = id.clone();
+            return Err(Violation::SnapshotAgain { id });
+        }
+        if self.snapshots.len() >= SNAPSHOTS_MAX {
+            return Err(Violation::Snapshots);
+        }
+        Ok(())
+    }
+
+    fn check_forget(&self, forget: &ForgetBody) -> Result<(), Violation> {
+        let found = forget.snapshots.len();
+        if found > FORGOTTEN_MAX {
+            return Err(Violation::Forgotten { found });
+        }
+        let mut snapshots = forget.snapshots.iter();
+        match snapshots.find(|id| !self.snapshots.contains_key(id)) {
+            Some(id) => Err(Violation::NoSnapshot { id: id.clone() }),
+            None => Ok(()),
         }
     }
 
@@ -232,25 +338,13 @@ impl State {
     }
 
     /// Checks a push against this state and gives the entries it results in.
-    fn check_push(
-        &self,
-        envelope: &Envelope,
-        push: &PushBody,
-    ) -> Result<BTreeMap<RepoPath, Option<Entry>>, Violation> {
+    fn check_push(&self, envelope: &Envelope, push: &PushBody) -> Result<Changes, Violation> {
         if push.base.number >= envelope.number {
             return Err(Violation::Base {
                 base: push.base.number,
             });
         }
-        if let Some(pack) = envelope
-            .draft
-            .packs
-            .iter()
-            .find(|pack| self.packs.contains_key(&pack.id))
-        {
-            return Err(Violation::PackAgain { pack: pack.id });
-        }
-        let mut changes = BTreeMap::new();
+        let mut changes = Changes::new();
         for upsert in &push.upserts {
             let entry = self.whole_entry(envelope, upsert)?;
             entry.check(&upsert.path)?;
@@ -336,10 +430,7 @@ impl State {
     }
 
     /// Checks that after these changes nothing lies beneath a file or link.
-    fn check_places(
-        &self,
-        changes: &BTreeMap<RepoPath, Option<Entry>>,
-    ) -> Result<(), crate::tree::FileInTheWay> {
+    fn check_places(&self, changes: &Changes) -> Result<(), crate::tree::FileInTheWay> {
         let after = |path: &str| match changes.get(path) {
             Some(changed) => changed.as_ref(),
             None => self.tree.get(path),
@@ -369,8 +460,47 @@ impl State {
         Ok(())
     }
 
-    fn apply_push(&mut self, record: &Record, changes: BTreeMap<RepoPath, Option<Entry>>) {
-        let number = record.envelope.number;
+    /// Takes in what a record says, which has been checked.
+    fn take_in(&mut self, record: &Record, changes: Changes) {
+        let Envelope { number, time, .. } = record.envelope;
+        match &record.body {
+            Body::Snapshot(SnapshotBody {
+                id,
+                at,
+                files,
+                bytes,
+                ..
+            }) => self.name(record, id, *at, (*files, *bytes)),
+            Body::Rollback(RollbackBody {
+                before,
+                files,
+                bytes,
+                changes,
+                ..
+            }) => self.name(record, before, changes.base.number, (*files, *bytes)),
+            Body::Forget(forget) => {
+                for id in &forget.snapshots {
+                    self.snapshots.remove(id);
+                }
+            }
+            Body::Backup(BackupBody {
+                label,
+                to,
+                at,
+                bytes,
+                ..
+            }) => {
+                let backup = Backup {
+                    to: to.clone(),
+                    at: *at,
+                    by: number,
+                    time,
+                    bytes: *bytes,
+                };
+                self.backups.insert(label.clone(), backup);
+            }
+            Body::Push(_) | Body::Note(_) | Body::Registry(_) | Body::Unknown => {}
+        }
         for (path, change) in changes {
             match change {
                 None => {
@@ -393,6 +523,30 @@ impl State {
             let (since, bytes) = (number, pack.bytes);
             self.packs.insert(pack.id, PackState { since, bytes });
         }
+    }
+
+    fn name(&mut self, record: &Record, id: &SnapshotId, at: u64, (files, bytes): (u64, u64)) {
+        let Envelope { number, time, .. } = record.envelope;
+        let by = number;
+        let snapshot = Snapshot {
+            at,
+            by,
+            time,
+            files,
+            bytes,
+        };
+        self.snapshots.insert(id.clone(), snapshot);
+    }
+}
+
+/// What a record makes of paths: an entry, or nothing.
+type Changes = BTreeMap<RepoPath, Option<Entry>>;
+
+fn check_precedes(envelope: &Envelope, at: u64) -> Result<(), Violation> {
+    if at < envelope.number {
+        Ok(())
+    } else {
+        Err(Violation::NotYet { at })
     }
 }
 

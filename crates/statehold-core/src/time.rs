@@ -35,6 +35,21 @@ impl Timestamp {
         self.0
     }
 
+    /// The moment to the second as part of a file's name, without colons: `2026-04-15T18-00-00Z`.
+    pub fn to_file_name(self) -> String {
+        let text = self.to_string();
+        let seconds = text.split('.').next().unwrap_or(&text);
+        format!("{}Z", seconds.replace(':', "-"))
+    }
+
+    /// Reads what [`Self::to_file_name`] wrote.
+    pub fn from_file_name(text: &str) -> Option<Self> {
+        let (date, time) = text.split_once('T')?;
+        let time = time.strip_suffix('Z')?.replace('-', ":");
+        let moment: Self = format!("{date}T{time}Z").parse().ok()?;
+        (moment.to_file_name() == text).then_some(moment)
+    }
+
     /// The moment that the `Date` of an HTTP answer names, like `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub fn from_http_date(text: &str) -> Option<Self> {
         let date = jiff::fmt::rfc2822::parse(text).ok()?;
@@ -171,6 +186,23 @@ mod tests {
             Timestamp::from_millis(0).to_string(),
             "1970-01-01T00:00:00.000Z"
         );
+    }
+
+    #[test]
+    fn times_can_be_part_of_a_file_name() {
+        let time: Timestamp = "2026-04-15T18:00:00.123Z".parse().unwrap();
+        assert_eq!(time.to_file_name(), "2026-04-15T18-00-00Z");
+        let read = Timestamp::from_file_name("2026-04-15T18-00-00Z").unwrap();
+        assert_eq!(read.to_string(), "2026-04-15T18:00:00.000Z");
+        for wrong in [
+            "",
+            "T",
+            "2026-04-15T18:00:00Z",
+            "2026-04-15T18-00-00.1Z",
+            "2026-04-15T18-00Z",
+        ] {
+            assert_eq!(Timestamp::from_file_name(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -117,10 +117,10 @@ impl Control {
     /// Reads the whole log. Checkpoints are of no use here: they keep trees, not registries.
     async fn load(&self) -> Result<()> {
         let checked = Instant::now();
-        let opening = self.repository.open(Some(0)).await?;
+        let batch = self.repository.records(0).await?;
         let mut state = self.repository.empty_state();
         let mut registry = Registry::default();
-        for stored in &opening.batch.records {
+        for stored in &batch.records {
             fold(&mut state, stored)?;
             take_in(&mut registry, &stored.record)?;
         }

@@ -13,6 +13,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
 use statehold_core::state::State;
@@ -220,13 +221,17 @@ impl Remote for HostedRepository {
         self.inner.repository.confirm(known).await
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        self.inner.repository.open(at_most).await
+    async fn open(&self, at: Point) -> Result<Opening> {
+        self.inner.repository.open(at).await
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
         // The one read that finds nothing new also settles that nothing is.
         self.inner.repository.records(after).await
+    }
+
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        self.inner.repository.records_until(after, until).await
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {

@@ -11,6 +11,8 @@ use futures::future::try_join_all;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
+use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
+use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::{Applied, FoldError, State};
@@ -33,12 +35,32 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     /// like one in which nothing is new, and a record appended to it would hang in the air.
     async fn confirm(&self, known: RecordRef) -> Result<()>;
 
-    /// Everything a reader without a state needs: the newest checkpoint at or before a record, and
-    /// the records that follow.
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening>;
+    /// Everything a reader without a state needs: the newest checkpoint that is not past a point,
+    /// and the records that follow, up to the point at least.
+    async fn open(&self, at: Point) -> Result<Opening>;
 
     /// The records after this number, in order; one read when there is none.
     async fn records(&self, after: u64) -> Result<Batch>;
+
+    /// The records after one up to another, both of which exist. At most [`LOG_RANGE_RECORDS_MAX`];
+    /// aligned to segments they are few reads.
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        let mut found: Vec<StoredRecord> = Vec::new();
+        let mut next = after;
+        while next < until {
+            let batch = self.records(next).await?;
+            let wanted = |stored: &StoredRecord| stored.record.envelope.number <= until;
+            found.extend(batch.records.into_iter().filter(wanted));
+            match found.last() {
+                Some(last) if last.record.envelope.number > next => {
+                    next = last.record.envelope.number;
+                }
+                _ => return Err(Error::refused(format!("the log ends at record {next}"))),
+            }
+        }
+        Ok(found)
+    }
 
     /// The stored frames at these places, in the same order. The caller bounds their total.
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>>;
@@ -96,6 +118,17 @@ pub async fn push_in_parts<R: Remote + ?Sized>(
     remote.append(draft, known).await
 }
 
+/// Turns away a range of records that is none, or too long.
+pub fn check_range(after: u64, until: u64) -> Result<()> {
+    match until.checked_sub(after) {
+        Some(records) if records <= LOG_RANGE_RECORDS_MAX => Ok(()),
+        _ => Err(Error::refused(format!(
+            "the records after {after} up to {until} are no range of at most \
+             {LOG_RANGE_RECORDS_MAX}"
+        ))),
+    }
+}
+
 /// Consecutive records.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -127,17 +160,46 @@ pub struct Loaded {
 
 /// Reads the state at the head of a repository.
 pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
-    let mut at_most = None;
+    load_until(remote, Point::Newest).await
+}
+
+/// Reads an earlier state. A moment before the first record, and a record that doesn't exist, are
+/// refused.
+pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
+    let state = load_until(remote, at).await?.state;
+    let head = state.head.number;
+    match at {
+        Point::Record(number) if head != number => Err(Error::refused(format!(
+            "there is no record {number}; the newest is {head}"
+        ))),
+        Point::Time(time) if head == 0 => {
+            let first = remote.records(0).await?;
+            let first = first
+                .records
+                .first()
+                .map(|first| first.record.envelope.time);
+            Err(Error::refused(match first {
+                Some(first) => {
+                    format!("there is nothing as of {time}; the first record is of {first}")
+                }
+                None => "there is nothing in the repository yet".into(),
+            }))
+        }
+        _ => Ok(state),
+    }
+}
+
+async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
+    let mut from = at;
     loop {
-        let opening = remote.open(at_most).await?;
-        let after = opening
-            .checkpoint
-            .as_ref()
-            .map(|(checkpoint, _)| checkpoint.at.number);
-        match fold_opening(remote.description().1, opening, u64::MAX) {
+        let opening = remote.open(from).await?;
+        let checkpoint = opening.checkpoint.as_ref();
+        let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
+        match fold_opening(remote.description().1, opening, at) {
             Ok((mut loaded, more)) => {
-                if more {
-                    follow(remote, &mut loaded).await?;
+                // An older one than asked for comes with the records up to itself.
+                if more || from != at {
+                    follow(remote, &mut loaded, at).await?;
                 }
                 return Ok(loaded);
             }
@@ -148,52 +210,32 @@ pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
                     reason,
                     "a checkpoint cannot be used; taking an older one"
                 );
-                at_most = after.map(|after| after - 1);
+                from = Point::Record(after.unwrap_or_default().saturating_sub(1));
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Reads the state at an earlier record.
-pub async fn load_at(remote: &dyn Remote, number: u64) -> Result<Arc<State>> {
-    let opening = remote.open(Some(number)).await?;
-    let (Loaded { mut state, .. }, mut more) =
-        fold_opening(remote.description().1, opening, number)?;
-    while state.head.number < number && more {
-        let batch = remote.records(state.head.number).await?;
-        more = batch.more && !batch.records.is_empty();
-        for stored in batch
-            .records
-            .iter()
-            .take_while(|stored| stored.record.envelope.number <= number)
-        {
-            fold(Arc::make_mut(&mut state), stored)?;
-        }
-    }
-    if state.head.number != number {
-        let head = state.head.number;
-        return Err(Error::refused(format!(
-            "there is no record {number}; the newest is {head}"
-        )));
-    }
-    Ok(state)
-}
-
-/// The state at the last record of an opening, or at `until` if that comes first.
-fn fold_opening(genesis: Digest, opening: Opening, until: u64) -> Result<(Loaded, bool)> {
+/// The state at the last record of an opening, or at a point if that comes first, and whether
+/// there may be more on the way to it.
+fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
     let state = match opening.checkpoint {
         None => State::empty(genesis),
         Some((checkpoint, trees)) => {
-            let at = checkpoint.at;
-            let own = records.next_if(|stored| stored.record.envelope.number == at.number);
+            let stands_at = checkpoint.at;
+            if at.is_before(stands_at.number, checkpoint.time) {
+                let reason = format!("it stands at record {}, past the point", stands_at.number);
+                return Err(Error::damaged("the checkpoint", reason));
+            }
+            let own = records.next_if(|stored| stored.record.envelope.number == stands_at.number);
             let named = match (own, records.peek()) {
                 (Some(own), _) => Some(own.record.id),
                 (None, next) => next.map(|next| next.record.envelope.parent),
             };
-            if named != Some(at.id) {
-                let reason = format!("it is not the state at record {}", at.number);
+            if named != Some(stands_at.id) {
+                let reason = format!("it is not the state at record {}", stands_at.number);
                 return Err(Error::damaged("the checkpoint", reason));
             }
             let tree = tree::read(&checkpoint.tree, &trees)?;
@@ -205,10 +247,14 @@ fn fold_opening(genesis: Digest, opening: Opening, until: u64) -> Result<(Loaded
         overdue: None,
     };
     // A record past the end may be there all the same: it vouches for the checkpoint before it.
-    for stored in records.take_while(|stored| stored.record.envelope.number <= until) {
-        loaded.fold(&stored)?;
+    let mut more = opening.batch.more;
+    for stored in records {
+        if !loaded.fold_until(&stored, at)? {
+            more = false;
+            break;
+        }
     }
-    Ok((loaded, opening.batch.more))
+    Ok((loaded, more))
 }
 
 impl Loaded {
@@ -220,13 +266,25 @@ impl Loaded {
         }
         Ok(())
     }
+
+    /// Takes in a record unless it lies past a point; says whether it did.
+    fn fold_until(&mut self, stored: &StoredRecord, at: Point) -> Result<bool> {
+        let envelope = &stored.record.envelope;
+        if at.is_before(envelope.number, envelope.time) {
+            return Ok(false);
+        }
+        self.fold(stored).map(|()| true)
+    }
 }
 
-async fn follow(remote: &dyn Remote, loaded: &mut Loaded) -> Result<()> {
+/// Takes in the records on the way to a point.
+async fn follow(remote: &dyn Remote, loaded: &mut Loaded, at: Point) -> Result<()> {
     loop {
         let batch = remote.records(loaded.state.head.number).await?;
         for stored in &batch.records {
-            loaded.fold(stored)?;
+            if !loaded.fold_until(stored, at)? {
+                return Ok(());
+            }
         }
         if !batch.more {
             return Ok(());

@@ -11,9 +11,10 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
-    APPEND_RACES_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_BYTES_MAX,
-    SEGMENT_RECORDS,
+    APPEND_RACES_MAX, CHECKPOINT_RECORDS_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX,
+    SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
+use statehold_core::point::Point;
 use statehold_core::rebase::may_follow;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
@@ -27,7 +28,7 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -600,42 +601,87 @@ impl Repository {
     }
 
     /// What a reader without a state begins with.
-    async fn opening(&self, at_most: Option<u64>) -> Result<Opening> {
-        // A checkpoint's name says where it stands, so the log is listed while it is read.
-        let mut found = None;
-        for (number, key) in self.checkpoint_keys(at_most).await? {
-            let checkpoint = self.read_checkpoint(number, &key);
-            let numbers = self.numbers_after(number.saturating_sub(1));
-            let (checkpoint, numbers) = futures::join!(checkpoint, numbers);
-            if let Some(checkpoint) = checkpoint? {
-                found = Some((checkpoint, numbers?));
-                break;
+    async fn opening(&self, at: Point) -> Result<Opening> {
+        match at {
+            Point::Newest => self.opening_from(None, Until::TheEnd).await,
+            Point::Record(number) => self.opening_from(Some(number), Until::Record(number)).await,
+            Point::Time(time) => {
+                // The newest checkpoint knows where the earlier ones stand in time.
+                let Some(newest) = self.checkpoint(None).await? else {
+                    return self.opening_from(None, Until::TheEnd).await;
+                };
+                if newest.time <= time {
+                    return self.opening_from(None, Until::TheEnd).await;
+                }
+                let number = newest.at.number;
+                let at = newest
+                    .earlier
+                    .partition_point(|earlier| earlier.time <= time);
+                let until = newest.earlier.get(at).map_or(number, |next| next.number);
+                let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
+                let from = from.map_or(0, |earlier| earlier.number);
+                self.opening_from(Some(from), Until::Record(until)).await
             }
         }
-        let Some((checkpoint, numbers)) = found else {
-            let numbers = self.numbers_after(0).await?;
-            return Ok(Opening {
-                checkpoint: None,
-                batch: self.listed(1, &numbers).await?,
-            });
-        };
-        let trees = self.tree_objects(&checkpoint.tree);
-        let own = checkpoint.at.number;
-        let records = match numbers.split_first() {
-            Some((first, rest)) if *first == own && !rest.is_empty() => self.listed(own + 1, rest),
-            _ => self.listed(own, &numbers),
-        };
-        let (trees, batch) = futures::join!(trees, records);
-        let (trees, batch) = match (trees, batch) {
-            (Ok(trees), batch) => (trees, batch?),
-            // Without its tree the checkpoint is of no use; the reader takes an older one.
-            (Err(Error::NotFound { .. }), batch) => (HashMap::new(), batch?),
-            (Err(error), _) => return Err(error),
-        };
+    }
+
+    /// The newest usable checkpoint at or before a record, and the records that follow it.
+    async fn opening_from(&self, at_most: Option<u64>, until: Until) -> Result<Opening> {
+        // A checkpoint's name says where it stands, so the log is read meanwhile.
+        for (number, key) in self.checkpoint_keys(at_most).await? {
+            let checkpoint = async {
+                let Some(checkpoint) = self.read_checkpoint(number, &key).await? else {
+                    return Ok(None);
+                };
+                match self.tree_objects(&checkpoint.tree).await {
+                    Ok(trees) => Ok(Some((checkpoint, trees))),
+                    // Without its tree it is of no use; the reader takes an older one.
+                    Err(Error::NotFound { .. }) => Ok(Some((checkpoint, HashMap::new()))),
+                    Err(error) => Err(error),
+                }
+            };
+            let (checkpoint, batch) = futures::join!(checkpoint, self.records_from(number, until));
+            let checkpoint = checkpoint?;
+            if checkpoint.is_some() {
+                let batch = batch?;
+                return Ok(Opening { checkpoint, batch });
+            }
+        }
+        let batch = self.records_from(0, until).await?;
         Ok(Opening {
-            checkpoint: Some((checkpoint, trees)),
+            checkpoint: None,
             batch,
         })
+    }
+
+    /// The records after one that a checkpoint stands at, or its own where there is none.
+    async fn records_from(&self, own: u64, until: Until) -> Result<Batch> {
+        if let Until::Record(until) = until
+            && let Some(more) = until.checked_sub(own)
+            && more <= 2 * CHECKPOINT_RECORDS_MAX
+        {
+            let from = if more == 0 { own.max(1) } else { own + 1 };
+            return match self.range(from, until).await {
+                Ok(records) => Ok(Batch {
+                    records,
+                    more: false,
+                }),
+                // Past the end of the log, unless something is lost: the listing tells.
+                Err(Error::NotFound { .. }) => self.listed_from(own).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.listed_from(own).await
+    }
+
+    async fn listed_from(&self, own: u64) -> Result<Batch> {
+        let numbers = self.numbers_after(own.saturating_sub(1)).await?;
+        match numbers.split_first() {
+            Some((first, rest)) if *first == own && !rest.is_empty() => {
+                self.listed(own + 1, rest).await
+            }
+            _ => self.listed(own.max(1), &numbers).await,
+        }
     }
 
     async fn write_segment(&self, to: u64) -> Result<()> {
@@ -703,6 +749,15 @@ impl Repository {
     }
 }
 
+/// How far a reader wants the log.
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    /// As far as it goes.
+    TheEnd,
+    /// Up to this record.
+    Record(u64),
+}
+
 /// Whether each record names the one before it as its parent.
 fn is_chain(records: &[StoredRecord]) -> bool {
     records
@@ -732,8 +787,8 @@ impl Remote for Repository {
         Ok(())
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        futures::try_join!(self.see(), self.opening(at_most)).map(|((), opening)| opening)
+    async fn open(&self, at: Point) -> Result<Opening> {
+        futures::try_join!(self.see(), self.opening(at)).map(|((), opening)| opening)
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
@@ -776,6 +831,11 @@ impl Remote for Repository {
             records,
             more: rest.more,
         })
+    }
+
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        self.range(after + 1, until).await
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::id::PackId;
+use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
@@ -71,12 +72,16 @@ impl Remote for RateLimited<Arc<dyn Remote>> {
         self.inner.confirm(known).await
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
-        self.inner.open(at_most).await
+    async fn open(&self, at: Point) -> Result<Opening> {
+        self.inner.open(at).await
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
         self.inner.records(after).await
+    }
+
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        self.inner.records_until(after, until).await
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {

@@ -10,6 +10,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId};
+use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
@@ -247,9 +248,9 @@ impl Remote for Link {
         Ok(())
     }
 
-    async fn open(&self, at_most: Option<u64>) -> Result<Opening> {
+    async fn open(&self, at: Point) -> Result<Opening> {
         self.read_only("opening", |gateway| async move {
-            gateway.running().await?.repository.open(at_most).await
+            gateway.running().await?.repository.open(at).await
         })
         .await
     }

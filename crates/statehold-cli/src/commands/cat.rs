@@ -15,18 +15,20 @@ use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::{Output, print_bytes};
 use crate::typed_path;
+use crate::when::When;
 
 /// Print a file as the repository has it
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   statehold cat memory/notes.md
-  statehold cat memory/notes.md --at 17 > notes-then.md")]
+  statehold cat memory/notes.md --at 17 > notes-then.md
+  statehold cat memory/notes.md --at \"2 hours ago\"")]
 pub(crate) struct CatArgs {
     /// The file, from the folder you are in
     path: String,
-    /// The number of a record, as `statehold log` shows it
-    #[arg(long, value_name = "RECORD")]
-    at: Option<u64>,
+    /// As it was then: a record's number, a snapshot, a time or an age
+    #[arg(long, value_name = "WHEN")]
+    at: Option<When>,
 }
 
 /// Chunks fetched in one go.
@@ -55,9 +57,10 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
         let path = typed_path::inside(&workspace, &folder, &args.path)?;
         let connection = Connection::of(workspace, Output::default(), None).await?;
         let remote = &*connection.remote;
-        let state = match args.at {
-            Some(number) => load_at(remote, number).await?,
-            None => connection.engine.remote_state().await?,
+        let newest = connection.engine.remote_state().await?;
+        let state = match &args.at {
+            Some(when) => load_at(remote, when.point(&newest)?).await?,
+            None => newest,
         };
         let entry = state.tree.get(path.as_str());
         let number = state.head.number;

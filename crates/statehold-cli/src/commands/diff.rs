@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use similar::TextDiff;
 use statehold_core::entry::{Entry, FileEntry, Signature};
 use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_core::state::State;
 use statehold_repository::Remote;
 use statehold_repository::remote::load_at;
@@ -23,6 +25,7 @@ use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::{Output, print_bytes, size};
 use crate::typed_path;
+use crate::when::When;
 
 /// Show what differs between two records, or between the repository and this folder
 #[derive(Debug, Args)]
@@ -34,17 +37,18 @@ Examples:
   statehold diff
   statehold diff memory/notes.md
   statehold diff --to 17
-  statehold diff skills --from 12 --to 17"
+  statehold diff skills --from 12 --to 17
+  statehold diff --from yesterday-evening --to \"1 hour ago\"     (a snapshot's label, an age)"
 )]
 pub(crate) struct DiffArgs {
     /// A file or folder, from the folder you are in; by default everything
     path: Option<String>,
-    /// The older record
-    #[arg(long, value_name = "RECORD")]
-    from: Option<u64>,
-    /// The newer record
-    #[arg(long, value_name = "RECORD")]
-    to: Option<u64>,
+    /// The older side: a record's number, a snapshot, a time or an age
+    #[arg(long, value_name = "WHEN")]
+    from: Option<When>,
+    /// The newer side, likewise
+    #[arg(long, value_name = "WHEN")]
+    to: Option<When>,
     /// End with 1 if there are differences
     #[arg(long)]
     exit_code: bool,
@@ -94,7 +98,7 @@ struct Side {
 
 /// Where a side's content is.
 enum Source {
-    Record(std::sync::Arc<State>),
+    Record(Arc<State>),
     Folder(Folder),
 }
 
@@ -109,14 +113,23 @@ pub(super) fn run(args: &DiffArgs, global: &GlobalArgs, output: Output) -> Resul
         let connection = Connection::of(workspace, Output::default(), None).await?;
         let remote = &*connection.remote;
         // First the one that was named, so that a missing one is told by its own number.
-        let to = match args.to {
-            Some(number) => record_side(load_at(remote, number).await?),
-            None => folder_side(&connection)?,
+        let newest = connection.engine.remote_state().await?;
+        let state_at = async |when: &When| anyhow::Ok(load_at(remote, when.point(&newest)?).await?);
+        let to = match &args.to {
+            Some(when) => Some(state_at(when).await?),
+            None => None,
         };
-        let from = match (args.from, args.to) {
-            (Some(number), _) => load_at(remote, number).await?,
-            (None, Some(number)) => load_at(remote, number.saturating_sub(1)).await?,
-            (None, None) => connection.engine.remote_state().await?,
+        let from = match (&args.from, &to) {
+            (Some(when), _) => state_at(when).await?,
+            (None, Some(to)) => {
+                let before = Point::Record(to.head.number.saturating_sub(1));
+                load_at(remote, before).await?
+            }
+            (None, None) => Arc::clone(&newest),
+        };
+        let to = match to {
+            Some(to) => record_side(to),
+            None => folder_side(&connection)?,
         };
         let mut from = record_side(from);
         if let Source::Folder(_) = to.source {
@@ -146,7 +159,7 @@ pub(super) fn run(args: &DiffArgs, global: &GlobalArgs, output: Output) -> Resul
     .into())
 }
 
-fn record_side(state: std::sync::Arc<State>) -> Side {
+fn record_side(state: Arc<State>) -> Side {
     let shown = |entry: &Entry| Shown {
         signature: entry.signature(),
         size: match entry {

@@ -21,6 +21,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::id::Nonce;
 use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_core::record::Body as RecordBody;
 use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::state::State as RepositoryState;
@@ -100,7 +101,7 @@ async fn state_at(
     }
     // A second listing beside the one that is kept, so few at once.
     let _permit = Arc::clone(gateway.histories()).acquire_owned().await;
-    Ok(load_at(repository, number).await?)
+    Ok(load_at(repository, Point::Record(number)).await?)
 }
 
 /// The file at a path, if there is anything.

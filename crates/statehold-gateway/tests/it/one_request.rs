@@ -11,6 +11,7 @@ use statehold_core::bands::Profile;
 use statehold_core::event::Outcome;
 use statehold_core::id::PackId;
 use statehold_core::plan::Direction;
+use statehold_core::point::Point;
 use statehold_core::scope::Scope;
 use statehold_repository::content::Pack;
 use statehold_repository::format::record::StoredDraft;
@@ -209,7 +210,7 @@ async fn settled_after(manners: Manners) {
     assert_eq!(load(&remote).await.unwrap().state.head.number, arrived);
     std::fs::remove_file(a.path("large")).unwrap();
     a.push().await.unwrap();
-    let first = load_at(&remote, 1).await.unwrap();
+    let first = load_at(&remote, Point::Record(1)).await.unwrap();
     assert_eq!(content(&remote, &first, "large").await, large);
     // The deletion is a push of its own, after it.
     let head = load(&remote).await.unwrap().state;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use statehold_core::digest::Digest;
 use statehold_core::id::PackId;
+use statehold_core::point::Point;
 use statehold_repository::content::FrameLine;
 use statehold_repository::format::container::ContainerWriter;
 use statehold_repository::format::frame::FrameWriter;
@@ -88,7 +89,7 @@ async fn records_past_the_first_checkpoint_are_served() {
         state = advance(&remote, &state).await.unwrap();
     }
     running.gateway.finish().await;
-    let opening = remote.open(None).await.unwrap();
+    let opening = remote.open(Point::Newest).await.unwrap();
     let (checkpoint, _) = opening.checkpoint.unwrap();
     assert!(checkpoint.at.number >= 32);
     let fresh = load(&remote).await.unwrap().state;
@@ -97,7 +98,7 @@ async fn records_past_the_first_checkpoint_are_served() {
         content(&remote, &fresh, "file-3").await,
         3_u32.to_le_bytes()
     );
-    let old = remote.open(Some(5)).await.unwrap();
+    let old = remote.open(Point::Record(5)).await.unwrap();
     assert!(old.checkpoint.is_none());
 }
 

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use statehold_core::id::PackId;
 use statehold_core::limits::CHECKPOINT_RAW_BYTES_MAX;
 use statehold_core::record::RecordRef;
-use statehold_core::state::{Growth, PackState, State};
+use statehold_core::snapshot::{Label, Snapshot, SnapshotId};
+use statehold_core::state::{Backup, Growth, PackState, State};
 use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 
@@ -29,6 +30,10 @@ pub struct Checkpoint {
     pub growth: Growth,
     /// Packs that records have named.
     pub packs: BTreeMap<PackId, PackState>,
+    /// Names for earlier states.
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// Copies elsewhere.
+    pub backups: BTreeMap<Label, Backup>,
     /// Checkpoints before this one.
     pub earlier: Vec<EarlierCheckpoint>,
 }
@@ -61,6 +66,16 @@ enum Line {
         #[serde(flatten)]
         state: PackState,
     },
+    Snapshot {
+        id: SnapshotId,
+        #[serde(flatten)]
+        snapshot: Snapshot,
+    },
+    Backup {
+        label: Label,
+        #[serde(flatten)]
+        backup: Backup,
+    },
     Earlier(EarlierCheckpoint),
 }
 
@@ -71,6 +86,8 @@ impl Checkpoint {
             head,
             time,
             packs,
+            snapshots,
+            backups,
             growth,
             ..
         } = state;
@@ -80,6 +97,8 @@ impl Checkpoint {
             tree,
             growth: *growth,
             packs: packs.clone(),
+            snapshots: snapshots.clone(),
+            backups: backups.clone(),
             earlier,
         }
     }
@@ -90,6 +109,8 @@ impl Checkpoint {
             at,
             time,
             packs,
+            snapshots,
+            backups,
             growth,
             ..
         } = self;
@@ -98,6 +119,8 @@ impl Checkpoint {
             time,
             tree,
             packs,
+            snapshots,
+            backups,
             growth,
         }
     }
@@ -128,6 +151,18 @@ impl Checkpoint {
                 state: *state,
             });
         }
+        for (id, snapshot) in &self.snapshots {
+            line(&Line::Snapshot {
+                id: id.clone(),
+                snapshot: *snapshot,
+            });
+        }
+        for (label, backup) in &self.backups {
+            line(&Line::Backup {
+                label: label.clone(),
+                backup: backup.clone(),
+            });
+        }
         for earlier in &self.earlier {
             line(&Line::Earlier(earlier.clone()));
         }
@@ -153,18 +188,23 @@ impl Checkpoint {
             tree,
             growth,
         } = serde_json::from_slice(first).map_err(damaged)?;
-        let (packs, earlier) = (BTreeMap::new(), Vec::new());
+        let (packs, snapshots) = (BTreeMap::new(), BTreeMap::new());
+        let (backups, earlier) = (BTreeMap::new(), Vec::new());
         let mut checkpoint = Self {
             at,
             time,
             tree,
             growth,
             packs,
+            snapshots,
+            backups,
             earlier,
         };
         for line in lines {
             match serde_json::from_slice(line).map_err(damaged)? {
                 Line::Pack { id, state } => drop(checkpoint.packs.insert(id, state)),
+                Line::Snapshot { id, snapshot } => drop(checkpoint.snapshots.insert(id, snapshot)),
+                Line::Backup { label, backup } => drop(checkpoint.backups.insert(label, backup)),
                 Line::Earlier(earlier) => checkpoint.earlier.push(earlier),
             }
         }

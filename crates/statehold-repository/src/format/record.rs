@@ -221,7 +221,7 @@ fn with_newline(mut line: Vec<u8>) -> Vec<u8> {
 /// Every chunk that rides in the draft is what its digest says, so that damage on the way is found
 /// before the record that names it is written.
 fn check_content(body: &Body, content: &[u8]) -> Result<()> {
-    let Body::Push(push) = body else {
+    let Some(push) = body.changes() else {
         return Ok(());
     };
     let files = push

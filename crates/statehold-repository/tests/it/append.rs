@@ -7,6 +7,7 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
+use statehold_core::point::Point;
 use statehold_core::record::{Body, Kind, NoteBody};
 use statehold_core::state::State;
 use statehold_repository::format::record::StoredDraft;
@@ -407,7 +408,7 @@ async fn a_store_that_lost_its_newest_records_is_noticed() {
     let error = emptied.confirm(known).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     let young = copy(&["repository.json"]).await;
-    let error = young.open(None).await.unwrap_err();
+    let error = young.open(Point::Newest).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     let drafted = scene
         .author
