@@ -66,6 +66,8 @@ pub struct Layout {
     pub manifest: &'static str,
     /// The event log.
     pub events: &'static str,
+    /// Folders whose folders and files are items that go by their bare names, such as skills.
+    pub item_roots: &'static [&'static str],
 }
 
 /// In the agent workspace the rules travel with everything else, and the logs lie where its own
@@ -75,6 +77,7 @@ const AGENT_LAYOUT: Layout = Layout {
     logs: "state/log",
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",
+    item_roots: &["state/skills", "skills", "state/agents", "sources"],
 };
 
 /// Other tools' folders get nothing but the ignore file: they load what they find.
@@ -83,6 +86,7 @@ const OWN_LAYOUT: Layout = Layout {
     logs: ".statehold/log",
     manifest: ".statehold/log/sync-manifest.json",
     events: ".statehold/log/sync-events.ndjson",
+    item_roots: &["skills"],
 };
 
 /// Never worth sending, from any folder.
@@ -187,7 +191,19 @@ impl Preset {
     pub const fn layout(self) -> Layout {
         match self {
             Self::Agent => AGENT_LAYOUT,
-            Self::ClaudeCode | Self::Codex | Self::CodeBuddy | Self::Plain => OWN_LAYOUT,
+            Self::ClaudeCode => Layout {
+                item_roots: &["skills", "agents", "commands", "output-styles"],
+                ..OWN_LAYOUT
+            },
+            Self::Codex => Layout {
+                item_roots: &["skills", "prompts"],
+                ..OWN_LAYOUT
+            },
+            Self::CodeBuddy => Layout {
+                item_roots: &["skills", "agents", "commands", "rules"],
+                ..OWN_LAYOUT
+            },
+            Self::Plain => OWN_LAYOUT,
         }
     }
 
@@ -248,6 +264,9 @@ mod tests {
             let layout = preset.layout();
             for file in [layout.manifest, layout.events] {
                 assert!(file.starts_with(layout.logs));
+            }
+            for root in layout.item_roots {
+                RepoPath::parse(root).unwrap();
             }
         }
         assert!("claude".parse::<Preset>().is_err());

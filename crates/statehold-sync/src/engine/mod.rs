@@ -38,9 +38,12 @@ use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
+mod fetch;
 mod incoming;
 mod outgoing;
 mod report;
+mod restore;
+pub(crate) mod retrieve;
 mod screening;
 mod status;
 
@@ -48,6 +51,8 @@ use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
+pub use restore::{Restored, place_in_holding};
+pub use retrieve::Retrieved;
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
