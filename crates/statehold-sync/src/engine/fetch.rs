@@ -20,11 +20,11 @@ use super::{EngineError, Result};
 use crate::progress::Progress;
 
 /// Stored bytes of files that are fetched in one go, unless they lie in one pack.
-const BATCH_BYTES: u64 = PACK_BYTES_TARGET as u64;
+pub(crate) const BATCH_BYTES: u64 = PACK_BYTES_TARGET as u64;
 /// Stored bytes up to which a file is fetched together with others, and a batch of one pack goes on.
-const TOGETHER_BYTES_MAX: u64 = 2 * BATCH_BYTES;
+pub(crate) const TOGETHER_BYTES_MAX: u64 = 2 * BATCH_BYTES;
 /// Chunks of a large file that are fetched in one go.
-const CHUNKS_AT_ONCE: usize = 8;
+pub(crate) const CHUNKS_AT_ONCE: usize = 8;
 
 /// Fetches content into a staging folder.
 pub(crate) struct Fetcher<'a> {
@@ -197,7 +197,7 @@ pub(crate) fn digest_of(file: File) -> std::io::Result<Digest> {
     }
 }
 
-fn stored_bytes(file: &FileEntry) -> u64 {
+pub(crate) fn stored_bytes(file: &FileEntry) -> u64 {
     file.chunks
         .iter()
         .map(|chunk| u64::from(chunk.at.stored))

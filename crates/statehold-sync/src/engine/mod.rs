@@ -38,7 +38,7 @@ use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
-mod fetch;
+pub(crate) mod fetch;
 mod incoming;
 mod outgoing;
 mod report;
