@@ -16,7 +16,7 @@ use super::fetch::staging_error;
 use super::retrieve::{Retrieval, Retrieved};
 use super::{Engine, EngineError, Result};
 use crate::atomic::{Readers, replace_file};
-use crate::folder::{Attributes, Folder};
+use crate::folder::Attributes;
 use crate::home::make_private_folders;
 use crate::locks::{Lock, Wait};
 use crate::workspace::RESTORED;
@@ -33,8 +33,6 @@ const NOTE_BYTES_MAX: u64 = 64 * 1024;
 pub struct Restored {
     /// The holding folder, in the workspace.
     pub holding: RepoPath,
-    /// The same, opened.
-    pub folder: Folder,
     /// What became of the entries.
     pub entries: Retrieved,
 }
@@ -128,7 +126,6 @@ impl Engine {
         }
         Ok(Restored {
             holding,
-            folder,
             entries,
         })
     }
