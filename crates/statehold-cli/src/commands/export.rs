@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use statehold_core::state::State;
+use statehold_repository::location::StoreLocation;
 use statehold_repository::remote::{load, load_at};
 use statehold_repository::{Remote, Repository};
 use statehold_sync::engine::Retrieved;
@@ -130,6 +131,11 @@ async fn open(
             "{store} is a gateway; a store is a folder, or a bucket as s3://, gs:// or az://"
         )));
     };
+    if let StoreLocation::Folder(folder) = &location
+        && !folder.is_dir()
+    {
+        bail!("{location}: there is no such folder; is it mounted?");
+    }
     let (clock, entropy) = system();
     let opened = location.open(&store_variable)?;
     // Read only, so the store need not be trusted with anything.
