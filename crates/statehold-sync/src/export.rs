@@ -330,6 +330,7 @@ pub async fn write_folder(
     };
     let retrieved = retrieval.run(&entries).await?;
     if retrieved.is_whole() {
+        folder.barrier()?;
         // An empty folder gives way, and nothing else does.
         std::fs::rename(&files, out).map_err(failed("name"))?;
         sync_folder_of(out).map_err(failed("flush the folder of"))?;

@@ -4,7 +4,8 @@
 //! where it was, and anything else is somebody's work and left alone. Each file gets its name when
 //! it is whole, so there is never half of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 
 use statehold_core::digest::Digest;
@@ -12,11 +13,15 @@ use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_repository::Remote;
 
-use super::fetch::{Fetcher, digest_of, stored_bytes_of};
+use super::fetch::{Fetcher, digest_of, staging_error, stored_bytes_of};
 use super::incoming::cause;
 use super::{EngineError, Result};
 use crate::folder::{Attributes, Folder, FolderError, FoundKind};
 use crate::progress::{Phase, Progress};
+
+/// Up to so many files are flushed one by one; from there on the whole file system is, which may have
+/// much else to write.
+const FLUSHED_ALONE_MAX: usize = 8;
 
 /// Where entries go, and where their content comes from.
 pub(crate) struct Retrieval<'a> {
@@ -53,7 +58,8 @@ enum There {
 }
 
 impl Retrieval<'_> {
-    /// Brings these entries, each to its path in the folder.
+    /// Brings these entries, each to its path in the folder. The names may be lost again if the machine
+    /// crashes at once; then they are what the next run brings.
     pub(crate) async fn run(&self, entries: &[(RepoPath, &Entry)]) -> Result<Retrieved> {
         let mut done = Retrieved::default();
         let mut files: BTreeMap<Digest, Vec<(&RepoPath, &FileEntry)>> = BTreeMap::new();
@@ -75,7 +81,6 @@ impl Retrieval<'_> {
         for (path, target) in links {
             done.note(path, self.place_link(path, target))?;
         }
-        self.folder.barrier()?;
         Ok(done)
     }
 
@@ -97,7 +102,7 @@ impl Retrieval<'_> {
         done.bytes = stored_bytes_of(&batches);
         self.progress.begin(Phase::Receive, done.bytes);
         // What a killed run had staged and not placed comes with the first round.
-        let fetched: std::collections::BTreeSet<Digest> =
+        let fetched: BTreeSet<Digest> =
             batches.iter().flatten().map(|file| file.digest).collect();
         let staged = wanted.iter().filter(|file| !fetched.contains(&file.digest));
         let mut ready: Vec<Digest> = staged.map(|file| file.digest).collect();
@@ -126,8 +131,18 @@ impl Retrieval<'_> {
         done: &mut Retrieved,
     ) -> Result<()> {
         // Content first, names after: a crash can leave neither half a file nor an empty one.
-        if !ready.is_empty() {
+        if ready.len() > FLUSHED_ALONE_MAX {
             self.folder.barrier()?;
+        } else {
+            for digest in ready {
+                let staged = fetcher.staged(*digest);
+                match File::open(&staged).and_then(|file| file.sync_all()) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(staging_error("flush", &staged, error));
+                    }
+                    _ => {}
+                }
+            }
         }
         for digest in ready {
             if !fetcher.staged(*digest).exists() {

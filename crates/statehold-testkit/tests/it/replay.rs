@@ -9,10 +9,10 @@ use statehold_testkit::replay::{Compared, Replay};
 /// Method: made-up histories with everything that is hard to get right, compared byte for byte.
 #[tokio::test]
 async fn every_record_comes_back_as_it_was() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         let mut made = MadeUp::new(seed);
         let mut replay = Replay::new().await.unwrap();
-        for number in 0..24 {
+        for number in 0..18 {
             replay.push(made.next_commit()).await.unwrap();
             if number % 8 == 3 {
                 replay.snapshot(&format!("at-{number}")).await.unwrap();
@@ -24,13 +24,13 @@ async fn every_record_comes_back_as_it_was() {
         let failed = |error| panic!("seed {seed}: {error:#}");
         let done = replay.compare_every_record(&mut compared).await;
         done.unwrap_or_else(failed);
-        let done = replay.compare_moments(20, &entropy, &mut compared).await;
+        let done = replay.compare_moments(8, &entropy, &mut compared).await;
         done.unwrap_or_else(failed);
         let done = replay.compare_snapshots(&mut compared).await;
         done.unwrap_or_else(failed);
-        let done = replay.compare_parts(20, &entropy, &mut compared).await;
+        let done = replay.compare_parts(8, &entropy, &mut compared).await;
         done.unwrap_or_else(failed);
         replay.check_live().unwrap_or_else(failed);
-        assert_eq!((compared.records, compared.snapshots), (24, 3));
+        assert_eq!((compared.records, compared.snapshots), (18, 2));
     }
 }
