@@ -65,10 +65,7 @@ pub async fn write_archive(
         source,
     };
     let encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
-    let mut archive = Archive {
-        out: encoder,
-        name,
-    };
+    let mut archive = Archive { out: encoder, name };
     let files = tree.iter().filter_map(|(_, entry)| file_of(entry));
     progress.begin(Phase::Receive, files.map(stored_bytes).sum());
     let mut entries = tree.iter().peekable();
@@ -118,7 +115,10 @@ impl<W: Write> Archive<'_, W> {
         {
             return self.add_large(remote, path, file, progress).await;
         }
-        let places: Vec<_> = files().flat_map(|file| &file.chunks).map(|c| c.at).collect();
+        let places: Vec<_> = files()
+            .flat_map(|file| &file.chunks)
+            .map(|c| c.at)
+            .collect();
         let mut frames = remote.read(&places).await?.into_iter();
         for (path, entry) in batch {
             self.header(path, entry)?;
@@ -261,7 +261,10 @@ impl<'a> Content<'a> {
 /// Puts a name into a header, as much of it as there is room for; says whether nothing is lost.
 fn put_name(field: &mut [u8; NAME_BYTES_MAX], name: &str) -> bool {
     let bytes = name.bytes().filter(u8::is_ascii);
-    field.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+    field
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, byte)| *to = byte);
     name.is_ascii() && name.len() <= NAME_BYTES_MAX
 }
 

@@ -293,9 +293,8 @@ impl Folder {
             }),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let there = parent.stat().map_err(self.io("look at", path))?;
-                let is_link = there.is_some_and(|stat| {
-                    FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
-                });
+                let is_link = there
+                    .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
                 let path = path.clone();
                 Err(if is_link {
                     FolderError::LinkInTheWay { path }

@@ -385,7 +385,9 @@ impl Workspace {
             Some(roots) => roots.clone(),
             None => {
                 let roots = self.settings.preset.layout().item_roots.iter();
-                roots.filter_map(|root| RepoPath::parse(root).ok()).collect()
+                roots
+                    .filter_map(|root| RepoPath::parse(root).ok())
+                    .collect()
             }
         }
     }

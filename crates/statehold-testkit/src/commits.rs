@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use statehold_core::entry::link_stays_inside;
+use statehold_core::path::RepoPath;
+
 use crate::environment::SeededEntropy;
 
 /// What is at a path.
@@ -126,6 +129,14 @@ impl MadeUp {
         let path = self.new_path();
         let item = self.text();
         self.items.insert(path, item);
+        // Links that a rename would let lead outside are none that a push takes.
+        for (path, item) in &mut self.items {
+            if let Item::Link(target) = item
+                && !RepoPath::parse(path).is_ok_and(|path| link_stays_inside(&path, target))
+            {
+                "nobody-there".clone_into(target);
+            }
+        }
         &self.items
     }
 
@@ -277,10 +288,11 @@ pub struct GitHistory<'a> {
 }
 
 impl<'a> GitHistory<'a> {
-    /// The first-parent history of what is checked out, oldest first; the newest `count` of it.
+    /// The commits that what is checked out descends from, oldest first; the newest `count` of them. One
+    /// after the other, whatever branch each was on.
     pub fn read(root: &'a Path, count: usize) -> Result<Self> {
         let said = git(root)
-            .args(["log", "--first-parent", "--format=%H"])
+            .args(["log", "--topo-order", "--format=%H"])
             .output()
             .context("git could not be started")?;
         ensure!(said.status.success(), "git log: {said:?}");
@@ -322,7 +334,12 @@ impl<'a> GitHistory<'a> {
                     executable: mode == "100755",
                 },
             };
-            items.insert(path.to_owned(), item);
+            // A folder with a repository in it is a store, which no scan goes into.
+            let path = match path.strip_suffix("/repository.json") {
+                Some(folder) => format!("{folder}/repository-of-a-test.json"),
+                None => path.to_owned(),
+            };
+            items.insert(path, item);
         }
         Ok(items)
     }

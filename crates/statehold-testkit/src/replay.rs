@@ -232,7 +232,11 @@ impl Replay {
     async fn compare(&self, at: Point, commit: usize, compared: &mut Compared) -> Result<()> {
         let expected = &self.commits[commit];
         let state = load_at(&*self.repository, at).await?;
-        let restored = self.machine.engine.restore(&state, None, state.time).await?;
+        let restored = self
+            .machine
+            .engine
+            .restore(&state, None, state.time)
+            .await?;
         ensure!(
             restored.entries.is_whole(),
             "{at:?}: {:?}",

@@ -9,9 +9,7 @@ use statehold_core::point::Point;
 use statehold_repository::remote::load_at;
 
 use super::{GlobalArgs, block_on};
-use crate::comparison::{
-    Source, compare, folder_side, holds, leave_out_unseen, record_side, show,
-};
+use crate::comparison::{Source, compare, folder_side, holds, leave_out_unseen, record_side, show};
 use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::Output;

@@ -187,7 +187,10 @@ fn check(retrieved: &Retrieved) -> Result<()> {
         return Ok(());
     }
     for (path, error) in &retrieved.damaged {
-        complain(&format!("damaged  {}: {error}", path.as_str().escape_debug()));
+        complain(&format!(
+            "damaged  {}: {error}",
+            path.as_str().escape_debug()
+        ));
     }
     for (path, reason) in &retrieved.failed {
         complain(&format!("failed   {}: {reason}", path.escape_debug()));

@@ -19,9 +19,7 @@ use statehold_sync::engine::{Restored, place_in_holding};
 use statehold_sync::workspace::{RESTORED, Workspace};
 
 use super::{GlobalArgs, block_on};
-use crate::comparison::{
-    Change, Difference, compare, folder_side, look_at, restored_side, show,
-};
+use crate::comparison::{Change, Difference, compare, folder_side, look_at, restored_side, show};
 use crate::connection::{Connection, find_workspace};
 use crate::exit::{Exit, WrongUsage};
 use crate::output::{Output, complain, count, size};
@@ -136,7 +134,9 @@ fn asked(args: &RestoreArgs) -> Result<(Option<&str>, Option<When>)> {
         (what, false) => Ok((what.as_deref(), when)),
         (None, true) => Ok((None, when)),
         (Some(word), true) if when.is_none() => {
-            let when = word.parse().map_err(|why: String| WrongUsage::because(why))?;
+            let when = word
+                .parse()
+                .map_err(|why: String| WrongUsage::because(why))?;
             Ok((None, Some(when)))
         }
         (Some(word), true) => Err(WrongUsage::because(format!(
@@ -146,10 +146,7 @@ fn asked(args: &RestoreArgs) -> Result<(Option<&str>, Option<When>)> {
 }
 
 /// The state that is meant, and the moment that the holding folder is called after.
-async fn state_at(
-    connection: &Connection,
-    when: Option<&When>,
-) -> Result<(Arc<State>, Timestamp)> {
+async fn state_at(connection: &Connection, when: Option<&When>) -> Result<(Arc<State>, Timestamp)> {
     let point = match when {
         // Neither has to know the newest state, which would be a reading more.
         Some(When::Record(number)) => Point::Record(*number),
@@ -380,10 +377,7 @@ fn tell(
     ));
     output.line(match differences.list.len() {
         0 => "What is live is no different.".to_owned(),
-        number => format!(
-            "{} from what is live:",
-            count(number as u64, "difference")
-        ),
+        number => format!("{} from what is live:", count(number as u64, "difference")),
     });
     for difference in differences.list.iter().take(LISTED_MAX) {
         let word = match difference.change {
@@ -447,7 +441,9 @@ mod tests {
             assert_eq!(quote(path), quoted);
             let mut shell = std::process::Command::new("bash");
             let said = shell.arg("-c").arg(format!("printf %s {quoted}")).output();
-            let expected = path.strip_prefix("-rf").map_or(path.to_owned(), |_| "./-rf".into());
+            let expected = path
+                .strip_prefix("-rf")
+                .map_or(path.to_owned(), |_| "./-rf".into());
             assert_eq!(said.unwrap().stdout, expected.as_bytes());
         }
     }

@@ -124,10 +124,7 @@ impl Engine {
         if let Err(error) = std::fs::remove_dir_all(&staging) {
             tracing::debug!(%error, "staged content was not removed");
         }
-        Ok(Restored {
-            holding,
-            entries,
-        })
+        Ok(Restored { holding, entries })
     }
 
     /// The holding folder for this, and the folder of its note: one that is of the same already, or a

@@ -102,8 +102,7 @@ impl Retrieval<'_> {
         done.bytes = stored_bytes_of(&batches);
         self.progress.begin(Phase::Receive, done.bytes);
         // What a killed run had staged and not placed comes with the first round.
-        let fetched: BTreeSet<Digest> =
-            batches.iter().flatten().map(|file| file.digest).collect();
+        let fetched: BTreeSet<Digest> = batches.iter().flatten().map(|file| file.digest).collect();
         let staged = wanted.iter().filter(|file| !fetched.contains(&file.digest));
         let mut ready: Vec<Digest> = staged.map(|file| file.digest).collect();
         for batch in &batches {
@@ -175,7 +174,9 @@ impl Retrieval<'_> {
             }
             _ => {}
         }
-        self.folder.place_link(&staged, target, path, None).map(drop)
+        self.folder
+            .place_link(&staged, target, path, None)
+            .map(drop)
     }
 
     /// Compares what is at a path with what is to be there.
@@ -185,7 +186,9 @@ impl Retrieval<'_> {
         };
         let is_same = match (entry, found.kind) {
             (Entry::Directory, FoundKind::Directory) => true,
-            (Entry::Symlink { target }, FoundKind::Symlink) => found.target.as_ref() == Some(target),
+            (Entry::Symlink { target }, FoundKind::Symlink) => {
+                found.target.as_ref() == Some(target)
+            }
             (Entry::File(file), FoundKind::File) => {
                 found.stamp.size == file.size
                     && found.executable == file.executable

@@ -59,7 +59,10 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
             None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")),
         };
         if !root.join(".git").exists() {
-            println!("no Git repository in {}, so none is replayed", root.display());
+            println!(
+                "no Git repository in {}, so none is replayed",
+                root.display()
+            );
             return Ok(());
         }
         let mut history = GitHistory::read(&root, usize::try_from(args.commits)?)?;
