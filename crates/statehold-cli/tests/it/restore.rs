@@ -336,12 +336,27 @@ fn a_killed_restore_goes_on() {
         }
         items
     };
+    // Names alone, since this is asked without pause.
+    let count = || {
+        let mut folders = vec![a.path("_restore")];
+        let mut files = 0;
+        while let Some(folder) = folders.pop() {
+            for item in fs::read_dir(folder).into_iter().flatten() {
+                let item = item.unwrap();
+                match item.file_type().unwrap().is_dir() {
+                    true => folders.push(item.path()),
+                    false => files += usize::from(item.file_name() != ".gitignore"),
+                }
+            }
+        }
+        files
+    };
     let mut met = 0;
     loop {
-        let had = restored().len();
+        let had = count();
         let command = a.command(&["restore", "--all", "1", "--json"]);
         let running = a.start(command, "").unwrap();
-        while restored().len() == had && running.said().unwrap().is_empty() {
+        while count() == had && running.said().unwrap().is_empty() {
             std::thread::yield_now();
         }
         let ended = running.kill().unwrap();
@@ -546,4 +561,20 @@ fn a_restore_onto_a_full_disk_goes_on_when_there_is_room() {
     disk.grow(50_000_000).unwrap();
     let said = json(&small, &["restore", "--all", "1"], 0);
     assert_eq!(held(&small, &said).1.len(), 8);
+}
+
+/// Goal: what is noted of holding folders may be lost; then a restore touches none that is there.
+#[test]
+fn a_restore_without_its_note_begins_anew() {
+    let direct = Direct::new();
+    let a = &direct.a;
+    a.write("notes.md", "notes").unwrap();
+    run(a, &["push"], 0);
+    let first = json(a, &["restore", "notes.md", "1"], 0);
+    fs::remove_dir_all(a.path(".statehold/restoring")).unwrap();
+    let second = json(a, &["restore", "notes.md", "1"], 0);
+    let folder = first["folder"].as_str().unwrap();
+    assert_eq!(second["folder"], format!("{folder}-2"));
+    assert_eq!(content(&held(a, &first).1, "notes.md"), b"notes");
+    assert_eq!(content(&held(a, &second).1, "notes.md"), b"notes");
 }
