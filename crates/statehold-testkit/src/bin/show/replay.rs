@@ -81,7 +81,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
 }
 
 async fn snapshot(replay: &mut Replay, number: u64) -> Result<()> {
-    if number % SNAPSHOT_EVERY == 0 {
+    if number.is_multiple_of(SNAPSHOT_EVERY) {
         replay.snapshot(&format!("commit-{number}")).await?;
     }
     Ok(())
