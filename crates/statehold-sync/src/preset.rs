@@ -68,6 +68,8 @@ pub struct Layout {
     pub events: &'static str,
     /// Folders whose folders and files are items that go by their bare names, such as skills.
     pub item_roots: &'static [&'static str],
+    /// The list of snapshots.
+    pub snapshots: &'static str,
 }
 
 /// In the agent workspace the rules travel with everything else, and the logs lie where its own
@@ -78,6 +80,7 @@ const AGENT_LAYOUT: Layout = Layout {
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",
     item_roots: &["state/skills", "skills", "state/agents", "sources"],
+    snapshots: "state/log/snapshots.ndjson",
 };
 
 /// Other tools' folders get nothing but the ignore file: they load what they find.
@@ -87,6 +90,7 @@ const OWN_LAYOUT: Layout = Layout {
     manifest: ".statehold/log/sync-manifest.json",
     events: ".statehold/log/sync-events.ndjson",
     item_roots: &["skills"],
+    snapshots: ".statehold/log/snapshots.ndjson",
 };
 
 /// Never worth sending, from any folder.

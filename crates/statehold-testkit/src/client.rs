@@ -429,7 +429,7 @@ impl Client {
             (Kind::Push, Body::Push(push))
         };
         let head = DraftHead {
-            critical: kind == Kind::Push,
+            critical: kind.is_critical(),
             kind,
             machine: self.machine,
             nonce: Nonce::random(&self.entropy),

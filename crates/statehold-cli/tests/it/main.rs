@@ -11,6 +11,8 @@ mod documents;
 #[cfg(test)]
 mod export;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod letting_in;
 #[cfg(test)]
 mod losing_things;
