@@ -15,6 +15,7 @@ use statehold_repository::{Remote, Repository};
 use statehold_sync::engine::Retrieved;
 use statehold_sync::export::{Exported, beside, sync_folder_of, write_archive, write_folder};
 use statehold_sync::progress::Progress;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{Connection, progress, store_of, system};
@@ -75,6 +76,9 @@ pub(super) fn run(args: &ExportArgs, global: &GlobalArgs, output: Output) -> Res
             (Some(when), newest) => load_at(&*remote, when.point(&newest)?).await?,
         };
         let progress = progress(output);
+        // Listened for from here on, so that nothing half made is left by an end that was asked for.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         let export = async {
             match args.format {
                 Format::TarZst if is_piped => {
@@ -95,7 +99,8 @@ pub(super) fn run(args: &ExportArgs, global: &GlobalArgs, output: Output) -> Res
         // Dropped here, what is half made is removed.
         let done: Exported = tokio::select! {
             done = export => done?,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing was exported"),
+            _ = interrupt.recv() => bail!("interrupted; nothing was exported"),
+            _ = terminate.recv() => bail!("interrupted; nothing was exported"),
         };
         if is_piped {
             return Ok(Exit::Done.into());

@@ -250,6 +250,19 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
     );
     assert!(!said.contains("-gone"), "{said}");
 
+    // A rollback is changes like those of a push, and a name for how things were before it.
+    let rollback = ["rollback", &kept, "--apply", "--confirm-label=first"];
+    let before = tree(&work);
+    scratch.statehold(&rollback);
+    for (out, at, expected) in [
+        ("rolled-back", None, &first),
+        ("before", Some("before-rollback"), &before),
+    ] {
+        let recovered = scratch.recover(out, at);
+        assert!(recovered.status.success(), "{at:?}: {recovered:?}");
+        assert_eq!(tree(&scratch.at(out)), *expected, "{at:?}");
+    }
+
     // Damage is named and does not keep the other files from coming back.
     let packs = fs::read_dir(scratch.at("repository").join("packs")).unwrap();
     let pack = packs.map(|item| item.unwrap().path()).next().unwrap();
@@ -258,7 +271,7 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
     bytes[middle] ^= 1;
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&pack, bytes).unwrap();
-    let damaged = scratch.recover("damaged", None);
+    let damaged = scratch.recover("damaged", Some("before-rollback"));
     assert!(!damaged.status.success(), "{damaged:?}");
     let told = String::from_utf8_lossy(&damaged.stderr).into_owned();
     assert!(told.contains("damaged: large.bin"), "{told}");
