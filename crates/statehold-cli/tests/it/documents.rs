@@ -219,7 +219,7 @@ fn the_commands_of_the_pages_run() {
         }
     }
     let readme = shell_blocks("README.md");
-    let [demo, first, second, serve, direct] = &readme[..] else {
+    let [demo, first, second, history, serve, direct] = &readme[..] else {
         panic!("README has other blocks: {readme:?}");
     };
     let operations = shell_blocks("operations.md");
@@ -232,7 +232,7 @@ fn the_commands_of_the_pages_run() {
     };
     for (name, _) in pages() {
         let expected = match name.as_str() {
-            "README.md" => 5,
+            "README.md" => 6,
             "operations.md" => 4,
             "recovery-by-hand.md" => 4,
             "history.md" => 2,
@@ -244,9 +244,9 @@ fn the_commands_of_the_pages_run() {
             "{name}: a block that is not run"
         );
     }
-    let history = shell_blocks("history.md");
-    let [restore, export] = &history[..] else {
-        panic!("history.md has other blocks: {history:?}");
+    let page = shell_blocks("history.md");
+    let [restore, export] = &page[..] else {
+        panic!("history.md has other blocks: {page:?}");
     };
     // The tests' own build stands in for the one that cargo would make.
     let demo = demo.replace("cargo run --package statehold-cli -- ", "statehold ");
@@ -278,6 +278,10 @@ fn the_commands_of_the_pages_run() {
     step(
         "one",
         &format!("{export}diff -r ../as-it-was _restore/all-*"),
+    );
+    step(
+        "two",
+        &format!("{history}! grep 'and this' memory/notes.md"),
     );
     step(
         "agent",

@@ -95,7 +95,7 @@ fn a_snapshot_is_known_to_every_machine() {
     let refused = run(a, &["snapshot", "delete", &id], 5);
     assert!(refused.err.contains("own"), "{}", refused.err);
     run(
-        &a,
+        a,
         &["snapshot", "delete", "2026-01-01T00-00-00Z-nobodys"],
         1,
     );
@@ -252,7 +252,7 @@ fn a_rollback_brings_every_machine_back() {
     run(a, &["rollback", before, "--apply", label], 0);
     assert_eq!(files(a), bad);
     run(
-        &a,
+        a,
         &[
             "rollback",
             "--to",
@@ -292,7 +292,7 @@ fn a_rollback_leaves_what_was_never_pushed() {
     b.write("shared", "mine, not pushed").unwrap();
     b.write("only here", "mine").unwrap();
     let told = run(
-        &b,
+        b,
         &[
             "rollback",
             "--to",

@@ -38,8 +38,7 @@ impl Engine {
         let mut actions = Vec::new();
         for path in back.paths() {
             let here = now.scan.entries.get(path).map(|local| local.signature);
-            let there =
-                |state: &State| state.tree.get(path.as_str()).map(|entry| entry.signature());
+            let there = |state: &State| state.tree.get(path.as_str()).map(Entry::signature);
             if here != there(after) {
                 taken.left.push(path.clone());
                 continue;
