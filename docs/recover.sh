@@ -3,53 +3,97 @@
 #
 #   REPO=/path/to/repository OUT=/path/to/new/folder bash recover.sh
 #   AT=17 REPO=… OUT=… bash recover.sh        as of record 17
+#   AT=before-the-rewrite …                   as a snapshot has it, by its label or its whole name
+#   AT=2026-04-15T18:00:00Z …                 as of a moment
+#   LIST=1 REPO=… bash recover.sh             only say which records and snapshots there are
 #
 # Needs bash, zstd, jq, head and tail. Checks content with sha256sum, and with b3sum where it is installed.
 # docs/recovery-by-hand.md explains each step.
 set -eu
-: "${REPO:?the folder that holds repository.json}" "${OUT:?a folder that does not exist yet}"
+: "${REPO:?the folder that holds repository.json}"
+[ -n "${LIST:-}" ] || : "${OUT:?a folder that does not exist yet}"
 [ -f "$REPO/repository.json" ] || { echo "no repository.json in $REPO" >&2; exit 1; }
-[ ! -e "$OUT" ] || { echo "$OUT is there already" >&2; exit 1; }
+[ -n "${LIST:-}" ] || [ ! -e "$OUT" ] || { echo "$OUT is there already" >&2; exit 1; }
 jq -e '.format == 1 and .codec == "zstd" and .cipher == "none"' "$REPO/repository.json" >/dev/null ||
     { echo "the format is another one than this script reads" >&2; exit 1; }
-mkdir -p "$OUT"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # From byte $2 of file $1 on, $3 bytes.
 part() { tail -c "+$(($2 + 1))" "$1" | head -c "$3"; }
 
-# 1. The bodies of all records, in order, each line with its record's number and the place of its content.
+# 1. The bodies of all records, in order, each line with its record's number and the place of its content; and what
+#    the log says about snapshots, each with the record that it names.
+last=999999999999 until='' wanted=''
+case "${AT:-}" in
+'') ;;
+*[!0-9]*) case "$AT" in
+    # A moment, and not a snapshot's name: that has no colon. Milliseconds, as records have them.
+    ????-??-??T*:*.???Z) until=$AT ;;
+    ????-??-??T*:*Z) until=${AT%Z}.000Z ;;
+    *) wanted=$AT ;;
+    esac ;;
+*) last=$AT ;;
+esac
 number=0
 : >"$work/lines"
+: >"$work/snapshots"
+: >"$work/times"
 while :; do
-    [ "$((number + 1))" -le "${AT:-999999999999}" ] || break
+    [ "$((number + 1))" -le "$last" ] || break
     name=$(printf 'log/%020d' "$((number + 1))")
     [ -f "$REPO/$name" ] || break
-    number=$((number + 1))
     # The envelope is the first frame, and one line. What stands after it in the object is of known length.
     envelope=$(zstd -dcq "$REPO/$name" 2>/dev/null | head -n 1)
+    read -r found time content body critical kind <<<"$(printf '%s' "$envelope" |
+        jq -r '"\(.number) \(.time) \(.content_bytes) \(.body_bytes) \(.critical) \(.kind)"')"
+    [ "$found" = "$((number + 1))" ] || { echo "$name is damaged" >&2; exit 1; }
+    # Times of one length sort as text.
+    [ -z "$until" ] || ! [ "$time" \> "$until" ] || break
+    number=$found
     size=$(wc -c <"$REPO/$name")
-    content=$(printf '%s' "$envelope" | jq .content_bytes)
-    body=$(printf '%s' "$envelope" | jq .body_bytes)
-    kind=$(printf '%s' "$envelope" | jq -r .kind)
-    [ "$(printf '%s' "$envelope" | jq .number)" = "$number" ] || { echo "$name is damaged" >&2; exit 1; }
+    echo "$number $time $kind" >>"$work/times"
+    body() { part "$REPO/$name" "$((size - content - body))" "$body" | zstd -dcq; }
     case "$kind" in
     push) ;;
-    note) continue ;;
-    *) if [ "$(printf '%s' "$envelope" | jq .critical)" = true ]; then
+    # A name for an earlier record.
+    snapshot) body | jq -r '"\(.at) \(.id)"' >>"$work/snapshots"; continue ;;
+    # Entries put back, and a name for how things were just before.
+    rollback) body | head -n 1 | jq -r '"\(.base.number) \(.before)"' >>"$work/snapshots" ;;
+    # Names that are needed no longer. The records that they named are there all the same.
+    forget) body | jq -r '.snapshots[]' >"$work/forgotten"
+        awk 'NR == FNR { gone[$0]; next } !($2 in gone)' "$work/forgotten" "$work/snapshots" >"$work/kept"
+        mv "$work/kept" "$work/snapshots"; continue ;;
+    note | backup) continue ;;
+    *) if [ "$critical" = true ]; then
            echo "$name is of kind $kind, which this script does not know" >&2; exit 1
        fi; continue ;;
     esac
-    part "$REPO/$name" "$((size - content - body))" "$body" | zstd -dcq | tail -n +2 |
-        jq -c --arg in "$name" --argjson start "$((size - content))" '. + {in: $in, start: $start}' >>"$work/lines"
+    body | tail -n +2 | jq -c --arg in "$name" --argjson start "$((size - content))" --argjson record "$number" \
+        '. + {in: $in, start: $start, record: $record}' >>"$work/lines"
 done
-if later=$(printf 'log/%020d' "$((number + 1))") && [ -z "${AT:-}" ] &&
+if later=$(printf 'log/%020d' "$((number + 1))") && [ -z "$until" ] && [ "$last" = 999999999999 ] &&
     ls "$REPO/log" | LC_ALL=C awk -v next_name="${later#log/}" \
         'length($0) == 20 && $0 > next_name { found = 1 } END { exit !found }'; then
     echo "$later is missing and later records are there; going on with what is before it" >&2
 fi
-[ "$number" -gt 0 ] || { echo "the log is empty" >&2; exit 1; }
+[ "$number" -gt 0 ] || { echo "the log is empty, or begins later" >&2; exit 1; }
+if [ -n "${LIST:-}" ]; then
+    awk '{ print "record " $1 "  " $2 "  " $3 }' "$work/times"
+    awk '{ print "snapshot " $2 "  of record " $1 }' "$work/snapshots"
+    exit 0
+fi
+if [ -n "$wanted" ]; then
+    # By the whole name, or by what stands after the time in it.
+    awk -v name="$wanted" '$2 == name || substr($2, 22) == name { print $1, $2 }' "$work/snapshots" >"$work/found"
+    case "$(wc -l <"$work/found")" in
+    *1) read -r number name <"$work/found" ;;
+    *) echo "snapshots called $wanted:" >&2; cut -d ' ' -f 2 "$work/found" >&2; exit 1 ;;
+    esac
+    jq -c --argjson last "$number" 'select(.record <= $last)' "$work/lines" >"$work/up-to"
+    mv "$work/up-to" "$work/lines"
+fi
+mkdir -p "$OUT"
 
 # 2. The fold: path -> entry, with every chunk in an object and at an offset of its own.
 jq -n 'reduce inputs as $line ({};
@@ -57,10 +101,10 @@ jq -n 'reduce inputs as $line ({};
     | if $line.type == "delete" then del(.[$path])
       elif $line.type == "file" then
         (if $line.keep then .[$path].chunks[:$line.keep] else [] end) as $kept
-        | .[$path] = ($line | del(.path, .in, .start, .keep))
+        | .[$path] = ($line | del(.path, .in, .start, .record, .keep))
         | .[$path].chunks = $kept + [($line.chunks // [])[]
             | if .in then . else . + {in: $line.in, offset: (.offset + $line.start)} end]
-      else .[$path] = ($line | del(.path, .in, .start)) end)' "$work/lines" >"$work/tree"
+      else .[$path] = ($line | del(.path, .in, .start, .record)) end)' "$work/lines" >"$work/tree"
 
 # 3. Folders, then files chunk by chunk, then links: nothing is ever written through a link.
 #    Fields end with a null byte, since names may hold anything else.

@@ -68,11 +68,7 @@ impl Connection {
         if let Some(rate) = bytes_per_second {
             remote = Arc::new(RateLimited::new(remote, rate));
         }
-        let progress: Arc<dyn Progress> = if is_watched() && !output.quiet && !output.json {
-            Arc::new(Bars::default())
-        } else {
-            Arc::new(Unwatched)
-        };
+        let progress = progress(output);
         let (clock, entropy) = system();
         let mut engine = Engine::new(workspace, Arc::clone(&remote), clock, entropy, progress)?;
         let info = gateway.as_ref().map(|gateway| gateway.info());
@@ -87,6 +83,15 @@ impl Connection {
             url: link.url,
             has_one_writer,
         })
+    }
+}
+
+/// What shows a person how far things are, where there is one.
+pub(crate) fn progress(output: Output) -> Arc<dyn Progress> {
+    if is_watched() && !output.quiet && !output.json {
+        Arc::new(Bars::default())
+    } else {
+        Arc::new(Unwatched)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `statehold` command.
 
 mod commands;
+mod comparison;
 mod connection;
 mod environment;
 mod exit;

@@ -51,7 +51,7 @@ pub(crate) fn complain(text: &str) {
 
 /// Warnings, but for those that say what a command's own messages say too: its report names files
 /// that were left as they were, and its error what is wrong with a certificate.
-const LOGGED: &str = "warn,statehold_sync::engine::incoming=error,rustls_platform_verifier=off";
+const LOGGED: &str = "warn,statehold_sync::engine::fetch=error,rustls_platform_verifier=off";
 
 /// Logs to standard error, as much as `STATEHOLD_LOG` says. If it says nothing, the warnings are
 /// notes for people, unless they are a server's log.

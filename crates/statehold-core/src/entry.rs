@@ -243,10 +243,15 @@ impl Entry {
 /// Whether a link at `path` with this target leads to a place inside the workspace, judged by the
 /// names alone: relative, and never more steps up than down.
 pub fn link_stays_inside(path: &RepoPath, target: &str) -> bool {
+    link_stays_within(path.ancestors().count(), target)
+}
+
+/// The same for a link that lies so many folders deep in what it may not lead out of.
+pub fn link_stays_within(depth: usize, target: &str) -> bool {
     if target.starts_with('/') || target.contains('\0') || target.contains(':') {
         return false;
     }
-    let mut depth = path.ancestors().count();
+    let mut depth = depth;
     for name in target.split(['/', '\\']) {
         match name {
             "" | "." => {}

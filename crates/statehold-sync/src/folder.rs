@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use statehold_core::entry::link_stays_inside;
+use statehold_core::entry::link_stays_within;
 use statehold_core::path::RepoPath;
 use statehold_core::time::Mtime;
 
@@ -214,6 +214,8 @@ pub struct Attributes {
 pub struct Folder {
     root: OwnedFd,
     path: PathBuf,
+    /// How many folders it lies deep in the one that no link may lead out of; 0 for that one itself.
+    depth: usize,
 }
 
 /// The directory that a path lies in, and the path's last name.
@@ -264,12 +266,43 @@ impl Folder {
             Ok(handle) => Ok(Self {
                 root: handle,
                 path: root.to_owned(),
+                depth: 0,
             }),
             Err(errno) => Err(FolderError::Io {
                 action: "open the folder",
                 path: root.to_owned(),
                 source: errno.into(),
             }),
+        }
+    }
+
+    /// Opens a directory inside as a folder of its own, made if need be with those it lies in. Links
+    /// that are placed in it may lead out of it, and not out of this one.
+    pub fn folder_inside(&self, path: &RepoPath) -> Result<Self, FolderError> {
+        let parent = self.make_parent(path)?;
+        match rustix::fs::mkdirat(parent.fd(), parent.name, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.io("make the directory", path)(errno)),
+        }
+        let flags = OFlags::RDONLY | DIRECTORY;
+        match rustix::fs::openat(parent.fd(), parent.name, flags, Mode::empty()) {
+            Ok(handle) => Ok(Self {
+                root: handle,
+                path: self.path.join(path.as_str()),
+                depth: self.depth + path.names().count(),
+            }),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let there = parent.stat().map_err(self.io("look at", path))?;
+                let is_link = there
+                    .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+                let path = path.clone();
+                Err(if is_link {
+                    FolderError::LinkInTheWay { path }
+                } else {
+                    FolderError::FileInTheWay { path }
+                })
+            }
+            Err(errno) => Err(self.io("open the folder", path)(errno)),
         }
     }
 
@@ -355,7 +388,7 @@ impl Folder {
         path: &RepoPath,
         expected: Option<&Stamp>,
     ) -> Result<Stamp, FolderError> {
-        if !link_stays_inside(path, target) {
+        if !link_stays_within(self.depth + path.ancestors().count(), target) {
             let (path, target) = (path.clone(), target.to_owned());
             return Err(FolderError::LinkOutside { path, target });
         }

@@ -18,6 +18,7 @@
 //! 9. [`secrets`]: what is searched before it is sent.
 //! 10. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
 //!     watching person sees.
+//! 11. [`export`]: a tree as an archive or as a plain folder.
 //!
 //! # Invariants
 //!
@@ -35,6 +36,7 @@ pub mod atomic;
 pub mod coverage;
 pub mod engine;
 pub mod events;
+pub mod export;
 pub mod folder;
 pub mod gateway_client;
 pub mod home;

@@ -66,6 +66,8 @@ pub struct Layout {
     pub manifest: &'static str,
     /// The event log.
     pub events: &'static str,
+    /// Folders whose folders and files are items that go by their bare names, such as skills.
+    pub item_roots: &'static [&'static str],
     /// The list of snapshots.
     pub snapshots: &'static str,
 }
@@ -77,6 +79,7 @@ const AGENT_LAYOUT: Layout = Layout {
     logs: "state/log",
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",
+    item_roots: &["state/skills", "skills", "state/agents", "sources"],
     snapshots: "state/log/snapshots.ndjson",
 };
 
@@ -86,6 +89,7 @@ const OWN_LAYOUT: Layout = Layout {
     logs: ".statehold/log",
     manifest: ".statehold/log/sync-manifest.json",
     events: ".statehold/log/sync-events.ndjson",
+    item_roots: &["skills"],
     snapshots: ".statehold/log/snapshots.ndjson",
 };
 
@@ -191,7 +195,19 @@ impl Preset {
     pub const fn layout(self) -> Layout {
         match self {
             Self::Agent => AGENT_LAYOUT,
-            Self::ClaudeCode | Self::Codex | Self::CodeBuddy | Self::Plain => OWN_LAYOUT,
+            Self::ClaudeCode => Layout {
+                item_roots: &["skills", "agents", "commands", "output-styles"],
+                ..OWN_LAYOUT
+            },
+            Self::Codex => Layout {
+                item_roots: &["skills", "prompts"],
+                ..OWN_LAYOUT
+            },
+            Self::CodeBuddy => Layout {
+                item_roots: &["skills", "agents", "commands", "rules"],
+                ..OWN_LAYOUT
+            },
+            Self::Plain => OWN_LAYOUT,
         }
     }
 
@@ -252,6 +268,9 @@ mod tests {
             let layout = preset.layout();
             for file in [layout.manifest, layout.events] {
                 assert!(file.starts_with(layout.logs));
+            }
+            for root in layout.item_roots {
+                RepoPath::parse(root).unwrap();
             }
         }
         assert!("claude".parse::<Preset>().is_err());

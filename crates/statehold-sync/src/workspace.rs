@@ -10,6 +10,7 @@
 //!   conflicts/       local content that gave way and exists nowhere else
 //!   allowed-secrets.json  files that may be sent although they seem to hold secrets
 //!   journal/         what a killed pull resumes from
+//!   restoring/       what each folder beneath `_restore` holds, and content on its way there
 //!   log/             manifest and events, unless the preset keeps them elsewhere
 //! ```
 
@@ -38,8 +39,8 @@ pub const SETTINGS_VERSION: u32 = 1;
 /// Largest file of settings or rules that is read, in bytes.
 const SETTINGS_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where an agent workspace's own tools restore copies to. The rules deny it too.
-const RESTORED: &str = "_restore";
+/// Where earlier versions are restored to, beside what is live. The rules keep it from travelling.
+pub const RESTORED: &str = "_restore";
 
 /// The content of `settings.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,10 @@ pub struct Settings {
     /// The repository it is kept the same with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
+    /// Folders whose folders and files go by their bare names, as in `statehold restore NAME`; where
+    /// it is absent, those of the preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_roots: Option<Vec<RepoPath>>,
 }
 
 /// A machine that shares a repository.
@@ -214,6 +219,7 @@ impl Workspace {
                 preset: options.preset,
                 profile: options.profile,
                 link: None,
+                item_roots: None,
             },
         };
         for folder in [
@@ -366,6 +372,24 @@ impl Workspace {
     /// What a killed pull resumes from.
     pub fn journal(&self) -> PathBuf {
         self.own("journal")
+    }
+
+    /// What each folder of restored files holds, and content on its way into it.
+    pub fn restoring(&self) -> PathBuf {
+        self.own("restoring")
+    }
+
+    /// Folders whose folders and files go by their bare names.
+    pub fn item_roots(&self) -> Vec<RepoPath> {
+        match &self.settings.item_roots {
+            Some(roots) => roots.clone(),
+            None => {
+                let roots = self.settings.preset.layout().item_roots.iter();
+                roots
+                    .filter_map(|root| RepoPath::parse(root).ok())
+                    .collect()
+            }
+        }
     }
 
     /// Which files may be sent although they seem to hold secrets.

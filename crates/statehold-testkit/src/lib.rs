@@ -21,6 +21,7 @@
 //! 16. [`mount`]: folders that are full or can't be written to, also for root.
 //! 17. [`histories`]: random histories of application state.
 //! 18. [`state_killing`]: a process that writes application state under `kill -9`.
+//! 19. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
 //!
 //! And for measurements:
 //!
@@ -31,6 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod author;
 pub mod client;
+pub mod commits;
 pub mod conformance;
 pub mod crash;
 pub mod delay_proxy;
@@ -45,6 +47,7 @@ pub mod loopback;
 pub mod machine;
 pub mod mount;
 pub mod process;
+pub mod replay;
 pub mod servers;
 pub mod state_killing;
 pub mod text_tree;

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use statehold_core::entry::{Entry, FileEntry};
-use statehold_repository::Remote;
-use statehold_repository::content::open_chunk;
+use statehold_core::entry::Entry;
 use statehold_repository::remote::load_at;
 
 use super::{GlobalArgs, block_on};
+use crate::comparison::content_of;
 use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::{Output, print_bytes};
@@ -29,25 +28,6 @@ pub(crate) struct CatArgs {
     /// As it was then: a record's number, a snapshot, a time or an age
     #[arg(long, value_name = "WHEN")]
     at: Option<When>,
-}
-
-/// Chunks fetched in one go.
-const CHUNKS: usize = 8;
-
-/// Gives a file's content piece by piece.
-pub(super) async fn content_of(
-    file: &FileEntry,
-    remote: &dyn Remote,
-    mut take: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    for chunks in file.chunks.chunks(CHUNKS) {
-        let places: Vec<_> = chunks.iter().map(|chunk| chunk.at).collect();
-        let frames = remote.read(&places).await?;
-        for (chunk, frame) in chunks.iter().zip(&frames) {
-            take(&open_chunk(chunk, frame)?)?;
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {

@@ -6,12 +6,14 @@ mod completions;
 mod demo;
 mod diff;
 mod doctor;
+mod export;
 mod init;
 mod link;
 mod log;
 mod machines;
 mod man;
 mod probe;
+mod restore;
 mod rollback;
 mod rules;
 mod serve;
@@ -101,6 +103,8 @@ enum Command {
     Machines(machines::MachinesArgs),
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
+    Restore(restore::RestoreArgs),
+    Export(export::ExportArgs),
     Serve(serve::ServeArgs),
     Probe(probe::ProbeArgs),
     Demo(demo::DemoArgs),
@@ -123,7 +127,9 @@ impl Command {
             | Self::Rollback(_)
             | Self::Undo(_)
             | Self::Doctor(_)
-            | Self::Cat(_) => true,
+            | Self::Cat(_)
+            | Self::Restore(_)
+            | Self::Export(_) => true,
             // What is left for later runs without anybody who could pipe anything in.
             Self::Push(args) | Self::Pull(args) | Self::Sync(args) => !args.is_auto(),
             _ => false,
@@ -187,6 +193,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Machines(args) => machines::run(&args, &global, output),
         Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global, output),
+        Command::Restore(args) => restore::run(&args, &global, output),
+        Command::Export(args) => export::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),

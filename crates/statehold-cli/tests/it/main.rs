@@ -9,6 +9,8 @@ mod demo;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod export;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod letting_in;
@@ -20,6 +22,8 @@ mod lost_host;
 mod recovery;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod restore;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

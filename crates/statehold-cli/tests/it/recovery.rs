@@ -7,6 +7,14 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use statehold_core::record::{Body, ForgetBody, Kind, SnapshotBody};
+use statehold_core::snapshot::SnapshotId;
+use statehold_repository::Remote as _;
+use statehold_repository::format::record::StoredDraft;
+use statehold_testkit::author::Author;
+
+use crate::vault::tamper;
+
 /// What a path holds: content and execution bit, the target of a link, or nothing for a folder.
 type Tree = BTreeMap<PathBuf, String>;
 
@@ -68,17 +76,22 @@ impl Scratch {
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
-    fn recover(&self, out: &str, at: Option<u64>) -> Output {
+    fn script(&self) -> Command {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recover.sh");
         let mut command = Command::new("bash");
         command
             .arg(script)
             .env("REPO", self.at("repository"))
-            .env("OUT", self.at(out));
-        match at {
-            Some(number) => command.env("AT", number.to_string()),
-            None => command.env_remove("AT"),
-        };
+            .env_remove("AT");
+        command
+    }
+
+    fn recover(&self, out: &str, at: Option<&str>) -> Output {
+        let mut command = self.script();
+        command.env("OUT", self.at(out));
+        if let Some(point) = at {
+            command.env("AT", point);
+        }
         command.output().unwrap()
     }
 
@@ -87,6 +100,48 @@ impl Scratch {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
+}
+
+/// Makes two snapshots of the first record and takes one of them away again. Gives the other's name.
+fn name_the_first_record(repository: &Path) -> String {
+    let mut names = Vec::new();
+    tamper(repository, async |repository, mut state| {
+        let author = Author::new(6);
+        let at = state.head.number;
+        for label in ["first", "gone"] {
+            let id = SnapshotId::new(state.time, &label.parse().unwrap()).unwrap();
+            names.push(id.clone());
+            let body = Body::Snapshot(SnapshotBody {
+                base: state.head,
+                id,
+                at,
+                files: 0,
+                bytes: 0,
+            });
+            let head = author.head(Kind::Snapshot, Vec::new());
+            let draft = StoredDraft::new(head, body, &[]).unwrap();
+            repository.append(&draft, &state).await.unwrap();
+            state = repository.catch_up(&state).await.unwrap().0;
+        }
+        let body = Body::Forget(ForgetBody {
+            base: state.head,
+            snapshots: vec![names[1].clone()],
+        });
+        let head = author.head(Kind::Forget, Vec::new());
+        let draft = StoredDraft::new(head, body, &[]).unwrap();
+        repository.append(&draft, &state).await.unwrap();
+    });
+    names[0].to_string()
+}
+
+/// When a record was appended, as its envelope has it.
+fn record_time(repository: &Path, number: u64) -> String {
+    let mut time = None;
+    tamper(repository, async |repository, _| {
+        let record = repository.record(number).await.unwrap().unwrap();
+        time = Some(record.record.envelope.time.to_string());
+    });
+    time.unwrap()
 }
 
 /// Bytes that don't compress, the same in each run.
@@ -134,6 +189,8 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
         "the first push should have made packs"
     );
 
+    let kept = name_the_first_record(&scratch.at("repository"));
+
     fs::remove_dir_all(work.join("gone")).unwrap();
     fs::rename(work.join("renamed/old name"), work.join("renamed/new name")).unwrap();
     fs::remove_file(work.join("file then folder")).unwrap();
@@ -156,9 +213,49 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
     assert!(newest.status.success(), "{newest:?}");
     assert!(newest.stderr.is_empty(), "{newest:?}");
     assert_eq!(tree(&scratch.at("newest")), tree(&work));
-    let then = scratch.recover("then", Some(1));
+    let then = scratch.recover("then", Some("1"));
     assert!(then.status.success(), "{then:?}");
     assert_eq!(tree(&scratch.at("then")), first);
+
+    // By a snapshot's name, and by a moment; by a label further down.
+    let time = record_time(&scratch.at("repository"), 1);
+    for (number, at) in [&kept, &time].into_iter().enumerate() {
+        let out = format!("at-{number}");
+        let named = scratch.recover(&out, Some(at));
+        assert!(named.status.success(), "{at}: {named:?}");
+        assert_eq!(tree(&scratch.at(&out)), first, "{at}");
+    }
+    for (at, told) in [
+        ("gone", "snapshots called gone:\n"),
+        (
+            "2001-01-01T00:00:00Z",
+            "the log is empty, or begins later\n",
+        ),
+    ] {
+        let refused = scratch.recover("refused", Some(at));
+        assert!(!refused.status.success(), "{at}: {refused:?}");
+        assert_eq!(String::from_utf8_lossy(&refused.stderr), told);
+        assert!(!scratch.at("refused").exists());
+    }
+    let mut list = scratch.script();
+    let list = list.env("LIST", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(
+        said.contains(&format!("record 1  {time}  push\n")),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("snapshot {kept}  of record 1\n")),
+        "{said}"
+    );
+    assert!(!said.contains("-gone"), "{said}");
+
+    // A rollback is changes like those of a push, and a name for how things were before it.
+    let rollback = ["rollback", &kept, "--apply", "--confirm-label=first"];
+    scratch.statehold(&rollback);
+    let rolled_back = scratch.recover("rolled-back", None);
+    assert!(rolled_back.status.success(), "{rolled_back:?}");
+    assert_eq!(tree(&scratch.at("rolled-back")), first);
 
     // Damage is named and does not keep the other files from coming back.
     let packs = fs::read_dir(scratch.at("repository").join("packs")).unwrap();
@@ -168,7 +265,7 @@ fn files_come_back_with_zstd_jq_head_and_tail() {
     bytes[middle] ^= 1;
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&pack, bytes).unwrap();
-    let damaged = scratch.recover("damaged", None);
+    let damaged = scratch.recover("damaged", Some("before-rollback"));
     assert!(!damaged.status.success(), "{damaged:?}");
     let told = String::from_utf8_lossy(&damaged.stderr).into_owned();
     assert!(told.contains("damaged: large.bin"), "{told}");

@@ -21,6 +21,8 @@ fn every_verb_speaks_json() {
         (&["pull"], "outcome"),
         (&["sync"], "outcome"),
         (&["cat", "x.md"], "content"),
+        (&["restore", "x.md"], "take_over"),
+        (&["export", "../x.tar.zst"], "paths"),
         (&["completions", "bash"], "script"),
         (&["man", "manual"], "folder"),
         (&["unlink"], "unlinked"),

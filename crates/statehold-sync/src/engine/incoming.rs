@@ -5,19 +5,16 @@
 //! still what the plan saw. The staging names are digests, so a killed pull finds what it had.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use statehold_core::digest::{Digest, FileHasher};
-use statehold_core::entry::{Chunk, ContentObject, Entry, FileEntry};
-use statehold_core::limits::PACK_BYTES_TARGET;
+use statehold_core::digest::Digest;
+use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
 use statehold_core::tree::Tree;
 use statehold_repository::Remote;
-use statehold_repository::content::open_chunk;
 
+use super::fetch::{Fetcher, staging_error, stored_bytes_of};
 use super::{EngineError, Result};
 use crate::folder::{Attributes, Folder, FolderError, Stamp, stamp_clock_ns};
 use crate::progress::{Phase, Progress};
@@ -165,12 +162,13 @@ impl Incoming<'_> {
                     executable: file.executable,
                     mtime: file.mtime,
                 };
-                if placed.damage.is_some() && !self.staged(file.digest).exists() {
+                if placed.damage.is_some() && !self.fetcher().staged(file.digest).exists() {
                     return Err(EngineError::Folder(FolderError::Changed {
                         path: path.clone(),
                     }));
                 }
-                let staged = self.take_staged(file, placed)?;
+                let is_last = Self::is_last(file, placed);
+                let staged = self.fetcher().take_staged(file.digest, is_last)?;
                 let stamp = self
                     .folder
                     .place(&staged, path, expected.as_ref(), attributes)?;
@@ -200,22 +198,19 @@ impl Incoming<'_> {
         Ok(false)
     }
 
-    fn staged(&self, digest: Digest) -> PathBuf {
-        self.staging.join(digest.to_string())
+    fn fetcher(&self) -> Fetcher<'_> {
+        Fetcher {
+            remote: self.remote,
+            staging: self.staging,
+            progress: self.progress,
+        }
     }
 
-    /// A staged file for one placement: the staged content itself for the last path that holds it,
-    /// a copy for those before.
-    fn take_staged(&self, file: &FileEntry, placed: &mut Placed) -> Result<PathBuf> {
-        let staged = self.staged(file.digest);
+    /// Whether a placement of this content is the last one.
+    fn is_last(file: &FileEntry, placed: &mut Placed) -> bool {
         let uses = placed.uses.entry(file.digest).or_insert(1);
         *uses = uses.saturating_sub(1);
-        if *uses == 0 {
-            return Ok(staged);
-        }
-        let copy = staged.with_extension("copy");
-        std::fs::copy(&staged, &copy).map_err(|error| staging_error("copy", &staged, error))?;
-        Ok(copy)
+        *uses == 0
     }
 
     /// Fetches the content of these files into the staging folder, each content once.
@@ -224,142 +219,21 @@ impl Incoming<'_> {
         files: &[&FileEntry],
         damage: &mut Option<statehold_repository::Error>,
     ) -> Result<u64> {
-        let mut missing: BTreeMap<Digest, &FileEntry> = BTreeMap::new();
-        for file in files {
-            if !self.is_staged(file) {
-                missing.insert(file.digest, file);
-            }
-        }
-        let mut missing: Vec<&FileEntry> = missing.into_values().collect();
-        // In the order in which the content lies in the store, so that reads are few and long.
-        missing.sort_by_key(|file| file.chunks.first().map(place_of));
-        let total = missing.iter().map(|file| stored_bytes(file)).sum();
+        let fetcher = self.fetcher();
+        let batches = fetcher.batches(files);
+        let total = stored_bytes_of(&batches);
         self.progress.begin(Phase::Receive, total);
-        let mut batch: Vec<&FileEntry> = Vec::new();
-        let (mut bytes, mut object) = (0, None);
-        for file in missing {
-            let next = file.chunks.first().and_then(|chunk| chunk.at.object);
-            let large = bytes + stored_bytes(file) > PACK_BYTES_TARGET as u64;
-            // A pack is read in one go even if it is a little over the target.
-            if large
-                && (next != object || bytes > 2 * PACK_BYTES_TARGET as u64)
-                && !batch.is_empty()
-            {
-                self.fetch(&std::mem::take(&mut batch), damage).await?;
-                bytes = 0;
+        for batch in &batches {
+            for found in fetcher.fetch(batch).await? {
+                damage.get_or_insert(found.error);
             }
-            object = next;
-            bytes += stored_bytes(file);
-            batch.push(file);
         }
-        self.fetch(&batch, damage).await?;
         self.progress.end();
         Ok(total)
     }
-
-    /// Whether an earlier run staged this content in full.
-    fn is_staged(&self, file: &FileEntry) -> bool {
-        let Ok(staged) = File::open(self.staged(file.digest)) else {
-            return false;
-        };
-        let mut hasher = FileHasher::default();
-        let mut staged = BufReader::with_capacity(1 << 20, staged);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match staged.read(&mut buffer) {
-                Ok(0) => return hasher.finish().0 == file.digest,
-                Ok(got) => hasher.update(&buffer[..got]),
-                Err(_) => return false,
-            }
-        }
-    }
-
-    async fn fetch(
-        &self,
-        files: &[&FileEntry],
-        damage: &mut Option<statehold_repository::Error>,
-    ) -> Result<()> {
-        let small = |file: &&&FileEntry| stored_bytes(file) <= 2 * PACK_BYTES_TARGET as u64;
-        let together: Vec<&FileEntry> = files.iter().filter(small).copied().collect();
-        let places: Vec<_> = together
-            .iter()
-            .flat_map(|file| &file.chunks)
-            .map(|c| c.at)
-            .collect();
-        let frames = match self.remote.read(&places).await {
-            Ok(frames) => frames,
-            // Something in there can't be read: file by file it shows which files that concerns.
-            Err(
-                statehold_repository::Error::Damaged { .. }
-                | statehold_repository::Error::NotFound { .. },
-            ) => {
-                for file in files {
-                    keep_damage(self.fetch_alone(file).await, damage)?;
-                }
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let mut frames = frames.into_iter();
-        for file in together {
-            let own: Vec<_> = frames.by_ref().take(file.chunks.len()).collect();
-            let mut staged = Staged::create(self.staging, file)?;
-            let put = file
-                .chunks
-                .iter()
-                .zip(&own)
-                .try_for_each(|(chunk, frame)| staged.write(&open_chunk(chunk, frame)?));
-            keep_damage(put.and_then(|()| staged.finish()), damage)?;
-            self.progress.advance(stored_bytes(file));
-        }
-        for file in files.iter().filter(|file| !small(file)) {
-            keep_damage(self.fetch_alone(file).await, damage)?;
-        }
-        Ok(())
-    }
-
-    /// Fetches one file, some chunks at a time, so that it never has to be held in memory.
-    async fn fetch_alone(&self, file: &FileEntry) -> Result<()> {
-        let mut staged = Staged::create(self.staging, file)?;
-        for group in file.chunks.chunks(8) {
-            let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
-            let frames = self.remote.read(&places).await?;
-            for (chunk, frame) in group.iter().zip(&frames) {
-                staged.write(&open_chunk(chunk, frame)?)?;
-                self.progress.advance(u64::from(chunk.at.stored));
-            }
-        }
-        staged.finish()
-    }
 }
 
-/// Sets damage aside, so that one bad object doesn't keep everything else from arriving.
-fn keep_damage(staged: Result<()>, damage: &mut Option<statehold_repository::Error>) -> Result<()> {
-    match staged {
-        Err(EngineError::Remote(
-            error @ (statehold_repository::Error::Damaged { .. }
-            | statehold_repository::Error::NotFound { .. }),
-        )) => {
-            tracing::warn!(%error, "a file is left as it was");
-            damage.get_or_insert(error);
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-fn stored_bytes(file: &FileEntry) -> u64 {
-    file.chunks
-        .iter()
-        .map(|chunk| u64::from(chunk.at.stored))
-        .sum()
-}
-
-fn place_of(chunk: &Chunk) -> (Option<ContentObject>, u64) {
-    (chunk.at.object, chunk.at.offset)
-}
-
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -367,60 +241,4 @@ fn cause(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-fn staging_error(action: &'static str, path: &Path, source: std::io::Error) -> EngineError {
-    EngineError::Own {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// A file in the making. It gets its name only when its digest is right.
-struct Staged<'a> {
-    partial: PathBuf,
-    whole: PathBuf,
-    file: File,
-    hasher: FileHasher,
-    entry: &'a FileEntry,
-}
-
-impl<'a> Staged<'a> {
-    fn create(staging: &Path, entry: &'a FileEntry) -> Result<Self> {
-        let whole = staging.join(entry.digest.to_string());
-        let partial = whole.with_extension("partial");
-        let file =
-            File::create(&partial).map_err(|error| staging_error("make", &partial, error))?;
-        Ok(Self {
-            partial,
-            whole,
-            file,
-            hasher: FileHasher::default(),
-            entry,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
-        self.file
-            .write_all(bytes)
-            .map_err(|error| staging_error("write", &self.partial, error))
-    }
-
-    fn finish(self) -> Result<()> {
-        let found = self.hasher.finish().0;
-        if found != self.entry.digest {
-            let object = self.entry.chunks.first().and_then(|chunk| chunk.at.object);
-            let object =
-                object.map_or_else(|| "the listing".to_owned(), |object| object.to_string());
-            let reason = format!(
-                "a file put together from it is {found}, not {}",
-                self.entry.digest
-            );
-            return Err(statehold_repository::Error::damaged(object, reason).into());
-        }
-        std::fs::rename(&self.partial, &self.whole)
-            .map_err(|error| staging_error("name", &self.whole, error))
-    }
 }

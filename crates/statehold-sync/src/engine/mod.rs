@@ -40,10 +40,13 @@ use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
+pub(crate) mod fetch;
 mod history;
 mod incoming;
 mod outgoing;
 mod report;
+mod restore;
+pub(crate) mod retrieve;
 mod screening;
 mod status;
 mod take_back;
@@ -53,6 +56,8 @@ use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
+pub use restore::{Restored, place_in_holding};
+pub use retrieve::Retrieved;
 pub use take_back::TakenBack;
 
 /// The result of an engine operation.

@@ -5,4 +5,6 @@ mod bandwidth;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod restore;
+#[cfg(test)]
 mod secrets;

@@ -4,7 +4,10 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use statehold_core::limits::{CHECKPOINT_RECORDS_MIN, PACK_BYTES_TARGET};
+use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_repository::meter::Usage;
+use statehold_repository::remote::load_at;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::machine::{Machine, Shared};
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
@@ -268,7 +271,52 @@ async fn measure(args: &RequestsArgs) -> Result<Vec<Row>> {
         a.tree()? == late.tree()?,
         "the late machine has another tree"
     );
+    rows.push(measure_restore(&shared, &late).await?);
     Ok(rows)
+}
+
+/// What it costs to bring back one file of 3 KB as it was at an old record.
+async fn measure_restore(shared: &Shared, machine: &Machine) -> Result<Row> {
+    machine.write("skills/image/SKILL.md", SeededEntropy::new(8).bytes(3_000))?;
+    machine.push().await?;
+    let then = machine.engine.remote_state().await?;
+    for index in 0..CHECKPOINT_RECORDS_MIN {
+        machine.write("skills/image/SKILL.md", format!("{index}"))?;
+        machine.push().await?;
+    }
+    // As a program that has just started.
+    let repository = shared.repository().await?;
+    let before = shared.usage();
+    let state = load_at(&repository, Point::Record(then.head.number)).await?;
+    let tree = shared.usage().since(before);
+    let path = RepoPath::parse("skills/image/SKILL.md")?;
+    let fresh = shared.machine("fresh").await?;
+    let before = shared.usage();
+    let moment = state.time;
+    fresh.engine.restore(&state, Some(&path), moment).await?;
+    let content = shared.usage().since(before);
+    let usage = Usage {
+        reads: tree.reads + content.reads,
+        lists: tree.lists + content.lists,
+        writes: tree.writes + content.writes,
+        bytes_in: tree.bytes_in + content.bytes_in,
+        bytes_out: tree.bytes_out + content.bytes_out,
+        deletes: 0,
+    };
+    let holds = content.reads == 1
+        && content.bytes_out < 4_000
+        && usage.reads + usage.lists <= 24
+        && usage.writes == 0;
+    Ok(Row {
+        what: format!(
+            "restore of a file of 3 KB at a record {CHECKPOINT_RECORDS_MIN} back: {} for the tree, {} \
+             for the content",
+            tree.reads, content.reads
+        ),
+        usage,
+        bound: "24 reads, 1 of them for content".into(),
+        holds,
+    })
 }
 
 /// What a month costs of a tenant whose log grows all day, by the requests of one day.

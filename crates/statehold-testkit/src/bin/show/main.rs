@@ -7,6 +7,7 @@ mod crowd;
 mod histories;
 mod kill;
 mod program;
+mod replay;
 mod simulation;
 mod state_kill;
 mod tree;
@@ -35,6 +36,8 @@ enum Show {
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
     StateKill(state_kill::StateKillArgs),
+    /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
+    Replay(replay::ReplayArgs),
     /// The process that `state-kill` kills.
     #[command(hide = true)]
     StateWriter(state_kill::StateWriterArgs),
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
         Show::Tree(args) => tree::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
+        Show::Replay(args) => replay::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
 }
