@@ -14,6 +14,7 @@ use statehold_core::id::TreeId;
 use statehold_core::limits::SEGMENT_RECORDS;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use statehold_core::tree::root_of;
 
 use super::caches::check_tree;
 use super::content::{Frame, check_content, chunks_in, inline_frames};
@@ -402,9 +403,12 @@ impl Healing<'_> {
                 .map(|copy| layout::checkpoint(step.number, *copy))
                 .collect();
             let is_wanted = keys.iter().any(|key| wanted.contains(key.as_str()));
-            let known = listings.remove(&step.number);
+            let mut known = listings.remove(&step.number);
             if known.is_none() && !is_wanted {
                 continue;
+            }
+            if known.is_none() {
+                known = self.find_listing(&keys, state, &inventory).await?;
             }
             let reference = match known {
                 Some(reference) if has_trees => {
@@ -454,6 +458,47 @@ impl Healing<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// The listing of a state whose checkpoints can't be read: by the copy's checkpoint, or among the
+    /// objects that are there.
+    async fn find_listing(
+        &self,
+        keys: &[String],
+        state: &State,
+        inventory: &Inventory,
+    ) -> Result<Option<TreeRef>> {
+        let root = state.tree.root();
+        for key in keys {
+            if let Some(copy) = self.in_replica(key).await?
+                && let Ok(copy) = Checkpoint::read(key, &copy)
+                && copy.tree.root == root
+                && inventory.trees.contains_key(&copy.tree.id)
+            {
+                return Ok(Some(copy.tree));
+            }
+        }
+        for id in inventory.trees.keys() {
+            let Ok(bytes) = read_object(self.store, &layout::tree(*id)).await? else {
+                continue;
+            };
+            let Ok(pages) = tree::page_table(*id, bytes) else {
+                continue;
+            };
+            if root_of(pages.iter().map(|(_, page)| page.blake3)) != root {
+                continue;
+            }
+            let others: BTreeSet<TreeId> = pages.iter().map(|(holder, _)| *holder).collect();
+            let reference = TreeRef {
+                id: *id,
+                others: others.into_iter().filter(|holder| holder != id).collect(),
+                root,
+            };
+            if check_tree(self.store, &reference).await?.is_empty() {
+                return Ok(Some(reference));
+            }
+        }
+        Ok(None)
     }
 
     async fn segment(
