@@ -5,6 +5,7 @@ mod connection;
 mod environment;
 mod exit;
 mod output;
+mod places;
 mod progress;
 mod report;
 mod typed_path;

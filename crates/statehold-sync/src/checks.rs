@@ -67,7 +67,9 @@ impl Checks {
         if report.is_well() {
             self.head = report.head;
         }
-        let due = read.into_iter().flat_map(|share| share.parts_on(Day::of(now)));
+        let due = read
+            .into_iter()
+            .flat_map(|share| share.parts_on(Day::of(now)));
         for part in due {
             if let Some(last) = self.parts.get_mut(usize::from(part)) {
                 *last = Some(now);
@@ -125,7 +127,10 @@ mod tests {
         }
         assert_eq!(checks.whole(), Some(at(0)));
         checks.note(&report, None, at(9));
-        assert_eq!((checks.whole(), checks.structure), (Some(at(0)), Some(at(9))));
+        assert_eq!(
+            (checks.whole(), checks.structure),
+            (Some(at(0)), Some(at(9)))
+        );
         checks.note(&report, Some(Share::WHOLE), at(10));
         assert_eq!(checks.whole(), Some(at(10)));
         assert_eq!(Checks::read(&home, "s3://x/z"), Checks::new("s3://x/z"));

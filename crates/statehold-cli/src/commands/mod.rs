@@ -12,10 +12,12 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod repair;
 mod rules;
 mod serve;
 mod status;
 mod sync;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,6 +97,8 @@ enum Command {
     Cat(cat::CatArgs),
     Serve(serve::ServeArgs),
     Probe(probe::ProbeArgs),
+    Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -106,6 +110,8 @@ impl Command {
         match self {
             Self::Serve(_)
             | Self::Probe(_)
+            | Self::Verify(_)
+            | Self::Repair(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -173,6 +179,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Cat(args) => cat::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Probe(args) => probe::run(&args, output),
+        Command::Verify(args) => verify::run(&args, &global, output),
+        Command::Repair(args) => repair::run(&args, &global, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),
