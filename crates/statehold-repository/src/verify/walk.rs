@@ -267,7 +267,7 @@ async fn read(store: &Store, number: u64) -> Result<Read> {
     Ok(StoredRecord::read(number, bytes).map_err(reason_of))
 }
 
-/// The records of a segment; `None` when it isn't there or can't be read.
+/// The records of a segment that can be read; `None` when it isn't there.
 pub(super) async fn read_segment(
     store: &Store,
     inventory: &Inventory,
@@ -280,7 +280,7 @@ pub(super) async fn read_segment(
     let Ok(bytes) = read_object(store, &key).await? else {
         return Ok(None);
     };
-    Ok(segment::read(&key, bytes, *from, to).ok())
+    Ok(Some(segment::salvage(&key, &bytes, *from, to)))
 }
 
 /// A checkpoint with its tree; `None` when either can't be used.
