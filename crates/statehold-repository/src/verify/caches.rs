@@ -37,6 +37,8 @@ pub(super) struct Caches<'a> {
     roots: BTreeMap<u64, (Timestamp, Digest)>,
     /// Listings that later checkpoints name and that were not read yet.
     earlier: BTreeMap<TreeId, TreeRef>,
+    /// Numbers at which later checkpoints say that there is one.
+    numbers: BTreeSet<u64>,
     /// Tree objects that something names.
     named: BTreeSet<TreeId>,
     checked: BTreeSet<TreeId>,
@@ -50,6 +52,7 @@ impl<'a> Caches<'a> {
             met: Vec::new(),
             roots: BTreeMap::new(),
             earlier: BTreeMap::new(),
+            numbers: BTreeSet::new(),
             named: BTreeSet::new(),
             checked: BTreeSet::new(),
         }
@@ -177,6 +180,7 @@ impl<'a> Caches<'a> {
         }
         for earlier in checkpoint.earlier {
             self.name(&earlier.tree);
+            self.numbers.insert(earlier.number);
             if !self.checked.contains(&earlier.tree.id) {
                 self.earlier.insert(earlier.tree.id, earlier.tree);
             }
@@ -243,6 +247,14 @@ impl<'a> Caches<'a> {
     pub(super) async fn finish(mut self, report: &mut Report) -> Result<()> {
         for reference in std::mem::take(&mut self.earlier).into_values() {
             self.tree(&reference, report).await?;
+        }
+        // Where the state can't be told, nothing else says that one is due.
+        for number in std::mem::take(&mut self.numbers) {
+            let key = layout::checkpoint(number, 0);
+            let is_there = self.inventory.checkpoints.contains_key(&number);
+            if !is_there && !report.missing_caches.contains(&key) {
+                self.is_missing(key, report).await?;
+            }
         }
         report.counts.trees = self.inventory.trees.len() as u64;
         let trees = self.inventory.trees.keys();

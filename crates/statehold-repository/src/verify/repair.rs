@@ -393,9 +393,12 @@ impl Healing<'_> {
                 self.segment(step.number, &records, &wanted).await?;
                 records.clear();
             }
+            let known = listings.remove(&step.number);
             let Some(state) = &walk.state else {
+                earlier.extend(known);
                 continue;
             };
+            let mut known = known.map(|known| known.tree);
             let copies = inventory.checkpoints.get(&step.number);
             let copies = copies.map_or(&[0][..], Vec::as_slice);
             let keys: Vec<String> = copies
@@ -403,7 +406,6 @@ impl Healing<'_> {
                 .map(|copy| layout::checkpoint(step.number, *copy))
                 .collect();
             let is_wanted = keys.iter().any(|key| wanted.contains(key.as_str()));
-            let mut known = listings.remove(&step.number);
             if known.is_none() && !is_wanted {
                 continue;
             }
@@ -438,7 +440,7 @@ impl Healing<'_> {
     }
 
     /// The listing at each number, by the checkpoints that can be read.
-    async fn listings(&self, inventory: &Inventory) -> Result<BTreeMap<u64, TreeRef>> {
+    async fn listings(&self, inventory: &Inventory) -> Result<BTreeMap<u64, EarlierCheckpoint>> {
         let mut found = BTreeMap::new();
         for (number, copies) in &inventory.checkpoints {
             for copy in copies {
@@ -451,9 +453,14 @@ impl Healing<'_> {
                 };
                 if checkpoint.at.number == *number {
                     for earlier in checkpoint.earlier {
-                        found.entry(earlier.number).or_insert(earlier.tree);
+                        found.entry(earlier.number).or_insert(earlier);
                     }
-                    found.insert(*number, checkpoint.tree);
+                    let own = EarlierCheckpoint {
+                        number: *number,
+                        time: checkpoint.time,
+                        tree: checkpoint.tree,
+                    };
+                    found.insert(*number, own);
                 }
             }
         }
