@@ -80,7 +80,7 @@ fn damage_is_named_and_the_workspace_heals_it() {
     );
     assert!(told.out.contains("`statehold repair`"), "{}", told.out);
     let said = json(&direct.a, &["verify", "--read-data"], 7);
-    assert_eq!(named(&said), [key.clone()]);
+    assert_eq!(named(&said), std::slice::from_ref(&key));
     assert_eq!(
         said["repositories"][0]["damaged"][0]["paths"],
         serde_json::json!(["file-0"])
@@ -121,7 +121,10 @@ fn lost_newest_records_are_noticed() {
     let key = format!("log/{}", last.file_name().unwrap().to_str().unwrap());
     fs::remove_file(&last).unwrap();
     // This machine pulled it.
-    assert_eq!(named(&json(&direct.a, &["verify"], 7)), [key.clone()]);
+    assert_eq!(
+        named(&json(&direct.a, &["verify"], 7)),
+        std::slice::from_ref(&key)
+    );
     // That one never saw it.
     run(&direct.b, &["verify"], 0);
     let from = copy.to_str().unwrap();
@@ -154,7 +157,7 @@ fn all_of_a_gateways_store_is_looked_at_and_repaired() {
     overwrite(&pack, flipped(&pack, sound.len() / 2));
     // Through the gateway, content can be checked and no object be replaced.
     let said = json(&a, &["verify", "--read-data"], 7);
-    assert_eq!(named(&said), [key.clone()]);
+    assert_eq!(named(&said), std::slice::from_ref(&key));
     assert_eq!(
         said["repositories"][0]["damaged"][0]["paths"],
         serde_json::json!(["large"])

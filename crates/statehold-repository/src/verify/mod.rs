@@ -318,6 +318,13 @@ fn note_record(step: &Step, report: &mut Report, facts: &mut Facts) {
     let (reason, lost, is_content_only) = match flaw {
         Flaw::Whole(reason) => (reason, Lost::Whole, false),
         Flaw::Content(broken) => (&broken.reason, Lost::At(broken.lost.clone()), true),
+        Flaw::Other => {
+            // Both may be acknowledged, so which of them counts is for people to decide.
+            let reason = "another record was seen there before; the store seems to have been set \
+                          back to an older copy and to have gone on from there";
+            report.note(layout::record(step.number), Kind::Record, reason.into());
+            return;
+        }
     };
     report.note(layout::record(step.number), Kind::Record, reason.clone());
     facts

@@ -133,6 +133,7 @@ pub async fn repair(
         let mut healing = Healing {
             store,
             sources,
+            there: replaceable(&found.report),
             healed: Vec::new(),
         };
         if round < ROUNDS_MAX {
@@ -190,6 +191,8 @@ async fn further_record(store: &Store, replica: &Store) -> Result<Option<RecordR
 struct Healing<'a> {
     store: &'a Store,
     sources: Sources<'a>,
+    /// Objects that are there and damaged; nothing else is replaced.
+    there: BTreeSet<String>,
     healed: Vec<Healed>,
 }
 
@@ -217,7 +220,13 @@ impl Healing<'_> {
 
     /// Writes what was proven, and takes note of it.
     async fn note(&mut self, key: String, bytes: Bytes, from: Origin, whole: bool) -> Result<()> {
-        if replace_damaged(self.store, &key, bytes).await? {
+        let is_written = if self.there.contains(&key) {
+            replace_damaged(self.store, &key, bytes).await?
+        } else {
+            // Somebody else may write there by now, and whoever is first is right.
+            self.store.create(&key, bytes).await? == Creation::New
+        };
+        if is_written {
             tracing::info!(key, ?from, "brought back");
             self.healed.push(Healed { key, from, whole });
         }
@@ -589,18 +598,25 @@ impl Healing<'_> {
     }
 }
 
-/// Puts a proven object in the place of a damaged one, or where there is none; says whether that changed
-/// anything. The one place in which an object of a repository is overwritten: what stands there can't be
+/// The damaged objects that are there.
+fn replaceable(report: &Report) -> BTreeSet<String> {
+    let there = report.damaged.iter().filter(|damaged| !damaged.missing);
+    there.map(|damaged| damaged.key.clone()).collect()
+}
+
+/// Puts a proven object in the place of a damaged one; says whether that changed anything. The one place in which an object of a repository is overwritten: what stands there can't be
 /// read as what it has to be, and is kept aside first.
 async fn replace_damaged(store: &Store, key: &str, proven: Bytes) -> Result<bool> {
     let Some(there) = store.read(key).await? else {
-        let created = store.create(key, proven.clone()).await?;
-        return Ok(created == Creation::New || store.read(key).await? == Some(proven));
+        return Ok(store.create(key, proven).await? == Creation::New);
     };
     if there == proven {
         return Ok(false);
     }
     keep_aside(store, key, there).await?;
+    if let Some(lease) = store.lease() {
+        lease.check()?;
+    }
     store.replace(key, proven.clone()).await?;
     if store.read(key).await? == Some(proven) {
         return Ok(true);

@@ -71,6 +71,8 @@ pub(super) enum Flaw {
     Whole(String),
     /// The content that rides in it.
     Content(Broken),
+    /// Nothing in itself, but somebody has seen another one there: the log was set back and has gone on.
+    Other,
 }
 
 impl<'a> Walk<'a> {
@@ -107,15 +109,19 @@ impl<'a> Walk<'a> {
         let Some((number, read)) = self.ahead.pop_front() else {
             return Ok(None);
         };
-        let id = self.id_of(number);
+        let next = self.next_parent();
+        let known = self.known.get(&number).copied();
+        let id = next.or(known);
         let parent = self.before;
         let (mut stored, mut flaw) = match read {
             Err(reason) => (None, Some(Flaw::Whole(reason))),
-            Ok(stored) => match judge(&stored, parent, id, self.vouched(number)) {
+            Ok(stored) => match judge(&stored, parent, next, self.vouched()) {
                 Err(reason) => (None, Some(Flaw::Whole(reason))),
                 Ok(()) => {
+                    let is_other = known.is_some_and(|known| known != stored.record.id);
+                    let other = is_other.then_some(Flaw::Other);
                     let flaw = check_inline(&stored).err().map(Flaw::Content);
-                    (Some(stored), flaw)
+                    (Some(stored), flaw.or(other))
                 }
             },
         };
@@ -138,18 +144,14 @@ impl<'a> Walk<'a> {
         }))
     }
 
-    /// The id that a record has by what is known of it, and by the next one.
-    fn id_of(&self, number: u64) -> Option<Digest> {
+    /// The id that the next record says that this one has.
+    fn next_parent(&self) -> Option<Digest> {
         let next = self.ahead.front().and_then(|(_, read)| read.as_ref().ok());
-        let next = next.map(|next| next.record.envelope.parent);
-        self.known.get(&number).copied().or(next)
+        next.map(|next| next.record.envelope.parent)
     }
 
-    /// Whether something besides the next record vouches for the id that this one is to have.
-    fn vouched(&self, number: u64) -> bool {
-        if self.known.contains_key(&number) {
-            return true;
-        }
+    /// Whether the record after next, or what is known, vouches for the next one.
+    fn vouched(&self) -> bool {
         let Some((number, Ok(next))) = self.ahead.front() else {
             return false;
         };

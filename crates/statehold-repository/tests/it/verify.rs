@@ -9,6 +9,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::digest::Digest;
+use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, Kind, RecordRef, SnapshotBody};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::advance;
@@ -145,13 +146,15 @@ async fn damage(memory: &InMemory, key: &str, to: Option<Bytes>) {
 /// One object of each kind and place.
 fn chosen(objects: &BTreeMap<String, Bytes>) -> Vec<String> {
     let folder = |name: &'static str| objects.keys().filter(move |key| key.starts_with(name));
+    let folder = |name: &'static str| folder(name).collect::<Vec<_>>().into_iter();
     let mut chosen = vec![layout::REPOSITORY.to_owned()];
     // In a segment or not, the first, the newest, with content and without, and the snapshot's.
     let last = folder("log/").count() as u64;
     chosen.extend([1, 2, 16, 17, 22, 50, last - 1, last].map(layout::record));
     for name in ["packs/", "trees/", "segments/", "checkpoints/"] {
         assert!(folder(name).count() > 1, "there are too few of {name}");
-        chosen.extend(folder(name).cloned());
+        chosen.extend(folder(name).next().cloned());
+        chosen.extend(folder(name).next_back().cloned());
     }
     chosen
 }
@@ -395,7 +398,7 @@ async fn what_needs_a_lost_object_is_named() {
     let paths: Vec<_> = report.damaged[0]
         .paths
         .iter()
-        .map(|path| path.as_str())
+        .map(RepoPath::as_str)
         .collect();
     assert!(paths.contains(&"text"), "{paths:?}");
     assert_eq!(report.damaged[0].snapshots.len(), 1);
@@ -463,6 +466,46 @@ async fn the_end_of_the_log_is_missed() {
     let outcome = mend(&store, sources, &known.known).await;
     assert_eq!(named(&outcome.left), [layout::record(last)]);
     assert!(outcome.healed.is_empty());
+}
+
+/// Goal: a log that was set back and has gone on is told, and nothing that was acknowledged is replaced.
+#[tokio::test]
+async fn two_histories_are_told_and_left_alone() {
+    let scene = scene().await;
+    let sound = all(&scene.store).await;
+    let (_, replica) = store_of(&sound).await;
+    let last = scene.state.head.number;
+    for number in [last - 1, last] {
+        scene.remove(&layout::record(number)).await;
+    }
+    let repository = open(&scene.store).await;
+    let state = statehold_repository::remote::load(&repository)
+        .await
+        .unwrap()
+        .state;
+    let newer = [("newer", Some(&b"acknowledged"[..]))];
+    let author = statehold_testkit::author::Author::new(99);
+    author.push(&repository, &state, newer).await.unwrap();
+    let state = advance(&repository, &state).await.unwrap();
+    author.push(&repository, &state, newer).await.unwrap();
+    let before = all(&scene.store).await;
+    let sources = Sources {
+        replica: Some(&replica),
+        held: None,
+    };
+    let outcome = mend(&scene.store, sources, &[scene.state.head]).await;
+    assert_eq!(named(&outcome.left), [layout::record(last)]);
+    assert!(outcome.left.damaged[0].reason.contains("set back"));
+    let after = all(&scene.store).await;
+    for (key, bytes) in before.iter().filter(|(key, _)| key.starts_with("log/")) {
+        assert_eq!(after.get(key), Some(bytes), "{key}");
+    }
+    assert!(
+        outcome
+            .healed
+            .iter()
+            .all(|healed| healed.key.starts_with("segments/"))
+    );
 }
 
 /// Goal: what is replaced is kept aside.
