@@ -90,11 +90,16 @@ pub fn fit(raw: &[u8], stored: usize) -> impl Iterator<Item = Vec<u8>> {
         .into_iter()
         .chain(FIT_LEVELS.map(|level| (level, true)))
         .chain(FIT_LEVELS.map(|level| (level, false)));
-    std::iter::once_with(move || Some(FrameWriter::default().compress(raw)))
-        .chain(std::iter::once_with(move || Some(store(raw))))
-        .chain(candidates.map(move |(level, checksum)| compress(level, checksum)))
-        .flatten()
-        .filter_map(move |frame| fill(frame, stored))
+    // As they are written today: whichever is exactly as long is most likely the very frame.
+    let own = [FrameWriter::default().compress(raw), store(raw)];
+    own.into_iter()
+        .filter(move |frame| frame.len() == stored)
+        .chain(
+            candidates
+                .filter_map(move |(level, checksum)| compress(level, checksum))
+                .chain(std::iter::once_with(move || store(raw)))
+                .filter_map(move |frame| fill(frame, stored)),
+        )
 }
 
 /// A frame, filled up to a length.

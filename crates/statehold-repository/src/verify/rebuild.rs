@@ -22,6 +22,9 @@ use crate::format::record::StoredRecord;
 /// Length of the checksum of a frame in a pack's table, in hexadecimal digits.
 const CHECK_CHARS: usize = 32;
 
+/// How many lines a table is shortened by at most, one after the other.
+const TABLE_ATTEMPTS: usize = 8;
+
 /// Puts frames that an object has lost back into their places. Gives the offsets of those that are
 /// there afterwards and were not before.
 fn fill_in(
@@ -154,11 +157,102 @@ fn write_table(mut bytes: Vec<u8>, left: usize, frames: &BTreeSet<Frame>) -> Opt
         end = end.max(next);
     }
     let trailer = bytes.len().checked_sub(TRAILER_BYTES)?;
-    let table = fit(&lines, trailer.checked_sub(end)?).next()?;
+    let room = trailer.checked_sub(end)?;
+    // Checksums of other frames may not compress to the same length. A line less leaves room to fill,
+    // and readers find frames by listings.
+    let ends = lines
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n');
+    let ends = ends.map(|(at, _)| at + 1).chain([0]).take(TABLE_ATTEMPTS);
+    let table = ends
+        .filter_map(|end| fit(lines.get(..end)?, room).next())
+        .next()?;
     bytes.get_mut(end..trailer)?.copy_from_slice(&table);
     let (offset, length) = (u64::try_from(end).ok()?, u32::try_from(table.len()).ok()?);
     bytes
         .get_mut(trailer..)?
         .copy_from_slice(&trailer_of(offset, length));
     Some(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::container::ContainerWriter;
+    use crate::format::frame::store;
+
+    fn text(seed: u64) -> Vec<u8> {
+        let lines = (0..3_000_u64).map(|i| format!("{seed} {}\n", i.wrapping_mul(seed) % 97));
+        lines.collect::<String>().into_bytes()
+    }
+
+    /// A pack as another program would write it: frames that this one would make shorter.
+    fn foreign_pack(contents: &[Vec<u8>]) -> (Bytes, BTreeSet<Frame>) {
+        let mut writer = ContainerWriter::new(ObjectKind::Pack);
+        let (mut frames, mut table) = (BTreeSet::new(), Vec::new());
+        for content in contents {
+            let stored = store(content);
+            let offset = writer.push(&stored);
+            let digest = Digest::of(content);
+            let (length, raw) = (
+                u32::try_from(stored.len()).unwrap(),
+                u32::try_from(content.len()).unwrap(),
+            );
+            frames.insert(Frame {
+                offset,
+                stored: length,
+                raw,
+                digest,
+            });
+            let mut check = Digest::of(&stored).to_string();
+            check.truncate(CHECK_CHARS);
+            table.push(FrameLine {
+                blake3: digest,
+                offset,
+                stored: length - 9,
+                raw,
+                check,
+            });
+        }
+        // Its table says something that ours would not.
+        (writer.finish(&table), frames)
+    }
+
+    #[test]
+    fn frames_of_another_program_get_their_places_back() {
+        let id = PackId::from_bytes([3; 16]);
+        let contents = [text(5), text(7), text(11)];
+        let (bytes, frames) = foreign_pack(&contents);
+        let announced = bytes.len() as u64;
+        let held = |digest: &Digest, _: u32| {
+            let mut contents = contents.iter();
+            contents
+                .find(|content| Digest::of(content) == *digest)
+                .cloned()
+        };
+        let cut = bytes.slice(..bytes.len() / 2);
+        for left in [None, Some(&cut), Some(&bytes)] {
+            let made = pack(id, left, announced, &frames, &held).unwrap();
+            assert!(made.is_whole);
+            check_content(id, &made.bytes, announced, &frames).unwrap();
+        }
+        // Only what is held comes back, and what is left stays.
+        let one = Digest::of(&contents[2]);
+        let some =
+            |digest: &Digest, raw: u32| (*digest == one).then(|| held(digest, raw)).flatten();
+        let made = pack(id, Some(&cut), announced, &frames, &some).unwrap();
+        assert!(!made.is_whole && made.has_filled);
+        let object = ContentObject::Pack(id);
+        let there: Vec<bool> = frames
+            .iter()
+            .map(|frame| frame.open(object, &made.bytes).is_ok())
+            .collect();
+        assert_eq!(there, [true, false, true]);
+        let nothing = |_: &Digest, _: u32| None;
+        assert!(pack(id, None, announced, &frames, &nothing).is_none());
+        assert!(pack(id, Some(&cut), announced, &frames, &nothing).is_none());
+        assert!(pack(id, None, u64::MAX, &frames, &held).is_none());
+    }
 }
