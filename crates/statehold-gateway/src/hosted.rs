@@ -230,6 +230,10 @@ impl Remote for HostedRepository {
         self.inner.repository.records(after).await
     }
 
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        self.inner.repository.records_until(after, until).await
+    }
+
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         self.inner.repository.read(places).await
     }
@@ -244,7 +248,7 @@ impl Remote for HostedRepository {
                 what: "checking a pack".into(),
                 source: error.into(),
             })??;
-        self.inner.repository.put_pack(id, bytes).await
+        self.inner.repository.put_checked_pack(id, bytes).await
     }
 
     /// The state kept here stands in for the caller's.

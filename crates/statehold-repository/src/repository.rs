@@ -28,7 +28,7 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -213,6 +213,26 @@ impl Repository {
     /// The state of the repository before its first record.
     pub fn empty_state(&self) -> State {
         State::empty(self.genesis)
+    }
+
+    /// Writes a pack that the caller has checked, as [`Remote::put_pack`] does one that nobody has.
+    pub async fn put_checked_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        if bytes.len() > PACK_BYTES_MAX {
+            let found = bytes.len();
+            return Err(Error::refused(format!(
+                "the pack has {found} bytes, {PACK_BYTES_MAX} is the limit"
+            )));
+        }
+        self.see().await?;
+        let key = layout::pack(id);
+        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
+            // Names are never drawn twice, so this is the same pack sent again.
+            let there = self.store.read(&key).await?;
+            if there.as_ref() != Some(&bytes) {
+                return Err(Error::refused(format!("{key} exists with other content")));
+            }
+        }
+        Ok(())
     }
 
     /// Appends a draft in the name of a key, and gives the state after it as well. After any error
@@ -813,6 +833,11 @@ impl Remote for Repository {
         })
     }
 
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        self.range(after + 1, until).await
+    }
+
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         let mut found: Vec<Option<Bytes>> = vec![None; places.len()];
         for (place, found) in places.iter().zip(&mut found) {
@@ -844,23 +869,8 @@ impl Remote for Repository {
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
-        if bytes.len() > PACK_BYTES_MAX {
-            let found = bytes.len();
-            return Err(Error::refused(format!(
-                "the pack has {found} bytes, {PACK_BYTES_MAX} is the limit"
-            )));
-        }
         read_pack(id, bytes.clone())?;
-        self.see().await?;
-        let key = layout::pack(id);
-        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
-            // Names are never drawn twice, so this is the same pack sent again.
-            let there = self.store.read(&key).await?;
-            if there.as_ref() != Some(&bytes) {
-                return Err(Error::refused(format!("{key} exists with other content")));
-            }
-        }
-        Ok(())
+        self.put_checked_pack(id, bytes).await
     }
 
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
