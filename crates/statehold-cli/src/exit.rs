@@ -234,8 +234,9 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             }
             RepositoryError::NotFound { object } if !is_stored(object) => return None,
             RepositoryError::Damaged { .. } | RepositoryError::NotFound { .. } => {
-                "the files that need it stay as they are here; ask whoever runs the gateway to look at \
-                 the object named"
+                "the files that need it stay as they are here; `statehold verify` names them, and \
+                 `statehold repair`, by whoever reaches the store, brings the object back from a \
+                 copy or a workspace"
             }
             RepositoryError::TooNew { .. } => "install a newer statehold and run the command again",
             RepositoryError::Diverged { .. } => {

@@ -6,6 +6,7 @@ mod connection;
 mod environment;
 mod exit;
 mod output;
+mod places;
 mod progress;
 mod report;
 mod typed_path;

@@ -22,6 +22,11 @@ impl Output {
         }
     }
 
+    /// Whether a person is looking and wants more than the result.
+    pub(crate) fn is_watched(self) -> bool {
+        is_watched() && !self.quiet && !self.json
+    }
+
     /// The result for scripts.
     pub(crate) fn value(self, value: &impl Serialize) {
         if self.json {

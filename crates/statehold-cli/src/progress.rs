@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use statehold_repository::verify::Watch;
 use statehold_sync::progress::{Phase, Progress};
 
 /// One bar at a time on standard error.
@@ -46,7 +47,34 @@ impl Progress for Bars {
     }
 }
 
+impl Watch for Bars {
+    fn expect(&self, objects: u64) {
+        if let Ok(Some(bar)) = self.bar.lock().as_deref() {
+            bar.inc_length(objects);
+        }
+    }
+
+    fn done(&self, objects: u64) {
+        self.advance(objects);
+    }
+}
+
 impl Bars {
+    /// A bar for the objects of a repository, which are counted as they are found.
+    pub(crate) fn begin_check(&self) {
+        let bar = ProgressBar::new(0).with_prefix("checking");
+        if let Ok(style) = ProgressStyle::with_template(FILES) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.show(Some(bar));
+    }
+
+    /// The repository has been looked at.
+    pub(crate) fn end_check(&self) {
+        self.show(None);
+    }
+
     fn show(&self, next: Option<ProgressBar>) {
         if let Ok(mut bar) = self.bar.lock()
             && let Some(old) = std::mem::replace(&mut *bar, next)

@@ -17,6 +17,33 @@ pub const LEASE: &str = "lease.json";
 /// The folder of verdicts on the store.
 pub const PROBES: &str = "probes";
 
+/// The folder in which repair keeps what it replaced.
+pub const DAMAGED: &str = "damaged";
+
+/// Key under which a damaged object is kept aside. `copy` is 0 unless others are there already.
+pub fn damaged(key: &str, copy: u32) -> String {
+    match copy {
+        0 => format!("{DAMAGED}/{key}"),
+        copy => format!("{DAMAGED}/{key}-{copy:04}"),
+    }
+}
+
+/// The id in a pack's key.
+pub fn parse_pack(key: &str) -> Option<PackId> {
+    key.strip_prefix("packs/")?.parse().ok()
+}
+
+/// The id in a tree object's key.
+pub fn parse_tree(key: &str) -> Option<TreeId> {
+    key.strip_prefix("trees/")?.parse().ok()
+}
+
+/// The numbers in a segment's key.
+pub fn parse_segment(key: &str) -> Option<(u64, u64)> {
+    let (from, to) = key.strip_prefix("segments/")?.split_once('-')?;
+    Some((parse_number(from)?, parse_number(to)?))
+}
+
 /// Key of a record.
 pub fn record(number: u64) -> String {
     format!("{LOG}/{number:020}")

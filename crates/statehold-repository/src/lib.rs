@@ -14,12 +14,14 @@
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
 //!    implements directly and a gateway's client over HTTP.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
-//! 8. [`error`]: what can go wrong, and what to do about it.
+//! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
+//! 9. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
-//! - Objects are written once. No function in this crate overwrites or deletes one, but for the probe,
-//!   which removes what it wrote itself.
+//! - Objects are written once. No function in this crate deletes one, but for the probe, which removes
+//!   what it wrote itself; and none overwrites one, but for repair, which puts a proven object in the
+//!   place of a damaged one.
 //! - Content is durable before the record that names it is created.
 //! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
 //!   it exists, and the writer's nonce says whose record stands there.
@@ -39,6 +41,7 @@ pub mod remote;
 pub mod repository;
 pub mod store;
 pub mod store_clock;
+pub mod verify;
 pub mod wire;
 
 pub use error::{Error, Result};

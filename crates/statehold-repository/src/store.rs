@@ -423,6 +423,74 @@ impl Store {
         }
     }
 
+    /// The keys of all objects, with their lengths in bytes, in order of keys.
+    pub async fn list_lengths(&self) -> Result<Vec<(String, u64)>> {
+        let mut attempt = 0;
+        loop {
+            match self.try_list_lengths().await {
+                Ok(found) => return Ok(found),
+                Err(error) => again(&mut attempt, "listing", "the store", error).await?,
+            }
+        }
+    }
+
+    async fn try_list_lengths(&self) -> object_store::Result<Vec<(String, u64)>> {
+        let base = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
+        let mut listed = self.objects.list(base);
+        let mut found = Vec::new();
+        while let Some(meta) = self.within(0, listed.try_next()).await? {
+            found.push((self.key_of(&meta.location), meta.size));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The names of the folders that lie directly here, and then those of the objects.
+    pub async fn list_here(&self) -> Result<(Vec<String>, Vec<String>)> {
+        let base = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
+        let mut attempt = 0;
+        loop {
+            let listed = self.objects.list_with_delimiter(base);
+            match self.within(0, listed).await {
+                Ok(listed) => {
+                    let folders = listed.common_prefixes.iter();
+                    let objects = listed.objects.iter();
+                    let mut folders: Vec<_> = folders.map(|path| self.key_of(path)).collect();
+                    let mut objects: Vec<_> =
+                        objects.map(|meta| self.key_of(&meta.location)).collect();
+                    folders.sort_unstable();
+                    objects.sort_unstable();
+                    return Ok((folders, objects));
+                }
+                Err(error) => again(&mut attempt, "listing", "the store", error).await?,
+            }
+        }
+    }
+
+    /// Length of an object in bytes; `None` when it isn't there.
+    pub async fn length(&self, key: &str) -> Result<Option<u64>> {
+        let path = self.path(key);
+        let mut attempt = 0;
+        loop {
+            match self.within(0, self.objects.head(&path)).await {
+                Ok(meta) => return Ok(Some(meta.size)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => again(&mut attempt, "looking at", key, error).await?,
+            }
+        }
+    }
+
+    /// The key of an object as it is seen from the prefix.
+    fn key_of(&self, location: &Path) -> String {
+        let names: Vec<_> = location
+            .prefix_match(&self.prefix)
+            .into_iter()
+            .flatten()
+            .collect();
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        names.join("/")
+    }
+
     fn folder_of_record(&self, key: &str) -> Option<&FolderStore> {
         layout::parse_record(key)?;
         self.folder.as_deref()

@@ -11,14 +11,15 @@
 //!    [`locks`]: who may work at the same time, and how often.
 //! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
 //! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
+//! 8. [`checks`]: what was verified and when.
 //!
 //! And the half that reaches out:
 //!
-//! 8. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
-//! 9. [`secrets`]: what is searched before it is sent.
-//! 10. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
+//! 9. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
+//! 10. [`secrets`]: what is searched before it is sent.
+//! 11. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
 //!     watching person sees.
-//! 11. [`export`]: a tree as an archive or as a plain folder.
+//! 12. [`export`]: a tree as an archive or as a plain folder. [`held`]: content that a repository has lost, out of the folder.
 //!
 //! # Invariants
 //!
@@ -33,12 +34,14 @@ compile_error!(
 );
 
 pub mod atomic;
+pub mod checks;
 pub mod coverage;
 pub mod engine;
 pub mod events;
 pub mod export;
 pub mod folder;
 pub mod gateway_client;
+pub mod held;
 pub mod home;
 pub mod ignore_file;
 pub mod index;

@@ -13,6 +13,7 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod repair;
 mod restore;
 mod rollback;
 mod rules;
@@ -21,6 +22,7 @@ mod snapshot;
 mod status;
 mod sync;
 mod undo;
+mod verify;
 mod versions;
 
 use std::path::PathBuf;
@@ -107,6 +109,8 @@ enum Command {
     Export(export::ExportArgs),
     Serve(serve::ServeArgs),
     Probe(probe::ProbeArgs),
+    Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -118,6 +122,8 @@ impl Command {
         match self {
             Self::Serve(_)
             | Self::Probe(_)
+            | Self::Verify(_)
+            | Self::Repair(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -197,6 +203,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Export(args) => export::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Probe(args) => probe::run(&args, output),
+        Command::Verify(args) => verify::run(&args, &global, output),
+        Command::Repair(args) => repair::run(&args, &global, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
         Command::Man(args) => man::run(&args, output),

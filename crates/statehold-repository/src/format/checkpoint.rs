@@ -12,7 +12,7 @@ use statehold_core::state::{Backup, Growth, PackState, State};
 use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 
-use super::frame::{FrameWriter, expand};
+use super::frame::{FrameWriter, expand, frame_len};
 use super::header::{ObjectKind, read as read_header, write as write_header};
 use super::tree::TreeRef;
 use crate::error::{Error, Result};
@@ -174,6 +174,9 @@ impl Checkpoint {
     /// Reads a stored object.
     pub fn read(object: &str, bytes: &[u8]) -> Result<Self> {
         let frame = read_header(object, bytes, ObjectKind::Checkpoint)?;
+        if frame_len(object, frame)? != frame.len() {
+            return Err(Error::damaged(object, "it goes on after its end"));
+        }
         let lines = expand(object, frame, CHECKPOINT_RAW_BYTES_MAX)?;
         let damaged = |error: serde_json::Error| Error::damaged(object, error);
         let mut lines = lines

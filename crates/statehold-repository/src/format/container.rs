@@ -15,7 +15,7 @@ use super::header::{HEADER_BYTES, ObjectKind, read, write};
 use crate::error::{Error, Result};
 
 /// Length of the trailer, in bytes.
-const TRAILER_BYTES: usize = 24;
+pub const TRAILER_BYTES: usize = 24;
 /// What the trailer's skippable frame holds, in bytes: mark, offset and length of the table.
 const TRAILER_PAYLOAD_BYTES: u32 = 16;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
@@ -66,15 +66,20 @@ impl ContainerWriter {
         }
         let table = FrameWriter::default().compress(&lines);
         let offset = self.push(&table);
-        self.bytes.extend_from_slice(&SKIPPABLE);
-        self.bytes
-            .extend_from_slice(&TRAILER_PAYLOAD_BYTES.to_le_bytes());
-        self.bytes.extend_from_slice(&MARK);
-        self.bytes.extend_from_slice(&offset.to_le_bytes());
         let len = u32::try_from(table.len()).expect("a table is far below 4 GiB");
-        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(&trailer_of(offset, len));
         self.bytes.into()
     }
+}
+
+/// The trailer for a table at this place.
+pub fn trailer_of(offset: u64, length: u32) -> Vec<u8> {
+    let mut trailer = SKIPPABLE.to_vec();
+    trailer.extend_from_slice(&TRAILER_PAYLOAD_BYTES.to_le_bytes());
+    trailer.extend_from_slice(&MARK);
+    trailer.extend_from_slice(&offset.to_le_bytes());
+    trailer.extend_from_slice(&length.to_le_bytes());
+    trailer
 }
 
 /// A container that was read.

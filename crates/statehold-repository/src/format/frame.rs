@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 
 /// Level for content and listings: fast, and within a few percent of the next ones on text.
 const LEVEL: i32 = 3;
+/// Levels that are tried, one after the other, where a frame has to be shorter.
+const FIT_LEVELS: [i32; 5] = [5, 9, 13, 17, 19];
 /// Largest block of a zstd frame, in bytes (RFC 8878, 3.1.1.2.4).
 const BLOCK_BYTES_MAX: usize = 128 * 1024;
 /// Largest window a frame may ask for, as a power of two: what zstd itself accepts by default.
@@ -73,6 +75,49 @@ pub fn store(raw: &[u8]) -> Vec<u8> {
         frame.extend_from_slice(block);
     }
     frame
+}
+
+/// Frames that hold these bytes and are exactly so long, for a place that other objects name by offset
+/// and length. The first ones are frames as they are written today; then follow shorter ones that
+/// are filled up with a skippable frame, which every reader of zstd passes over.
+pub fn fit(raw: &[u8], stored: usize) -> impl Iterator<Item = Vec<u8>> {
+    let compress = |level: i32, checksum: bool| {
+        let mut compressor = zstd::bulk::Compressor::new(level).ok()?;
+        compressor.include_checksum(checksum).ok()?;
+        compressor.compress(raw).ok()
+    };
+    let candidates = [(LEVEL, true)]
+        .into_iter()
+        .chain(FIT_LEVELS.map(|level| (level, true)))
+        .chain(FIT_LEVELS.map(|level| (level, false)));
+    // As they are written today: whichever is exactly as long is most likely the very frame.
+    let own = [FrameWriter::default().compress(raw), store(raw)];
+    own.into_iter()
+        .filter(move |frame| frame.len() == stored)
+        .chain(
+            candidates
+                .filter_map(move |(level, checksum)| compress(level, checksum))
+                .chain(std::iter::once_with(move || store(raw)))
+                .filter_map(move |frame| fill(frame, stored)),
+        )
+}
+
+/// A frame, filled up to a length.
+fn fill(mut frame: Vec<u8>, stored: usize) -> Option<Vec<u8>> {
+    let rest = stored.checked_sub(frame.len())?;
+    if rest > 0 {
+        frame.extend_from_slice(&skippable(rest)?);
+    }
+    Some(frame)
+}
+
+/// A skippable frame of exactly this length, which is 8 bytes at least.
+pub fn skippable(length: usize) -> Option<Vec<u8>> {
+    let payload = u32::try_from(length.checked_sub(8)?).ok()?;
+    let mut frame = 0x184D_2A50_u32.to_le_bytes().to_vec();
+    frame.extend_from_slice(&payload.to_le_bytes());
+    frame.resize(length, 0);
+    Some(frame)
 }
 
 /// Expands one frame that must hold exactly this many bytes.
@@ -155,6 +200,23 @@ mod tests {
             .collect();
         assert_eq!(writer.compress(&noise).len(), stored_len(noise.len()));
         assert!(writer.compress(&[b'a'; 10_000]).len() < 100);
+    }
+
+    #[test]
+    fn frames_are_made_to_fit() {
+        let text: Vec<u8> = (0_u32..5_000)
+            .flat_map(|i| format!("{} and {}\n", i * i % 977, i % 31).into_bytes())
+            .collect();
+        let own = FrameWriter::default().compress(&text);
+        assert_eq!(fit(&text, own.len()).next(), Some(own.clone()));
+        for more in [0, 8, 9, 100, 5_000] {
+            let frame = fit(&text, own.len() + more).next().unwrap();
+            assert_eq!(frame.len(), own.len() + more);
+            assert_eq!(expand_exact("x", &frame, text.len()).unwrap(), text);
+            assert_eq!(expand("x", &frame, text.len()).unwrap(), text);
+        }
+        assert_eq!(fit(&text, 20).next(), None);
+        assert_eq!(skippable(7), None);
     }
 
     #[test]

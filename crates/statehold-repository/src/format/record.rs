@@ -169,6 +169,21 @@ impl StoredRecord {
     }
 }
 
+/// Length of the record that these bytes begin with, by its envelope.
+pub fn stored_length(number: u64, bytes: &[u8]) -> Result<usize> {
+    let object = layout::record(number);
+    let frames = read(&object, bytes, ObjectKind::Record)?;
+    let len = frame_len(&object, frames)?;
+    let (envelope, rest) = frames.split_at_checked(len).unwrap_or((frames, &[]));
+    let mut line = expand(&object, envelope, ENVELOPE_RAW_BYTES_MAX)?;
+    line.pop();
+    let (envelope, _) =
+        Envelope::from_line(&line).map_err(|error| Error::damaged(&object, error))?;
+    let head = &envelope.draft;
+    let begin = bytes.len() - rest.len();
+    Ok(begin + head.body_bytes as usize + head.content_bytes as usize)
+}
+
 /// Header and first frame of a record or draft.
 struct Parts {
     /// The JSON line of the first frame, without its newline.

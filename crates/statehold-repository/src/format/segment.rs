@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use statehold_core::digest::Digest;
 
 use super::container::{Container, ContainerWriter};
-use super::header::ObjectKind;
-use super::record::StoredRecord;
+use super::header::{HEADER_BYTES, ObjectKind};
+use super::record::{StoredRecord, stored_length};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,4 +63,34 @@ pub fn read(object: &str, bytes: Bytes, from: u64, to: u64) -> Result<Vec<Stored
         StoredRecord::read(line.number, bytes)
     };
     container.table.iter().map(record).collect()
+}
+
+/// The records of a damaged segment that can still be read, wherever the damage is. They are copies:
+/// only the chain can tell whether they are the log's.
+pub fn salvage(object: &str, bytes: &Bytes, from: u64, to: u64) -> Vec<StoredRecord> {
+    match Container::<SegmentLine>::read(object, bytes.clone(), ObjectKind::Segment) {
+        Ok(container) => {
+            let lines = container.table.iter();
+            let records = lines.filter_map(|line| {
+                let bytes = container.frames(line.offset, line.bytes).ok()?;
+                StoredRecord::read(line.number, bytes).ok()
+            });
+            records.collect()
+        }
+        // Without the table, each record says where the next one begins.
+        Err(_) => {
+            let mut records = Vec::new();
+            let mut begin = HEADER_BYTES;
+            for number in from..=to {
+                let rest = bytes.slice(begin.min(bytes.len())..);
+                let Ok(length) = stored_length(number, &rest) else {
+                    break;
+                };
+                let own = rest.slice(..length.min(rest.len()));
+                records.extend(StoredRecord::read(number, own));
+                begin = begin.saturating_add(length);
+            }
+            records
+        }
+    }
 }

@@ -13,3 +13,4 @@ mod history;
 mod requests;
 mod scene;
 mod stores;
+mod verify;

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
 mod crowd;
+mod damage;
 mod histories;
 mod kill;
 mod program;
@@ -32,6 +33,8 @@ enum Show {
     Crowd(crowd::CrowdArgs),
     /// Thousands of real files and the odd ones arrive as they were.
     Tree(tree::TreeArgs),
+    /// Objects are flipped, cut and deleted: each is named, and what can be comes back.
+    Damage(damage::DamageArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Show::Kill(args) => kill::run(&args),
         Show::Crowd(args) => crowd::run(&args),
         Show::Tree(args) => tree::run(&args),
+        Show::Damage(args) => damage::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
