@@ -14,7 +14,8 @@
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
 //!    implements directly and a gateway's client over HTTP.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
-//! 8. [`error`]: what can go wrong, and what to do about it.
+//! 8. [`replicate`]: a copy of a repository in another store that is one at every moment.
+//! 9. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
@@ -36,6 +37,7 @@ pub mod meter;
 pub mod probe;
 mod ranges;
 pub mod remote;
+pub mod replicate;
 pub mod repository;
 pub mod store;
 pub mod store_clock;

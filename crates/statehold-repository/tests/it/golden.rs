@@ -347,7 +347,7 @@ fn describe_record(stored: &StoredRecord, line: &mut impl FnMut(String)) {
             }
         }
         Body::Note(note) => line(format!("  {:?}", note.text)),
-        Body::Registry(_) | Body::Unknown => line("  another kind".to_owned()),
+        _ => line("  another kind".to_owned()),
     }
     for pack in &head.packs {
         line(format!("  introduces {} of {} bytes", pack.id, pack.bytes));
