@@ -165,7 +165,7 @@ pub(crate) async fn take_body(
     let len = len.ok_or_else(|| Refusal::too_large(limit))?;
     let memory = memory_for(gateway.bodies(), len).await?;
     let mut body = body;
-    let mut bytes = BytesMut::new();
+    let mut bytes = BytesMut::with_capacity(len);
     let (mut window, mut window_bytes) = (Instant::now(), 0);
     while bytes.len() < len || !body.is_end_stream() {
         let deadline = window + BODY_WINDOW;

@@ -244,7 +244,7 @@ impl Remote for HostedRepository {
                 what: "checking a pack".into(),
                 source: error.into(),
             })??;
-        self.inner.repository.put_pack(id, bytes).await
+        self.inner.repository.put_checked_pack(id, bytes).await
     }
 
     /// The state kept here stands in for the caller's.

@@ -220,6 +220,26 @@ impl Repository {
         State::empty(self.genesis)
     }
 
+    /// Writes a pack that the caller has checked, as [`Remote::put_pack`] does one that nobody has.
+    pub async fn put_checked_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
+        if bytes.len() > PACK_BYTES_MAX {
+            let found = bytes.len();
+            return Err(Error::refused(format!(
+                "the pack has {found} bytes, {PACK_BYTES_MAX} is the limit"
+            )));
+        }
+        self.see().await?;
+        let key = layout::pack(id);
+        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
+            // Names are never drawn twice, so this is the same pack sent again.
+            let there = self.store.read(&key).await?;
+            if there.as_ref() != Some(&bytes) {
+                return Err(Error::refused(format!("{key} exists with other content")));
+            }
+        }
+        Ok(())
+    }
+
     /// Appends a draft in the name of a key, and gives the state after it as well. After any error
     /// but [`Error::Unknown`], this call has not appended it and will not.
     pub async fn append_as(
@@ -849,23 +869,8 @@ impl Remote for Repository {
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
-        if bytes.len() > PACK_BYTES_MAX {
-            let found = bytes.len();
-            return Err(Error::refused(format!(
-                "the pack has {found} bytes, {PACK_BYTES_MAX} is the limit"
-            )));
-        }
         read_pack(id, bytes.clone())?;
-        self.see().await?;
-        let key = layout::pack(id);
-        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
-            // Names are never drawn twice, so this is the same pack sent again.
-            let there = self.store.read(&key).await?;
-            if there.as_ref() != Some(&bytes) {
-                return Err(Error::refused(format!("{key} exists with other content")));
-            }
-        }
-        Ok(())
+        self.put_checked_pack(id, bytes).await
     }
 
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {

@@ -560,7 +560,7 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
-        if total > EARLY_BYTES_MIN.max(self.remote.push_bytes_max()) {
+        if total > EARLY_BYTES_MIN {
             outgoing.begin_early();
         }
         let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
@@ -572,11 +572,12 @@ impl Engine {
         let Some(outbound) = outgoing.finish(settings.machine.id)? else {
             return Ok(());
         };
-        // The last pack goes together with the draft where that saves a request.
+        // The last pack goes together with the draft where that saves a request, unless it would have
+        // to wait for an earlier one that is still on its way.
         let mut along = Vec::new();
         if let Some(pack) = outbound.pack {
             let both = pack.bytes.len() + outbound.draft.bytes.len() + PUSH_OVERHEAD_BYTES_MAX;
-            if both as u64 <= self.remote.push_bytes_max() {
+            if both as u64 <= self.remote.push_bytes_max() && !sending.is_under_way() {
                 sending.bytes += pack.bytes.len() as u64;
                 along.push(pack);
             } else {

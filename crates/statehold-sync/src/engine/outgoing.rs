@@ -106,6 +106,11 @@ impl Sending {
         Ok(())
     }
 
+    /// Whether anything is on its way.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.packs.is_empty()
+    }
+
     /// Waits until all of them are durable, and the repository is known to be the right one.
     pub(super) async fn finish(&mut self) -> Result<()> {
         self.confirmed().await?;
