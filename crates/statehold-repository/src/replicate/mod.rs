@@ -270,8 +270,10 @@ impl Run<'_> {
             Some(at) => at,
             None => self.begin(&source).await?,
         };
+        // What is wrong somewhere further on, while the records before it are taken one by one.
+        let mut ahead = None;
         loop {
-            let batch = next_batch(&source, at.number).await?;
+            let batch = next_batch(&source, at.number, &mut ahead).await?;
             let records: Vec<_> = batch
                 .records
                 .into_iter()
@@ -296,9 +298,17 @@ impl Run<'_> {
 
     /// Whether the source still ends at the record that the replica ends at.
     async fn is_unchanged(&self, at: RecordRef) -> Result<bool> {
-        let next = layout::record(at.number + 1);
-        if self.from.read_beginning(&next, 1).await?.is_some() {
-            return Ok(false);
+        // A listing, since it shows a record that is lost while later ones are there.
+        let own = layout::record(at.number);
+        let later = self.from.list_first(layout::LOG, &own).await?;
+        let mut later = later.iter().filter_map(|key| layout::parse_record(key));
+        match later.find(|number| *number > at.number) {
+            None => {}
+            Some(next) if next == at.number + 1 => return Ok(false),
+            Some(_) => {
+                let object = layout::record(at.number + 1);
+                return Err(Error::NotFound { object });
+            }
         }
         let set_back = |object: String| {
             let reason = "the replica holds it and the source does not; the source seems to have \
@@ -590,19 +600,21 @@ async fn copy_packs(
     Ok(copied.into_iter().flatten().collect())
 }
 
-/// The next records of the source. Where one of them is damaged, those before it come one by one.
-async fn next_batch(source: &Repository, after: u64) -> Result<Batch> {
-    match source.records(after).await {
-        Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
-            match source.record(after + 1).await? {
-                Some(stored) => Ok(Batch {
-                    records: vec![stored],
-                    more: true,
-                }),
-                None => Err(error),
-            }
+/// The next records of the source. Where one of them is damaged or lost, those before it come one by
+/// one; `ahead` keeps the reason, since a log without the lost one looks as if it ended before it.
+async fn next_batch(source: &Repository, after: u64, ahead: &mut Option<Error>) -> Result<Batch> {
+    if ahead.is_none() {
+        match source.records(after).await {
+            Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => *ahead = Some(error),
+            batch => return batch,
         }
-        batch => batch,
+    }
+    match source.record(after + 1).await? {
+        Some(stored) => Ok(Batch {
+            records: vec![stored],
+            more: true,
+        }),
+        None => ahead.take().map_or_else(|| Ok(Batch::default()), Err),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Replication: the copy is a repository at every moment, damage stays behind, nothing is overwritten.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use statehold_core::environment::Clock as _;
 use statehold_core::record::{Body, RecordRef};
@@ -12,9 +14,10 @@ use statehold_repository::replicate::plan::{OVERDUE, ROW_AGAIN, Row};
 use statehold_repository::replicate::{Copied, Replicator, Unwatched, position};
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::{Error, Repository, Result, layout};
-use statehold_testkit::author::read_file;
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
-use statehold_testkit::faulty_store::WormStore;
+use statehold_testkit::crash::after_polls;
+use statehold_testkit::faulty_store::{Faults, FaultyStore, WormStore};
+use statehold_testkit::trace::Trace;
 
 use crate::scene::Scene;
 
@@ -92,7 +95,7 @@ async fn a_copy_is_the_same_repository_and_costs_little_when_nothing_is_new() {
     let done = copied(&from, &to).await;
     assert_eq!((done.objects, done.before), (0, done.at));
     let (source, target) = (from_meter.usage(), to_meter.usage());
-    assert_eq!((source.reads, source.lists, source.writes), (2, 0, 0));
+    assert_eq!((source.reads, source.lists, source.writes), (1, 1, 0));
     assert_eq!((target.reads, target.lists, target.writes), (1, 1, 0));
 
     scene.push(&[("small", Some(b"again"))]).await;
@@ -101,7 +104,7 @@ async fn a_copy_is_the_same_repository_and_costs_little_when_nothing_is_new() {
     assert_eq!((done.records, done.objects), (1, 2));
     let source = from_meter.usage().since(before.0);
     let target = to_meter.usage().since(before.1);
-    assert!(source.reads <= 6 && source.lists == 0, "{source:?}");
+    assert!(source.reads <= 6 && source.lists <= 1, "{source:?}");
     assert_eq!((target.reads, target.lists, target.writes), (1, 1, 2));
 }
 
@@ -113,17 +116,59 @@ async fn every_await_is_a_place_to_be_killed() {
     let noise = SeededEntropy::new(9).bytes(400_000);
     scene.push(&[("large", Some(&noise))]).await;
     scene.push_many(17).await;
-    let mut seen = BTreeSet::new();
-    for polls in 1.. {
-        let replica = Store::memory();
-        let slow = FaultyStore::new(
-            Arc::clone(replica_objects(&replica)),
-            SeededEntropy::new(polls),
-            Faults::default(),
-            Trace::default(),
-        );
-        todo_slow(slow);
+    let (mut seen, mut whole) = (BTreeSet::new(), false);
+    for polls in (1..).step_by(2) {
+        let (replica, slow) = slow(polls, Faults::default());
+        let (replicator, _) = replicator(polls);
+        let run = replicator.copy(&scene.store, &slow, None, None);
+        whole = after_polls(polls, run).await.is_some();
+        if let Some(state) = load_replica_if_any(&replica).await {
+            let marked = position(&replica).await.unwrap();
+            assert!(marked.is_none_or(|mark| mark.number <= state.head.number));
+            seen.insert(state.head.number);
+        }
+        copied(&scene.store, &replica).await;
+        assert_eq!(*load_replica(&replica).await.unwrap(), *scene.state);
+        if whole {
+            break;
+        }
     }
+    assert!(whole && seen.len() > 10, "{seen:?}");
+}
+
+/// Goal: whatever a store does on a bad day, the replica is valid, and whole in the end.
+#[tokio::test(start_paused = true)]
+async fn bad_days_of_the_second_store() {
+    let scene = scene().await;
+    for seed in 0..12 {
+        let (replica, slow) = slow(seed, Faults::many());
+        let mut runs = 0;
+        loop {
+            let (replicator, _) = replicator(seed);
+            let run = replicator.copy(&scene.store, &slow, None, None);
+            let done = after_polls(150 + seed * 40, run).await;
+            load_replica_if_any(&replica).await;
+            if done.is_some_and(|done| done.stopped.is_none()) {
+                break;
+            }
+            runs += 1;
+            assert!(runs < 400, "it gets nowhere");
+        }
+        assert_eq!(*load_replica(&replica).await.unwrap(), *scene.state);
+    }
+}
+
+/// A store in memory, and the same one as a network away, with faults.
+fn slow(seed: u64, faults: Faults) -> (Store, Store) {
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let near = Store::new(Arc::clone(&objects), Listing::Sorted);
+    let far = FaultyStore::new(objects, SeededEntropy::new(seed), faults, Trace::default());
+    (near, Store::new(Arc::new(far), Listing::Sorted))
+}
+
+async fn load_replica_if_any(replica: &Store) -> Option<Arc<State>> {
+    replica.read(layout::REPOSITORY).await.unwrap()?;
+    Some(load_replica(replica).await.unwrap())
 }
 
 #[tokio::test]
@@ -252,7 +297,9 @@ async fn damage_stays_behind() {
             let replica = Store::memory();
             let stopped = copy(&scene.store, &replica).await;
             let at = stopped.at.map(|at| at.number);
-            let error = stopped.stopped.unwrap();
+            let Some(error) = stopped.stopped else {
+                panic!("{key}, gone {gone}: {stopped:?}");
+            };
             assert!(error.to_string().contains(&key), "{key}: {error}");
             assert_eq!(at, Some(last), "{key}");
             assert_eq!(
