@@ -14,8 +14,8 @@ use statehold_repository::replicate::plan::{OVERDUE, ROW_AGAIN, Row};
 use statehold_repository::replicate::{Copied, Replicator, Unwatched, position};
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::{Error, Repository, Result, layout};
-use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::crash::after_polls;
+use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::faulty_store::{Faults, FaultyStore, WormStore};
 use statehold_testkit::trace::Trace;
 
@@ -427,7 +427,13 @@ async fn an_empty_repository_and_none_at_all() {
     let scene = Scene::new().await;
     let genesis = scene.state.head;
     let done = copied(&scene.store, &replica).await;
-    assert_eq!(done.at, Some(RecordRef { number: 0, ..genesis }));
+    assert_eq!(
+        done.at,
+        Some(RecordRef {
+            number: 0,
+            ..genesis
+        })
+    );
     let again = copied(&scene.store, &replica).await;
     assert_eq!((again.objects, again.at), (0, done.at));
     assert_eq!(load_replica(&replica).await.unwrap().head, genesis);
