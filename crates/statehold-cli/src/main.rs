@@ -2,6 +2,7 @@
 
 mod commands;
 mod connection;
+mod duration;
 mod environment;
 mod exit;
 mod output;

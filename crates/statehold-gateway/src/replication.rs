@@ -487,3 +487,21 @@ const fn passes(error: &Error) -> bool {
         Error::Unavailable { .. } | Error::Unknown { .. } | Error::Denied { .. }
     )
 }
+
+/// Every repository that a gateway's store has by its registry, each by its name and its own part of
+/// the store.
+pub async fn every_repository(
+    store: &Store,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Vec<(String, Store)>> {
+    let mut names = Names::open(store, clock, entropy).await?;
+    names.advance().await?;
+    let tenants = names.registry.tenants().into_iter();
+    let repositories = tenants.flat_map(|tenant| {
+        let inside = store.inside(&tenant.tenant.to_string());
+        let own = tenant.repositories.into_iter();
+        own.map(move |(id, name)| (name, inside.inside(&id.to_string())))
+    });
+    Ok(repositories.collect())
+}

@@ -12,6 +12,7 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod replicate;
 mod rules;
 mod serve;
 mod status;
@@ -94,6 +95,7 @@ enum Command {
     Admin(admin::AdminArgs),
     Cat(cat::CatArgs),
     Serve(serve::ServeArgs),
+    Replicate(replicate::ReplicateArgs),
     Probe(probe::ProbeArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
@@ -106,6 +108,7 @@ impl Command {
         match self {
             Self::Serve(_)
             | Self::Probe(_)
+            | Self::Replicate(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -172,6 +175,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Admin(args) => admin::run(args, output),
         Command::Cat(args) => cat::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Replicate(args) => replicate::run(&args, &global, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
