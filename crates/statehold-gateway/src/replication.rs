@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{RepositoryId, TenantId};
@@ -44,6 +44,8 @@ const LAST_PASS: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     changed: Mutex<Changed>,
+    /// What a pass under way is about, in case it is ended in the middle.
+    going: Mutex<Changed>,
     woken: Notify,
 }
 
@@ -77,15 +79,22 @@ impl Changes {
         self.woken.notify_one();
     }
 
-    fn put_back(&self, back: Changed) {
-        let mut changed = self.changed();
-        changed.control |= back.control;
-        changed.repositories.extend(back.repositories);
-        self.woken.notify_one();
+    fn going(&self) -> std::sync::MutexGuard<'_, Changed> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What has changed, together with what the last pass did not come to the end of.
     fn take(&self) -> Changed {
-        std::mem::take(&mut *self.changed())
+        let mut going = self.going();
+        let new = std::mem::take(&mut *self.changed());
+        going.control |= new.control;
+        going.repositories.extend(new.repositories);
+        going.clone()
+    }
+
+    /// What was taken has been carried over.
+    fn done(&self) {
+        *self.going() = Changed::default();
     }
 
     /// Waits until something has changed.
@@ -327,6 +336,7 @@ impl Replication {
             // A pass over everything looks at the replica itself.
             let known = at.get(&repository).filter(|_| !is_whole).copied();
             self.copy_one(tenant, repository, name, known, leaves_rows)
+                .boxed()
         };
         let reports: Vec<RepositoryReport> = futures::stream::iter(repositories)
             .map(one)
@@ -410,14 +420,14 @@ impl Replication {
             Rhythm::Every(every) => {
                 let job = Job::new(format!("replicate-{place}"), every);
                 schedule
-                    .run(&job, async |_| self.logged(Reach::All, true).await)
+                    .run(&job, |_| self.logged(Reach::All, true).boxed())
                     .await;
             }
             Rhythm::Continuous => {
                 let job = Job::new(format!("replicate-sweep-{place}"), SWEEP_EVERY);
-                let sweep = schedule.run(&job, async |slot| {
+                let sweep = schedule.run(&job, |slot| {
                     let leaves_rows = slot.is_multiple_of(SWEEPS_PER_ROW);
-                    self.logged(Reach::All, leaves_rows).await
+                    self.logged(Reach::All, leaves_rows).boxed()
                 });
                 futures::join!(sweep, self.follow());
             }
@@ -433,11 +443,10 @@ impl Replication {
         loop {
             self.changes.wait().await;
             tokio::time::sleep(GATHER).await;
-            let changed = self.changes.take();
-            if !self.logged(Reach::Only(changed.clone()), false).await {
+            while !self.logged(Reach::Only(self.changes.take()), false).await {
                 tokio::time::sleep(FOLLOW_AGAIN).await;
-                self.changes.put_back(changed);
             }
+            self.changes.done();
         }
     }
 

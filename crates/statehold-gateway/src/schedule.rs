@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::Nonce;
@@ -103,7 +104,7 @@ impl Schedule {
 
     /// Does the work in every slot that nobody else has claimed, for ever. The work is told its slot
     /// and says whether it succeeded.
-    pub async fn run(&self, job: &Job, work: impl AsyncFn(u64) -> bool) {
+    pub async fn run<'a>(&self, job: &Job, work: impl Fn(u64) -> BoxFuture<'a, bool> + Send) {
         let (mut looked_at, mut owed) = (None, None);
         loop {
             let slot = job.slot(self.clock.now());
@@ -135,8 +136,9 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::sync::Mutex;
 
+    use futures::FutureExt as _;
     use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 
     use super::*;
@@ -156,19 +158,23 @@ mod tests {
         let store = Store::memory();
         let clock = Arc::new(SimulatedClock::following(EPOCH));
         let job = Job::new("job".into(), DAY);
-        let done = RefCell::new(Vec::new());
+        let done = Mutex::new(Vec::new());
         let gateways = [1, 2, 3].map(|seed| schedule(&store, &clock, seed));
         let works = gateways.each_ref().map(|gateway| {
-            gateway.run(&job, async |slot| {
-                tokio::time::sleep(Duration::from_secs(300)).await;
-                done.borrow_mut().push(slot);
-                true
+            gateway.run(&job, |slot| {
+                let done = &done;
+                async move {
+                    tokio::time::sleep(Duration::from_secs(300)).await;
+                    done.lock().unwrap().push(slot);
+                    true
+                }
+                .boxed()
             })
         });
         let all = futures::future::join_all(works);
         let ended = tokio::time::timeout(DAY * 10, all).await;
         assert!(ended.is_err());
-        let done = done.into_inner();
+        let done = done.into_inner().unwrap();
         let first = job.slot(EPOCH);
         let expected: Vec<u64> = (first..first + done.len() as u64).collect();
         assert_eq!(done, expected);
@@ -181,17 +187,17 @@ mod tests {
         let clock = Arc::new(SimulatedClock::following(EPOCH));
         let job = Job::new("job".into(), DAY);
         let dying = schedule(&store, &clock, 1);
-        let forever = dying.run(&job, async |_| std::future::pending().await);
+        let forever = dying.run(&job, |_| std::future::pending().boxed());
         drop(tokio::time::timeout(Duration::from_secs(1), forever).await);
-        let done = RefCell::new(Vec::new());
+        let done = Mutex::new(Vec::new());
         let other = schedule(&store, &clock, 2);
-        let work = other.run(&job, async |slot| {
-            done.borrow_mut().push(slot);
-            true
+        let work = other.run(&job, |slot| {
+            done.lock().unwrap().push(slot);
+            std::future::ready(true).boxed()
         });
         drop(tokio::time::timeout(DAY * 2, work).await);
         let first = job.slot(EPOCH);
-        assert_eq!(*done.borrow(), [first + 1, first + 2]);
+        assert_eq!(*done.lock().unwrap(), [first + 1, first + 2]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -199,13 +205,14 @@ mod tests {
         let store = Store::memory();
         let clock = Arc::new(SimulatedClock::following(EPOCH));
         let job = Job::new("job".into(), DAY);
-        let tries = RefCell::new(Vec::new());
+        let tries = Mutex::new(Vec::new());
         let schedule = schedule(&store, &clock, 1);
-        let work = schedule.run(&job, async |slot| {
-            tries.borrow_mut().push(slot);
-            tries.borrow().len() == 3
+        let work = schedule.run(&job, |slot| {
+            let mut tries = tries.lock().unwrap();
+            tries.push(slot);
+            std::future::ready(tries.len() == 3).boxed()
         });
         drop(tokio::time::timeout(Duration::from_secs(3_600), work).await);
-        assert_eq!(*tries.borrow(), [job.slot(EPOCH); 3]);
+        assert_eq!(*tries.lock().unwrap(), [job.slot(EPOCH); 3]);
     }
 }

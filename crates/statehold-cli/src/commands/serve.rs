@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -119,19 +120,17 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
                 to: to.to_string(),
             };
             let replica_lease = target.lease().cloned();
-            (started.gateway.replication(target, row), replica_lease)
+            let replication = Arc::new(started.gateway.replication(target, row));
+            let (keeping, rhythm) = (Arc::clone(&replication), args.replicate_every);
+            // Apart from the loop that takes connections.
+            let keeping = tokio::spawn(async move { keeping.keep(rhythm).await });
+            (replication, keeping, replica_lease)
         });
-        let keep = async {
-            match &replication {
-                Some((replication, _)) => replication.keep(args.replicate_every).await,
-                None => std::future::pending().await,
-            }
-        };
-        let served = tokio::select! {
-            served = started.server.serve(stop_signal()) => served,
-            () = keep => Ok(()),
-        };
-        if let Some((replication, replica_lease)) = replication {
+        let served = started.server.serve(stop_signal()).await;
+        if let Some((replication, keeping, replica_lease)) = replication {
+            // A pass may be ended anywhere; what it was at is handed to the last one.
+            keeping.abort();
+            drop(keeping.await);
             replication.finish().await;
             if let Some(lease) = replica_lease {
                 lease.release().await?;
