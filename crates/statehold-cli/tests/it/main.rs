@@ -19,6 +19,8 @@ mod recovery;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replicate;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod sharing;
