@@ -38,7 +38,7 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 3] = ["kill", "crowd", "tree"];
+const NEEDS_BINARY: [&str; 4] = ["kill", "crowd", "tree", "replicate"];
 
 fn main() -> Result<()> {
     match Arguments::parse().task {

@@ -7,6 +7,7 @@ mod crowd;
 mod histories;
 mod kill;
 mod program;
+mod replicate;
 mod simulation;
 mod state_kill;
 mod tree;
@@ -31,6 +32,8 @@ enum Show {
     Crowd(crowd::CrowdArgs),
     /// Thousands of real files and the odd ones arrive as they were.
     Tree(tree::TreeArgs),
+    /// Continuous replication: seconds behind, and what is left when the first store is lost.
+    Replicate(replicate::ReplicateArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
         Show::Kill(args) => kill::run(&args),
         Show::Crowd(args) => crowd::run(&args),
         Show::Tree(args) => tree::run(&args),
+        Show::Replicate(args) => replicate::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
