@@ -152,10 +152,8 @@ impl Writer {
         let made = say(&["tenant", "add", &name])?;
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         let tenant = text(&made["tenant"]).context("a tenant has an id")?;
-        let repository = made["repositories"]
-            .as_object()
-            .and_then(|all| all.keys().next().cloned());
-        let repository = repository.context("a tenant has a repository")?;
+        // A list of pairs, each an id and a name.
+        let repository = text(&made["repositories"][0][0]).context("a tenant has a repository")?;
         let file = installation.path(&format!("{name}.key"));
         let file = file.to_string_lossy();
         let words = ["key", "--label", &name, "--repository", &repository];
