@@ -84,6 +84,8 @@ pub struct Copied {
     pub passed_over: Vec<String>,
     /// Why the run ended before the end of the source's log, if it did.
     pub stopped: Option<Error>,
+    /// The source's newest record, where it was read to see that nothing is new.
+    newest: Option<StoredRecord>,
 }
 
 /// Copies repositories.
@@ -141,7 +143,7 @@ impl Replicator {
         let (Some(at), None) = (copied.at, &copied.stopped) else {
             return Ok(None);
         };
-        if at.number == 0 || (copied.news == 0 && !self.is_row_due(from, at, row).await?) {
+        if at.number == 0 || (copied.news == 0 && !self.is_row_due(from, at, row, copied).await?) {
             return Ok(None);
         }
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
@@ -182,11 +184,21 @@ impl Replicator {
 
     /// Whether a row is due although nothing new was copied: the run before may have died before it
     /// left one, or the newest one may be old.
-    async fn is_row_due(&self, from: &Store, at: RecordRef, row: &Row) -> Result<bool> {
+    async fn is_row_due(
+        &self,
+        from: &Store,
+        at: RecordRef,
+        row: &Row,
+        copied: &Copied,
+    ) -> Result<bool> {
         let now = self.clock.now();
         let oldest = at.number.saturating_sub(BACKUPS_MAX as u64);
         for number in (oldest + 1..=at.number).rev() {
-            let stored = read_record(from, number).await?;
+            let is_known = |stored: &&StoredRecord| stored.record.envelope.number == number;
+            let stored = match copied.newest.as_ref().filter(is_known) {
+                Some(newest) => newest.clone(),
+                None => read_record(from, number).await?,
+            };
             match row_need(&stored.record, row, now) {
                 RowNeed::Due => return Ok(true),
                 RowNeed::NotDue => return Ok(false),
@@ -297,7 +309,7 @@ impl Run<'_> {
     }
 
     /// Whether the source still ends at the record that the replica ends at.
-    async fn is_unchanged(&self, at: RecordRef) -> Result<bool> {
+    async fn is_unchanged(&mut self, at: RecordRef) -> Result<bool> {
         // A listing, since it shows a record that is lost while later ones are there.
         let own = layout::record(at.number);
         let later = self.from.list_first(layout::LOG, &own).await?;
@@ -324,7 +336,9 @@ impl Run<'_> {
                 Error::NotFound { object } => set_back(object),
                 error => error,
             })?;
-            stored.record.id
+            let id = stored.record.id;
+            self.copied.newest = Some(stored);
+            id
         };
         same(at, in_source).map(|()| true)
     }
