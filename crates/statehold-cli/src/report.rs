@@ -10,6 +10,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Conflict, ConflictKind};
 use statehold_core::record::RecordRef;
 use statehold_core::rules::SHARED_RULES_PATH;
+use statehold_core::scope::Scope;
 use statehold_core::secrets::Finding;
 use statehold_core::time::Timestamp;
 use statehold_repository::Error as RepositoryError;
@@ -274,6 +275,73 @@ pub(crate) enum Ended<'a> {
     Deferred,
 }
 
+/// What a call left in the log that is no push.
+pub(crate) struct Appended {
+    /// Files that it is about.
+    pub(crate) files: u64,
+    /// The newest record before.
+    pub(crate) before: Option<RecordRef>,
+    /// The record it left.
+    pub(crate) after: Option<RecordRef>,
+}
+
+/// Adds the row of a call that works on the repository alone.
+pub(crate) fn record_append(
+    workspace: &Workspace,
+    verb: &str,
+    took: Duration,
+    result: Result<Appended, &anyhow::Error>,
+) -> Result<()> {
+    let mut event = row(workspace, verb, took);
+    let id = |record: Option<RecordRef>| record.map(|record| record.id);
+    match result {
+        Ok(appended) => {
+            event.files = appended.files;
+            event.manifest_before = id(appended.before);
+            event.manifest_after = id(appended.after);
+            event.outcome = match appended.before == appended.after {
+                true => Outcome::Nothing,
+                false => Outcome::Done,
+            };
+        }
+        Err(error) => {
+            event.outcome = outcome_of_error(error);
+            event.error = Some(format!("{error:#}"));
+        }
+    }
+    write(workspace, &event)
+}
+
+/// A row that says nothing yet about what the call came to.
+fn row(workspace: &Workspace, verb: &str, took: Duration) -> Event {
+    let settings = workspace.settings();
+    let now = SystemClock.now().as_millis();
+    let began = now.saturating_sub(i64::try_from(took.as_millis()).unwrap_or(0));
+    let link = settings.link.as_ref();
+    Event {
+        ts: Timestamp::from_millis(began),
+        op: verb.into(),
+        repo: link.map(|link| link.repository.clone()).unwrap_or_default(),
+        scope: Scope::All.name().into(),
+        files: 0,
+        bytes: 0,
+        dur_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        manifest_before: None,
+        manifest_after: None,
+        trigger: "manual".into(),
+        machine: settings.machine.name.clone(),
+        outcome: Outcome::Deferred,
+        error: None,
+        paths: None,
+    }
+}
+
+fn write(workspace: &Workspace, event: &Event) -> Result<()> {
+    workspace.make_log_folder(&workspace.folder()?)?;
+    workspace.events().append(event)?;
+    Ok(())
+}
+
 /// Adds the call's row to the event log of the workspace.
 pub(crate) fn record_event(
     workspace: &Workspace,
@@ -281,27 +349,10 @@ pub(crate) fn record_event(
     took: Duration,
     ended: &Ended<'_>,
 ) -> Result<()> {
-    let settings = workspace.settings();
     let id = |record: Option<RecordRef>| record.map(|record| record.id);
-    let now = SystemClock.now().as_millis();
-    let began = now.saturating_sub(i64::try_from(took.as_millis()).unwrap_or(0));
-    let link = settings.link.as_ref();
-    let mut event = Event {
-        ts: Timestamp::from_millis(began),
-        op: call.verb.into(),
-        repo: link.map(|link| link.repository.clone()).unwrap_or_default(),
-        scope: call.options.scope.name().into(),
-        files: 0,
-        bytes: 0,
-        dur_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        manifest_before: None,
-        manifest_after: None,
-        trigger: call.trigger.into(),
-        machine: settings.machine.name.clone(),
-        outcome: Outcome::Deferred,
-        error: None,
-        paths: None,
-    };
+    let mut event = row(workspace, call.verb, took);
+    event.scope = call.options.scope.name().into();
+    event.trigger = call.trigger.into();
     match ended {
         Ended::Reported(report) => {
             event.files = report.files;
@@ -331,9 +382,7 @@ pub(crate) fn record_event(
         // It has to be quick, so nobody looked what the workspace knows.
         Ended::Deferred => {}
     }
-    workspace.make_log_folder(&workspace.folder()?)?;
-    workspace.events().append(&event)?;
-    Ok(())
+    write(workspace, &event)
 }
 
 fn outcome_of_error(error: &anyhow::Error) -> Outcome {

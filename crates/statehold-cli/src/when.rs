@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::civil;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp as Moment, Zoned};
@@ -10,8 +10,6 @@ use statehold_core::point::Point;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
-
-use crate::exit::WrongUsage;
 
 /// What was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +81,11 @@ pub(crate) fn find_snapshot<'a>(state: &'a State, name: &str) -> Result<&'a Snap
         .collect();
     match &labelled[..] {
         [id] => Ok(id),
-        [] => Err(WrongUsage::because(format!(
-            "there is no snapshot {name}; `statehold snapshot list` shows those there are"
-        ))),
-        [.., last] => Err(WrongUsage::because(format!(
+        [] => bail!("there is no snapshot {name}; `statehold snapshot list` shows those there are"),
+        [.., last] => bail!(
             "{} snapshots have the label {name}; name one in full, like {last}",
             labelled.len()
-        ))),
+        ),
     }
 }
 

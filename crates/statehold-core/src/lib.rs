@@ -9,11 +9,11 @@
 //!    [`point`]: which state is meant.
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
-//! 6. [`plan`]: base, local and remote tree in, list of actions out.
+//! 6. [`plan`]: base, local and remote tree in, list of actions out. [`rollback`]: the way back.
 //! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
 //! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
 //! 9. [`chunking`]: where files are cut, and which tails are merged.
-//! 10. [`manifest`], [`event`]: the two files people and scripts read.
+//! 10. [`manifest`], [`event`], [`snapshot_index`]: the files people and scripts read.
 //! 11. [`limits`]: every bound in the product, with its unit and reason.
 //! 12. [`environment`]: the two traits through which time and randomness enter.
 //!
@@ -38,10 +38,12 @@ pub mod plan;
 pub mod point;
 pub mod rebase;
 pub mod record;
+pub mod rollback;
 pub mod rules;
 pub mod scope;
 pub mod secrets;
 pub mod snapshot;
+pub mod snapshot_index;
 pub mod state;
 pub mod time;
 pub mod tree;

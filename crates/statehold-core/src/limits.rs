@@ -28,9 +28,15 @@ pub const SECRET_FINDINGS_MAX: usize = 16;
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 /// A pack is closed when it reaches this many stored bytes.
 pub const PACK_BYTES_TARGET: usize = 16 * 1024 * 1024;
-/// The first pack of a large push is closed at this many stored bytes already, so that sending begins
-/// while further files are read.
-pub const PACK_BYTES_FIRST: usize = 4 * 1024 * 1024;
+/// A push of many files is cut into packs of at least this many stored bytes, so that the first is
+/// sent while further files are read.
+pub const PACK_BYTES_EARLY: usize = 4 * 1024 * 1024;
+/// How many packs such a push is cut into, as long as none has to be over its target: with the record
+/// that is four writes.
+pub const PACKS_EARLY: u64 = 3;
+/// Reading this many files takes longer than a request, so that sending meanwhile is worth some more of
+/// them.
+pub const EARLY_FILES_MIN: usize = 1_000;
 /// A larger pack is refused, in stored bytes. One chunk above the target fits.
 pub const PACK_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -95,6 +101,8 @@ pub const PAGE_ENTRIES_MAX: usize = 4_096;
 pub const HEAD_WINDOW_MAX: u64 = 16;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Most records that are asked for by their numbers at once.
+pub const LOG_RANGE_RECORDS_MAX: u64 = 64;
 /// Most ranges in one batched read.
 pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.

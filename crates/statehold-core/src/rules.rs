@@ -44,11 +44,12 @@ fn strict_prefixes() -> Vec<String> {
 }
 
 /// Denied whatever the rules say: what belongs to one machine, and what must not leave it.
-const ALWAYS_DENIED: [&str; 9] = [
+const ALWAYS_DENIED: [&str; 10] = [
     "state/log/sync-manifest.json",
     "state/log/sync-events.ndjson",
     "state/log/sync-events.ndjson.*",
     "state/log/alerts/**",
+    "state/log/snapshots.ndjson",
     "state/log/secrets-rotation.ndjson",
     "_restore/**",
     "**/.statehold/**",
@@ -84,11 +85,7 @@ const TEMPLATE_ENDINGS: [&str; 4] = [".example", ".sample", ".template", ".dist"
 
 impl Default for SyncRules {
     fn default() -> Self {
-        let logs = [
-            "changelog.ndjson",
-            "evals.aggregate.ndjson",
-            "snapshots.ndjson",
-        ];
+        let logs = ["changelog.ndjson", "evals.aggregate.ndjson"];
         let logs: Vec<String> = logs
             .iter()
             .map(|name| format!("state/log/{name}"))
@@ -354,7 +351,8 @@ mod tests {
         for (name, is_named) in [
             ("changelog.ndjson", true),
             ("evals.aggregate.ndjson", true),
-            ("snapshots.ndjson", true),
+            // Computed on each machine.
+            ("snapshots.ndjson", false),
             ("another.ndjson", false),
         ] {
             let path = RepoPath::parse(&format!("state/log/{name}")).unwrap();

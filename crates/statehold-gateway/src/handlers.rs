@@ -13,13 +13,16 @@ use futures::stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
-use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX};
+use statehold_core::limits::{
+    LOG_BATCH_BYTES, PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX, SEGMENT_RECORDS,
+};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::Kind;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_core::time::Timestamp;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::remote::{Batch, check_range};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, Limits, NewInvite, NewKey, NewTenant, Place,
     ReadRequest, RedeemRequest, RenameRequest, Role, TenantInfo, TenantList,
@@ -145,14 +148,45 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
 #[derive(Debug, Deserialize)]
 pub(crate) struct LogQuery {
     after: u64,
+    until: Option<u64>,
 }
 
 pub(crate) async fn log(access: Access, Asked(query): Asked<LogQuery>) -> Answer<Frames> {
     let repository = access.repository(Role::Read).await?;
     check_number(query.after)?;
-    let batch = repository.records(query.after).await?;
+    let batch = match query.until {
+        None => repository.records(query.after).await?,
+        Some(until) => records_until(&repository, query.after, until).await?,
+    };
     let frames = batch.records.into_iter().map(record_frame).collect();
     Ok(Frames::new(frames, query.after, batch.more))
+}
+
+/// A segment after the other, until it is enough for one answer.
+async fn records_until(repository: &HostedRepository, after: u64, until: u64) -> Answer<Batch> {
+    check_number(until)?;
+    check_range(after, until)?;
+    let (mut records, mut bytes, mut last) = (Vec::new(), 0, after);
+    while last < until && bytes < LOG_BATCH_BYTES {
+        let end = (last / SEGMENT_RECORDS + 1) * SEGMENT_RECORDS;
+        let next = until.min(end);
+        let found = repository.records_until(last, next).await;
+        for stored in found.map_err(no_such_record)? {
+            bytes += stored.bytes.len();
+            records.push(stored);
+        }
+        last = next;
+    }
+    let more = last < until;
+    Ok(Batch { records, more })
+}
+
+/// Whoever asks for records by their numbers may ask for some that don't exist.
+fn no_such_record(error: Error) -> Error {
+    match error {
+        Error::NotFound { object } => Error::refused(format!("there is no {object}")),
+        other => other,
+    }
 }
 
 /// Refuses what is far beyond any log, and so near the end of numbers that none can be counted from

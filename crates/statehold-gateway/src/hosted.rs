@@ -241,6 +241,10 @@ impl Remote for HostedRepository {
         self.inner.repository.records(after).await
     }
 
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        self.inner.repository.records_until(after, until).await
+    }
+
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         self.inner.repository.read(places).await
     }

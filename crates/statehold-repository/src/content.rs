@@ -10,7 +10,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::environment::Entropy;
 use statehold_core::id::PackId;
-use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_FIRST, PACK_BYTES_TARGET};
+use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_EARLY, PACK_BYTES_TARGET, PACKS_EARLY};
 use statehold_core::record::NewPack;
 use statehold_core::tree::Tree;
 
@@ -125,11 +125,11 @@ impl ContentWriter {
         }
     }
 
-    /// Closes the first pack early, so that sending begins while further content comes in.
-    pub fn begin_early(&mut self) {
-        if self.introduced.is_empty() {
-            self.target = PACK_BYTES_FIRST;
-        }
+    /// Cuts this many bytes into packs that are about equal, so that each is sent while the next one
+    /// fills, and little is left to send at the end.
+    pub fn send_early(&mut self, total: u64) {
+        let equal = usize::try_from(total / PACKS_EARLY).unwrap_or(usize::MAX);
+        self.target = equal.clamp(PACK_BYTES_EARLY, PACK_BYTES_TARGET);
     }
 
     /// Takes in a chunk. `band` says whether it may be compressed.
@@ -178,7 +178,6 @@ impl ContentWriter {
         if self.open.container.len() < self.target {
             return None;
         }
-        self.target = PACK_BYTES_TARGET;
         let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
         let full = full.finish();
         self.introduced.push(full.named());

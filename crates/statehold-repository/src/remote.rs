@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
+use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
@@ -40,6 +41,26 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
 
     /// The records after this number, in order; one read when there is none.
     async fn records(&self, after: u64) -> Result<Batch>;
+
+    /// The records after one up to another, both of which exist. At most [`LOG_RANGE_RECORDS_MAX`];
+    /// aligned to segments they are few reads.
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        let mut found: Vec<StoredRecord> = Vec::new();
+        let mut next = after;
+        while next < until {
+            let batch = self.records(next).await?;
+            let wanted = |stored: &StoredRecord| stored.record.envelope.number <= until;
+            found.extend(batch.records.into_iter().filter(wanted));
+            match found.last() {
+                Some(last) if last.record.envelope.number > next => {
+                    next = last.record.envelope.number;
+                }
+                _ => return Err(Error::refused(format!("the log ends at record {next}"))),
+            }
+        }
+        Ok(found)
+    }
 
     /// The stored frames at these places, in the same order. The caller bounds their total.
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>>;
@@ -95,6 +116,17 @@ pub async fn push_in_parts<R: Remote + ?Sized>(
     let put = |pack: &Pack| remote.put_pack(pack.id, pack.bytes.clone());
     try_join_all(packs.iter().map(put)).await?;
     remote.append(draft, known).await
+}
+
+/// Turns away a range of records that is none, or too long.
+pub fn check_range(after: u64, until: u64) -> Result<()> {
+    match until.checked_sub(after) {
+        Some(records) if records <= LOG_RANGE_RECORDS_MAX => Ok(()),
+        _ => Err(Error::refused(format!(
+            "the records after {after} up to {until} are no range of at most \
+             {LOG_RANGE_RECORDS_MAX}"
+        ))),
+    }
 }
 
 /// Consecutive records.
@@ -165,7 +197,8 @@ async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
         match fold_opening(remote.description().1, opening, at) {
             Ok((mut loaded, more)) => {
-                if more {
+                // An older one than asked for comes with the records up to itself.
+                if more || from != at {
                     follow(remote, &mut loaded, at).await?;
                 }
                 return Ok(loaded);

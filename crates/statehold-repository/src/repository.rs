@@ -28,7 +28,7 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -836,6 +836,11 @@ impl Remote for Repository {
             records,
             more: rest.more,
         })
+    }
+
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        self.range(after + 1, until).await
     }
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {

@@ -48,6 +48,25 @@ impl EventLog {
         })
     }
 
+    /// The newest row that is wanted, from the log and those put aside. Lines that are no rows are
+    /// passed over.
+    pub fn newest(&self, wanted: impl Fn(&Event) -> bool) -> Result<Option<Event>, EventLogError> {
+        let older = (1..=EVENT_LOGS_KEPT).map(|number| self.rotated(number));
+        for path in std::iter::once(self.path.clone()).chain(older) {
+            let text = match fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(EventLogError { path, source }),
+            };
+            let lines = text.rsplit(|byte| *byte == b'\n');
+            let mut rows = lines.filter_map(|line| serde_json::from_slice(line).ok());
+            if let Some(found) = rows.find(&wanted) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     fn try_append(&self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');

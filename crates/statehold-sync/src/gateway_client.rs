@@ -27,7 +27,7 @@ use statehold_repository::content::Pack;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
-use statehold_repository::remote::{Batch, Opening, push_in_parts};
+use statehold_repository::remote::{Batch, Opening, check_range, push_in_parts};
 use statehold_repository::wire::bodies::{
     Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant, Place,
     ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
@@ -800,6 +800,30 @@ impl Remote for GatewayRemote {
         let ask = Ask::get("v1/log").query("after", after);
         let Pulled { batch, .. } = self.client.send(&ask).await?;
         in_order(after, batch)
+    }
+
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        check_range(after, until)?;
+        let mut found = Vec::new();
+        let mut next = after;
+        while next < until {
+            let ask = Ask::get("v1/log")
+                .query("after", next)
+                .query("until", until);
+            let Pulled { batch, .. } = self.client.send(&ask).await?;
+            let batch = in_order(next, batch)?;
+            let wanted = |stored: &StoredRecord| stored.record.envelope.number <= until;
+            let before = next;
+            // One that doesn't know of bounds sends what follows as well.
+            for stored in batch.records.into_iter().filter(wanted) {
+                next = stored.record.envelope.number;
+                found.push(stored);
+            }
+            if next == before {
+                return Err(strange("fewer records than the log has"));
+            }
+        }
+        Ok(found)
     }
 
     async fn records_with_content(&self, after: u64, scope: Scope) -> Result<Batch> {

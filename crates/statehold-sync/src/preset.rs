@@ -66,6 +66,8 @@ pub struct Layout {
     pub manifest: &'static str,
     /// The event log.
     pub events: &'static str,
+    /// The list of snapshots.
+    pub snapshots: &'static str,
 }
 
 /// In the agent workspace the rules travel with everything else, and the logs lie where its own
@@ -75,6 +77,7 @@ const AGENT_LAYOUT: Layout = Layout {
     logs: "state/log",
     manifest: "state/log/sync-manifest.json",
     events: "state/log/sync-events.ndjson",
+    snapshots: "state/log/snapshots.ndjson",
 };
 
 /// Other tools' folders get nothing but the ignore file: they load what they find.
@@ -83,6 +86,7 @@ const OWN_LAYOUT: Layout = Layout {
     logs: ".statehold/log",
     manifest: ".statehold/log/sync-manifest.json",
     events: ".statehold/log/sync-events.ndjson",
+    snapshots: ".statehold/log/snapshots.ndjson",
 };
 
 /// Never worth sending, from any folder.

@@ -85,6 +85,10 @@ impl Remote for RateLimited<Arc<dyn Remote>> {
         self.inner.records(after).await
     }
 
+    async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {
+        self.inner.records_until(after, until).await
+    }
+
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         let mut frames = Vec::with_capacity(places.len());
         let mut rest = places;

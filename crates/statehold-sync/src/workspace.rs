@@ -383,6 +383,11 @@ impl Workspace {
         self.root.join(self.settings.preset.layout().rules)
     }
 
+    /// The list of snapshots, there or not.
+    pub fn snapshot_index_path(&self) -> PathBuf {
+        self.root.join(self.settings.preset.layout().snapshots)
+    }
+
     /// The event log.
     pub fn events(&self) -> EventLog {
         EventLog::at(self.root.join(self.settings.preset.layout().events))

@@ -95,7 +95,7 @@ impl Author {
     /// The head of a draft with a new nonce; what follows from the body is filled in later.
     pub fn head(&self, kind: Kind, packs: Vec<NewPack>) -> DraftHead {
         DraftHead {
-            critical: kind == Kind::Push,
+            critical: kind.is_critical(),
             kind,
             machine: self.machine,
             nonce: Nonce::random(&self.entropy),

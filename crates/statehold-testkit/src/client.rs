@@ -12,7 +12,11 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry, FileEntry, Location};
 use statehold_core::id::{MachineId, Nonce};
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, DraftHead, Kind, NoteBody, PushBody, Upsert};
+use statehold_core::record::{
+    Body, DraftHead, ForgetBody, Kind, NoteBody, PushBody, RollbackBody, SnapshotBody, Upsert,
+};
+use statehold_core::rollback::WayBack;
+use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::content::{ContentWriter, Pack, open_chunk};
@@ -20,7 +24,7 @@ use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{Remote, advance, load};
 use statehold_repository::{Error, Result};
 
-use crate::environment::SeededEntropy;
+use crate::environment::{EPOCH, SeededEntropy};
 use crate::invariants::{Auditor, Changes, Intention, Violation};
 use crate::locked;
 use crate::trace::Trace;
@@ -100,6 +104,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Durable {
     known: Arc<State>,
+    /// One of the states it knew before, to roll back to.
+    remembered: Arc<State>,
     journal: Option<Journal>,
 }
 
@@ -125,8 +131,10 @@ impl Client {
         around: Arc<Surroundings>,
         variant: Variant,
     ) -> Self {
+        let known = Arc::new(known);
         let durable = Mutex::new(Durable {
-            known: Arc::new(known),
+            remembered: Arc::clone(&known),
+            known,
             journal: None,
         });
         let machine = MachineId::random(&entropy);
@@ -342,6 +350,12 @@ impl Client {
                 self.forget();
                 self.advance().await
             }
+            // Of two snapshots with one name, or two forgettings of one, the second is turned away.
+            Err(Error::Refused { .. }) if names_snapshots(&draft.draft.body) => {
+                auditor.failed(journal.intention);
+                self.forget();
+                self.advance().await
+            }
             Err(Error::Conflict { .. }) => {
                 self.around.conflicts.fetch_add(1, Ordering::Relaxed);
                 auditor.failed(journal.intention);
@@ -397,6 +411,61 @@ impl Client {
         locked(&self.durable).journal = None;
     }
 
+    /// A record that brings no content: a snapshot, a way back to what it knew once, or a note.
+    fn history(&self, known: &Arc<State>) -> (Kind, Body) {
+        let base = known.head;
+        // Two clients may well draw the same name.
+        let name = || -> Option<SnapshotId> {
+            let label = format!("s{}", self.entropy.below(40)).parse().ok()?;
+            SnapshotId::new(EPOCH, &label)
+        };
+        let (files, bytes) = (known.tree.len() as u64, 0);
+        let remembered = {
+            let mut durable = locked(&self.durable);
+            let remembered = Arc::clone(&durable.remembered);
+            if self.entropy.below(4) == 0 {
+                durable.remembered = Arc::clone(known);
+            }
+            remembered
+        };
+        match (self.entropy.below(4), name()) {
+            (0, Some(id)) => {
+                let at = self.entropy.below(base.number + 1);
+                let snapshot = SnapshotBody {
+                    base,
+                    id,
+                    at,
+                    files,
+                    bytes,
+                };
+                (Kind::Snapshot, Body::Snapshot(snapshot))
+            }
+            (1, _) if !known.snapshots.is_empty() => {
+                let snapshots = known.snapshots.keys().take(1).cloned().collect();
+                (Kind::Forget, Body::Forget(ForgetBody { base, snapshots }))
+            }
+            (2, Some(before)) => {
+                let back = WayBack::between(&known.tree, &remembered.tree, |_| true);
+                let rollback = RollbackBody {
+                    to: remembered.head.number,
+                    before,
+                    files,
+                    bytes,
+                    changes: PushBody {
+                        base,
+                        upserts: back.upserts,
+                        deletes: back.deletes,
+                    },
+                };
+                (Kind::Rollback, Body::Rollback(rollback))
+            }
+            _ => {
+                let text = format!("{} was here", self.name);
+                (Kind::Note, Body::Note(NoteBody { base, text }))
+            }
+        }
+    }
+
     /// A draft of random changes to the tree it knows, and the packs that it needs.
     fn draft(&self) -> Result<(StoredDraft, Changes, Vec<Pack>)> {
         let known = self.known();
@@ -421,15 +490,13 @@ impl Client {
         for upsert in &mut push.upserts {
             finished.settle(&mut upsert.entry);
         }
-        let (kind, body) = if push.upserts.is_empty() && push.deletes.is_empty() {
-            let text = format!("{} was here", self.name);
-            let base = known.head;
-            (Kind::Note, Body::Note(NoteBody { base, text }))
-        } else {
+        let (kind, body) = if !(push.upserts.is_empty() && push.deletes.is_empty()) {
             (Kind::Push, Body::Push(push))
+        } else {
+            self.history(&known)
         };
         let head = DraftHead {
-            critical: kind == Kind::Push,
+            critical: kind.is_critical(),
             kind,
             machine: self.machine,
             nonce: Nonce::random(&self.entropy),
@@ -444,8 +511,15 @@ impl Client {
     }
 }
 
+fn names_snapshots(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_)
+    )
+}
+
 fn changes_of(body: &Body) -> Changes {
-    let Body::Push(push) = body else {
+    let Some(push) = body.changes() else {
         return Changes::new();
     };
     let put = push

@@ -7,9 +7,11 @@ use clap::Args;
 use serde::Serialize;
 use statehold_core::digest::Digest;
 use statehold_core::id::MachineId;
+use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, Kind};
 use statehold_core::time::Timestamp;
+use statehold_repository::Remote;
 use statehold_repository::format::record::StoredRecord;
 
 use super::{GlobalArgs, block_on};
@@ -17,6 +19,7 @@ use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::typed_path;
+use crate::when::local;
 
 /// Show the newest records, or those that touched a path
 #[derive(Debug, Args)]
@@ -41,10 +44,40 @@ pub(super) struct Row {
     machine: MachineId,
     changed: Vec<RepoPath>,
     deleted: Vec<RepoPath>,
+    /// What else it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    says: Option<String>,
 }
 
-/// Records looked at in one go, from the newest back.
-const STEP: u64 = 64;
+/// The records of a log, from one back to the first. They are read in aligned runs, which are few
+/// reads however long the log is.
+pub(super) struct Backwards<'a> {
+    remote: &'a dyn Remote,
+    /// The next one that has to be read.
+    next: u64,
+    read: Vec<StoredRecord>,
+}
+
+impl<'a> Backwards<'a> {
+    /// Begins at a record that exists.
+    pub(super) const fn from(remote: &'a dyn Remote, number: u64) -> Self {
+        Self {
+            remote,
+            next: number,
+            read: Vec::new(),
+        }
+    }
+
+    /// The next earlier record.
+    pub(super) async fn next(&mut self) -> Result<Option<StoredRecord>> {
+        if self.read.is_empty() && self.next > 0 {
+            let after = (self.next - 1) / LOG_RANGE_RECORDS_MAX * LOG_RANGE_RECORDS_MAX;
+            self.read = self.remote.records_until(after, self.next).await?;
+            self.next = after;
+        }
+        Ok(self.read.pop())
+    }
+}
 
 pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let folder = global.directory()?;
@@ -57,30 +90,18 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
         let connection = Connection::of(workspace, output, None).await?;
         let own = connection.engine.workspace().settings().machine.id;
         let mut rows = Vec::new();
-        let mut end = connection.engine.remote_state().await?.head.number;
-        while end > 0 && rows.len() < args.limit {
-            let begin = end.saturating_sub(STEP);
-            let mut next = begin;
-            let mut found = Vec::new();
-            while next < end {
-                let batch = connection.remote.records(next).await?;
-                let Some(last) = batch.records.last() else {
-                    break;
-                };
-                next = last.record.envelope.number;
-                found.extend(batch.records);
-            }
-            let wanted = found
-                .iter()
-                .rev()
-                .filter(|stored| stored.record.envelope.number <= end);
-            rows.extend(wanted.map(row).filter_map(|row| match &path {
+        let newest = connection.engine.remote_state().await?.head.number;
+        let mut records = Backwards::from(&*connection.remote, newest);
+        while rows.len() < args.limit {
+            let Some(stored) = records.next().await? else {
+                break;
+            };
+            let row = row(&stored);
+            rows.extend(match &path {
                 Some(path) => row.about(path),
                 None => Some(row),
-            }));
-            end = begin;
+            });
         }
-        rows.truncate(args.limit);
         Ok((rows, own))
     })?;
     for row in &rows {
@@ -99,7 +120,7 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
 /// The record as a row.
 pub(super) fn row(stored: &StoredRecord) -> Row {
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
-    if let Body::Push(push) = &stored.record.body {
+    if let Some(push) = stored.record.body.changes() {
         changed = push
             .upserts
             .iter()
@@ -116,6 +137,25 @@ pub(super) fn row(stored: &StoredRecord) -> Row {
         machine: envelope.draft.machine,
         changed,
         deleted,
+        says: said(&stored.record.body),
+    }
+}
+
+/// What a record says besides the paths it touches.
+fn said(body: &Body) -> Option<String> {
+    match body {
+        Body::Snapshot(snapshot) => Some(format!("{} of record {}", snapshot.id, snapshot.at)),
+        Body::Rollback(rollback) => Some(format!(
+            "to record {}; before it: {}",
+            rollback.to, rollback.before
+        )),
+        Body::Backup(backup) => Some(format!("up to record {} to {}", backup.at, backup.to)),
+        Body::Forget(forget) => {
+            let names: Vec<&str> = forget.snapshots.iter().map(|id| id.as_str()).collect();
+            Some(names.join(", "))
+        }
+        Body::Note(note) => Some(note.text.escape_debug().to_string()),
+        Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
     }
 }
 
@@ -131,19 +171,8 @@ impl Row {
 
 /// A row as a line.
 pub(super) fn describe(row: &Row, own: MachineId) -> String {
-    let local = jiff::Timestamp::from_millisecond(row.time.as_millis())
-        .map(|time| {
-            time.to_zoned(jiff::tz::TimeZone::system())
-                .strftime("%F %T %Z")
-                .to_string()
-        })
-        .unwrap_or_else(|_| row.time.to_string());
-    let machine = row.machine.to_string();
-    let machine = if row.machine == own {
-        "this machine"
-    } else {
-        &machine[..8]
-    };
+    let local = local(row.time);
+    let machine = by(row.machine, own);
     let mut paths: Vec<String> = row.changed.iter().map(|path| format!("+{path}")).collect();
     paths.extend(row.deleted.iter().map(|path| format!("-{path}")));
     let shown = paths
@@ -155,10 +184,22 @@ pub(super) fn describe(row: &Row, own: MachineId) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+    let says = row.says.iter().map(|says| format!("{says} "));
     format!(
-        "{:>6}  {local}  {machine:<12}  {} {}{more}",
+        "{:>6}  {local}  {machine:<12}  {} {}{}{more}",
         row.number,
         row.kind,
+        says.collect::<String>(),
         shown.join(" ")
     )
+}
+
+/// A machine, as short as people tell them apart.
+pub(super) fn by(machine: MachineId, own: MachineId) -> String {
+    if machine == own {
+        return "this machine".into();
+    }
+    let mut name = machine.to_string();
+    name.truncate(8);
+    name
 }

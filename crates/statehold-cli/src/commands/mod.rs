@@ -13,10 +13,14 @@ mod machines;
 mod man;
 mod probe;
 mod replicate;
+mod rollback;
 mod rules;
 mod serve;
+mod snapshot;
 mod status;
 mod sync;
+mod undo;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,7 +92,11 @@ enum Command {
     DeferredPush(sync::DeferredPushArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
+    Versions(versions::VersionsArgs),
     Diff(diff::DiffArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Rollback(rollback::RollbackArgs),
+    Undo(undo::UndoArgs),
     Doctor(doctor::DoctorArgs),
     Rules(rules::RulesArgs),
     Machines(machines::MachinesArgs),
@@ -112,7 +120,11 @@ impl Command {
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
+            | Self::Versions(_)
             | Self::Diff(_)
+            | Self::Snapshot(_)
+            | Self::Rollback(_)
+            | Self::Undo(_)
             | Self::Doctor(_)
             | Self::Cat(_) => true,
             // What is left for later runs without anybody who could pipe anything in.
@@ -168,6 +180,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
+        Command::Versions(args) => versions::run(&args, &global, output),
+        Command::Snapshot(args) => snapshot::run(&args, &global, output),
+        Command::Rollback(args) => rollback::run(&args, &global, output),
+        Command::Undo(args) => undo::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),
         Command::Rules(args) => rules::run(&args, &global, output),

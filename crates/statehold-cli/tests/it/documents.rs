@@ -218,7 +218,7 @@ fn the_commands_of_the_pages_run() {
         }
     }
     let readme = shell_blocks("README.md");
-    let [demo, first, second, serve, direct] = &readme[..] else {
+    let [demo, first, second, history, serve, direct] = &readme[..] else {
         panic!("README has other blocks: {readme:?}");
     };
     let operations = shell_blocks("operations.md");
@@ -231,7 +231,7 @@ fn the_commands_of_the_pages_run() {
     };
     for (name, _) in pages() {
         let expected = match name.as_str() {
-            "README.md" => 5,
+            "README.md" => 6,
             "operations.md" => 4,
             "recovery-by-hand.md" => 3,
             _ => 0,
@@ -265,6 +265,10 @@ fn the_commands_of_the_pages_run() {
     );
     step("two", second);
     step("one", "statehold pull\ngrep 'and this' memory/notes.md");
+    step(
+        "two",
+        &format!("{history}! grep 'and this' memory/notes.md"),
+    );
     step(
         "agent",
         "mkdir ~/.claude\nstatehold -C ~/.claude init --preset claude-code\n\

@@ -9,6 +9,8 @@ mod demo;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod letting_in;
 #[cfg(test)]
 mod losing_things;

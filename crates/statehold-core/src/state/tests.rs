@@ -238,6 +238,159 @@ fn a_record_that_breaks_a_rule_is_void_and_keeps_its_number() {
     assert_eq!(state.apply(&record), Ok(Applied::Changed));
 }
 
+fn snapshot(state: &State, id: &str, at: u64) -> Record {
+    let body = Body::Snapshot(SnapshotBody {
+        base: state.head,
+        id: id.parse().unwrap(),
+        at,
+        files: 1,
+        bytes: 2,
+    });
+    record(state, Kind::Snapshot, true, body)
+}
+
+const ONE: &str = "2026-04-16T09-30-00Z-one";
+const TWO: &str = "2026-04-16T09-30-00Z-two";
+
+#[test]
+fn a_snapshot_names_an_earlier_state_once() {
+    let mut state = empty();
+    state
+        .apply(&push(&state, vec![upsert("a", file_of(vec![]))], &[]))
+        .unwrap();
+    let later = snapshot(&state, ONE, 2);
+    let violation = Violation::NotYet { at: 2 };
+    assert_eq!(state.clone().apply(&later), Ok(Applied::Void(violation)));
+    assert_eq!(state.apply(&snapshot(&state, ONE, 1)), Ok(Applied::Changed));
+    let named = state.snapshots[&ONE.parse().unwrap()];
+    assert_eq!((named.at, named.by, named.files, named.bytes), (1, 2, 1, 2));
+    let id: SnapshotId = ONE.parse().unwrap();
+    let violation = Violation::SnapshotAgain { id };
+    assert_eq!(
+        state.apply(&snapshot(&state, ONE, 1)),
+        Ok(Applied::Void(violation))
+    );
+    assert_eq!(state.apply(&snapshot(&state, TWO, 0)), Ok(Applied::Changed));
+
+    let forget = |state: &State, ids: &[&str]| {
+        let snapshots = ids.iter().map(|id| id.parse().unwrap()).collect();
+        let base = state.head;
+        record(
+            state,
+            Kind::Forget,
+            true,
+            Body::Forget(ForgetBody { base, snapshots }),
+        )
+    };
+    let unknown = forget(&state, &[ONE, "2026-04-16T09-30-00Z-three"]);
+    assert!(matches!(
+        state.apply(&unknown),
+        Ok(Applied::Void(Violation::NoSnapshot { .. }))
+    ));
+    assert_eq!(state.snapshots.len(), 2, "all or none");
+    assert_eq!(state.apply(&forget(&state, &[ONE])), Ok(Applied::Changed));
+    assert!(state.snapshots.keys().map(SnapshotId::as_str).eq([TWO]));
+}
+
+#[test]
+fn a_rollback_changes_entries_and_keeps_the_present_under_a_name() {
+    let mut state = empty();
+    state
+        .apply(&push(&state, vec![upsert("a", file_of(vec![]))], &[]))
+        .unwrap();
+    let past = state.tree.clone();
+    let target = "elsewhere".to_owned();
+    let changed = vec![
+        upsert("a", Entry::Symlink { target }),
+        upsert("b", file_of(vec![])),
+    ];
+    state.apply(&push(&state, changed, &[])).unwrap();
+    let rollback = |state: &State, to| {
+        let back = crate::rollback::WayBack::between(&state.tree, &past, |_| true);
+        let body = Body::Rollback(RollbackBody {
+            to,
+            before: ONE.parse().unwrap(),
+            files: 2,
+            bytes: 0,
+            changes: PushBody {
+                base: state.head,
+                upserts: back.upserts,
+                deletes: back.deletes,
+            },
+        });
+        record(state, Kind::Rollback, true, body)
+    };
+    let violation = Violation::NotYet { at: 3 };
+    let impossible = rollback(&state, 3);
+    assert_eq!(
+        state.clone().apply(&impossible),
+        Ok(Applied::Void(violation))
+    );
+    assert_eq!(state.apply(&rollback(&state, 1)), Ok(Applied::Changed));
+    assert_eq!(state.tree, past);
+    assert_eq!(state.snapshots[&ONE.parse().unwrap()].at, 2);
+    // A second one of the same name changes nothing, entries included.
+    let back_again = rollback(&state, 2);
+    assert!(matches!(
+        state.apply(&back_again),
+        Ok(Applied::Void(Violation::SnapshotAgain { .. }))
+    ));
+}
+
+#[test]
+fn the_newest_copy_of_each_label_is_known() {
+    let mut state = empty();
+    let backup = |state: &State, label: &str, at| {
+        let body = Body::Backup(BackupBody {
+            base: state.head,
+            label: label.parse().unwrap(),
+            to: "s3://elsewhere".into(),
+            at,
+            objects: 1,
+            bytes: 9,
+        });
+        record(state, Kind::Backup, true, body)
+    };
+    for (label, at) in [("weekly", 0), ("daily", 1), ("weekly", 2)] {
+        assert_eq!(
+            state.apply(&backup(&state, label, at)),
+            Ok(Applied::Changed)
+        );
+    }
+    let known: Vec<(&str, u64, u64)> = state
+        .backups
+        .iter()
+        .map(|(label, backup)| (label.as_str(), backup.at, backup.by))
+        .collect();
+    assert_eq!(known, [("daily", 1, 2), ("weekly", 2, 3)]);
+    assert!(matches!(
+        state.clone().apply(&backup(&state, "weekly", 9)),
+        Ok(Applied::Void(Violation::NotYet { at: 9 }))
+    ));
+    for number in 2..BACKUPS_MAX {
+        state
+            .apply(&backup(&state, &format!("n{number}"), 0))
+            .unwrap();
+    }
+    let one_more = backup(&state, "one-more", 0);
+    assert_eq!(
+        state.apply(&one_more),
+        Ok(Applied::Void(Violation::Backups))
+    );
+    assert_eq!(
+        state.apply(&backup(&state, "weekly", 3)),
+        Ok(Applied::Changed)
+    );
+
+    let lines = crate::snapshot_index::snapshot_index_lines(&state);
+    assert!(crate::snapshot_index::is_snapshot_index(&lines));
+    assert_eq!(
+        lines.iter().filter(|byte| **byte == b'\n').count(),
+        BACKUPS_MAX
+    );
+    assert!(!crate::snapshot_index::is_snapshot_index(b"{\"ts\": 1}\n"));
+}
+
 #[test]
 fn unknown_kinds_stop_or_are_skipped() {
     let mut state = empty();

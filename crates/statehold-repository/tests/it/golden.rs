@@ -14,7 +14,12 @@ use statehold_core::entry::{Chunk, ContentObject, Entry, FileEntry, Location};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
-use statehold_core::record::{Body, Kind, NewPack, NoteBody, PushBody, Upsert};
+use statehold_core::record::{
+    BackupBody, Body, ForgetBody, Kind, NewPack, NoteBody, PushBody, RollbackBody, SnapshotBody,
+    Upsert,
+};
+use statehold_core::rollback::WayBack;
+use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::content::{FrameLine, read_pack};
@@ -23,7 +28,7 @@ use statehold_repository::format::frame::{FrameWriter, store};
 use statehold_repository::format::header::ObjectKind;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::format::segment;
-use statehold_repository::remote::load;
+use statehold_repository::remote::{load, load_at};
 use statehold_repository::store::Store;
 use statehold_repository::{Remote as _, Repository, layout};
 use statehold_testkit::author::{Author, read_file};
@@ -75,6 +80,12 @@ async fn a_set_made_now_is_read() {
         "segment",
         "checkpoint",
         "draft",
+        "names record",
+        "back to record",
+        "forgets",
+        "copied up to",
+        "snapshot",
+        "copy",
     ] {
         assert!(
             described.contains(word),
@@ -210,6 +221,51 @@ async fn make(folder: &Path) {
         None,
     )
     .await;
+    // Names, a way back, a copy.
+    let snapshot = |state: &State, label: &str, at| {
+        Body::Snapshot(SnapshotBody {
+            base: state.head,
+            id: SnapshotId::new(state.time, &label.parse().unwrap()).unwrap(),
+            at,
+            files: 5,
+            bytes: 578,
+        })
+    };
+    let history = async |body: Body, state: &mut Arc<State>| {
+        let head = author.head(body.kind().unwrap(), Vec::new());
+        append(StoredDraft::new(head, body, b"").unwrap(), state, key).await;
+    };
+    let before = snapshot(&state, "kept", 3);
+    history(before, &mut state).await;
+    let doomed = snapshot(&state, "not-kept", 4);
+    history(doomed.clone(), &mut state).await;
+    let past = load_at(&repository, Point::Record(2)).await.unwrap();
+    let back = WayBack::between(&state.tree, &past.tree, |_| true);
+    let rollback = Body::Rollback(RollbackBody {
+        to: 2,
+        before: SnapshotId::new(state.time, &"before-rollback".parse().unwrap()).unwrap(),
+        files: 4,
+        bytes: 578,
+        changes: PushBody {
+            base: state.head,
+            upserts: back.upserts,
+            deletes: back.deletes,
+        },
+    });
+    history(rollback, &mut state).await;
+    if let Body::Snapshot(SnapshotBody { id, .. }) = doomed {
+        let (base, snapshots) = (state.head, vec![id]);
+        history(Body::Forget(ForgetBody { base, snapshots }), &mut state).await;
+    }
+    let backup = Body::Backup(BackupBody {
+        base: state.head,
+        label: "cross-region-backup".parse().unwrap(),
+        to: "s3://elsewhere/copy".into(),
+        at: 8,
+        objects: 12,
+        bytes: 3_456,
+    });
+    history(backup, &mut state).await;
     while state.head.number < 33 {
         let name = format!("many/{}", state.head.number % 7);
         let content = format!("as of record {}\n", state.head.number + 1);
@@ -312,6 +368,18 @@ async fn describe(folder: &Path) -> String {
             }
         }
     }
+    for (id, snapshot) in &state.snapshots {
+        line(format!(
+            "snapshot {id} of record {} by record {} of {}",
+            snapshot.at, snapshot.by, snapshot.time
+        ));
+    }
+    for (label, backup) in &state.backups {
+        line(format!(
+            "copy {label} of record {} by record {} in {}",
+            backup.at, backup.by, backup.to
+        ));
+    }
     let draft = std::fs::read(folder.join("draft")).unwrap();
     let draft = StoredDraft::read(draft.into()).unwrap().draft;
     line(format!(
@@ -347,7 +415,32 @@ fn describe_record(stored: &StoredRecord, line: &mut impl FnMut(String)) {
             }
         }
         Body::Note(note) => line(format!("  {:?}", note.text)),
-        _ => line("  another kind".to_owned()),
+        Body::Snapshot(snapshot) => line(format!(
+            "  names record {} {}, {} files, {} bytes",
+            snapshot.at, snapshot.id, snapshot.files, snapshot.bytes
+        )),
+        Body::Rollback(rollback) => {
+            line(format!(
+                "  back to record {}; before it {}, {} files, {} bytes",
+                rollback.to, rollback.before, rollback.files, rollback.bytes
+            ));
+            for upsert in &rollback.changes.upserts {
+                line(format!("  put back {}", upsert.path));
+            }
+            for path in &rollback.changes.deletes {
+                line(format!("  take away {path}"));
+            }
+        }
+        Body::Backup(backup) => line(format!(
+            "  copied up to record {} to {} as {}, {} objects, {} bytes",
+            backup.at, backup.to, backup.label, backup.objects, backup.bytes
+        )),
+        Body::Forget(forget) => {
+            for id in &forget.snapshots {
+                line(format!("  forgets {id}"));
+            }
+        }
+        Body::Registry(_) | Body::Unknown => line("  another kind".to_owned()),
     }
     for pack in &head.packs {
         line(format!("  introduces {} of {} bytes", pack.id, pack.bytes));

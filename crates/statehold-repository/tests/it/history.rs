@@ -2,14 +2,19 @@
 //! the log says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
+use statehold_core::id::RepositoryId;
 use statehold_core::point::Point;
+use statehold_core::time::Timestamp;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::remote::{advance, load, load_at};
-use statehold_repository::{Remote as _, layout};
-use statehold_testkit::author::read_file;
+use statehold_repository::store::{Listing, Store};
+use statehold_repository::{Remote as _, Repository, layout};
+use statehold_testkit::author::{Author, read_file};
+use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::faulty_store::WormStore;
 
 use crate::scene::{Scene, open};
@@ -66,13 +71,92 @@ async fn every_earlier_state_can_be_read() {
     assert!(load_at(&cold, Point::Record(141)).await.is_err());
 }
 
+/// A state at any moment, at the price of a clone: 24 reads and lists at most, however long the log.
+#[tokio::test]
+async fn every_moment_can_be_read_at_the_price_of_a_clone() {
+    let objects = Arc::new(InMemory::new());
+    let (store, meter) = Store::new(objects, Listing::Sorted).metered();
+    let clock = Arc::new(SimulatedClock::standing(EPOCH));
+    let opened = async || {
+        let clock: Arc<SimulatedClock> = Arc::clone(&clock);
+        let entropy = Arc::new(SeededEntropy::new(5));
+        let id = RepositoryId::from_bytes([7; 16]);
+        let opened = Repository::open_or_create(store.clone(), id, clock, entropy).await;
+        opened.unwrap()
+    };
+    let (repository, author) = (opened().await, Author::new(4));
+    let mut state = Arc::new(repository.empty_state());
+    let mut at_record = vec![state.clone()];
+    for number in 1..=700_u64 {
+        // Several records may be of one moment.
+        clock.advance(Duration::from_millis(number % 3 * 1_000));
+        let (path, content) = (format!("f{}", number % 50), format!("{number}"));
+        let drafted = author.draft(&state, [(&*path, Some(content.as_bytes()))]);
+        let appended = repository
+            .append_as(&drafted.unwrap().draft, &state, None)
+            .await;
+        state = appended.unwrap().1;
+        repository.tend(&state).await.unwrap();
+        at_record.push(state.clone());
+    }
+    let moments = (0..at_record.len())
+        .step_by(23)
+        .map(|number| at_record[number].time);
+    for time in moments.skip(1) {
+        for offset in [0, 1, -1] {
+            let moment = Timestamp::from_millis(time.as_millis() + offset);
+            let wanted = at_record[1..].iter().rfind(|state| state.time <= moment);
+            let cold = opened().await;
+            let before = meter.usage();
+            let found = load_at(&cold, Point::Time(moment)).await;
+            let usage = meter.usage().since(before);
+            match wanted {
+                Some(wanted) => assert_eq!(found.unwrap(), *wanted, "{moment}"),
+                None => assert!(found.is_err(), "{moment}"),
+            }
+            assert!(usage.reads + usage.lists <= 24, "{moment}: {usage:?}");
+        }
+    }
+    for number in [1, 15, 16, 17, 63, 64, 65, 300, 699, 700] {
+        let cold = opened().await;
+        let before = meter.usage();
+        let found = load_at(&cold, Point::Record(number)).await.unwrap();
+        let usage = meter.usage().since(before);
+        assert_eq!(found, at_record[usize::try_from(number).unwrap()]);
+        assert!(
+            usage.reads + usage.lists <= 24,
+            "record {number}: {usage:?}"
+        );
+    }
+    // Walking back through the log takes a read for each segment, and no listing.
+    let cold = opened().await;
+    let before = meter.usage();
+    let records = cold.records_until(576, 640).await.unwrap();
+    let usage = meter.usage().since(before);
+    assert!(
+        records
+            .iter()
+            .map(|stored| stored.record.envelope.number)
+            .eq(577..=640)
+    );
+    assert!(usage.reads <= 5 && usage.lists == 0, "{usage:?}");
+    assert!(cold.records_until(640, 500).await.is_err());
+    assert!(cold.records_until(0, 65).await.is_err());
+    assert!(cold.records_until(690, 701).await.is_err());
+    assert!(
+        load_at(&cold, Point::Time(Timestamp::from_millis(0)))
+            .await
+            .is_err()
+    );
+}
+
 /// Everything works on a store that refuses every overwrite and every delete.
 #[tokio::test]
 async fn nothing_is_ever_overwritten_or_deleted() {
     let worm = Arc::new(WormStore::new(Arc::new(InMemory::new())));
     let mut scene = Scene::over(Arc::<WormStore>::clone(&worm)).await;
     scene.push_many(140).await;
-    let noise = statehold_testkit::environment::SeededEntropy::new(3).bytes(600_000);
+    let noise = SeededEntropy::new(3).bytes(600_000);
     scene.push(&[("large", Some(&noise))]).await;
     assert_cold_load_is_the_fold(&scene, "write-once").await;
     let read = read_file(&open(&scene.store).await, &scene.state, "large").await;

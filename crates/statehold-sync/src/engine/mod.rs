@@ -12,21 +12,23 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
-use statehold_core::limits::PACK_BYTES_FIRST;
+use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY};
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
-use statehold_core::record::{RecordRef, Upsert};
+use statehold_core::record::{Body, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
+use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{advance, advance_with_content, fold, load};
+use statehold_repository::remote::{advance, advance_with_content, load};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
+use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
 use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
@@ -38,16 +40,20 @@ use crate::progress::{Phase, Progress};
 use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
+mod history;
 mod incoming;
 mod outgoing;
 mod report;
 mod screening;
 mod status;
+mod take_back;
 
+pub use history::{Made, RollbackPlan, RolledBack};
 use incoming::Incoming;
 use outgoing::{Outgoing, Sending};
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
+pub use take_back::TakenBack;
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -107,7 +113,7 @@ pub struct Engine {
 }
 
 /// From this many bytes on a pack more, which costs a request, is worth the time that it saves.
-const EARLY_BYTES_MIN: u64 = PACK_BYTES_FIRST as u64 * 3 / 2;
+const EARLY_BYTES_MIN: u64 = PACK_BYTES_EARLY as u64 * 3 / 2;
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
 
@@ -214,6 +220,9 @@ impl Engine {
             }
             now.index.cache = std::mem::take(&mut now.scan.cache);
             self.write_index(&mut now.index)?;
+            if let Some(state) = now.state() {
+                self.write_snapshot_index(state)?;
+            }
         }
         report.after = now
             .index
@@ -560,8 +569,9 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
-        if total > EARLY_BYTES_MIN {
-            outgoing.begin_early();
+        let is_slow = actions.len() >= EARLY_FILES_MIN || total > self.remote.push_bytes_max();
+        if is_slow && total > EARLY_BYTES_MIN {
+            outgoing.send_early(total);
         }
         let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
         let mut sending = Sending::new(remote, known.head, progress);
@@ -585,35 +595,10 @@ impl Engine {
             }
         }
         sending.finish().await?;
-        // All other content is durable. The push is journaled before its first attempt, so that a
-        // lost answer or a crash leaves something to ask with.
-        let journal = Journal::of(&self.workspace);
-        journal.write(&along, &outbound.draft)?;
-        let pushed = self.remote.push(&along, &outbound.draft, &known);
-        let appended = match pushed.await {
-            Ok(appended) => appended,
-            Err(error) => {
-                // Only these two say that it has not landed and never will.
-                let never_lands = matches!(
-                    error,
-                    statehold_repository::Error::Conflict { .. }
-                        | statehold_repository::Error::Refused { .. }
-                );
-                if never_lands {
-                    journal.clear()?;
-                }
-                return Err(error.into());
-            }
-        };
+        // All other content is durable.
+        let (_, state) = self.hand_in(&along, &outbound.draft, known).await?;
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
-        let state = if appended.record.envelope.number == known.head.number + 1 {
-            let mut state = known;
-            fold(Arc::make_mut(&mut state), &appended)?;
-            state
-        } else {
-            advance(&*self.remote, &known).await?
-        };
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
@@ -622,7 +607,7 @@ impl Engine {
         }
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
-        journal.clear()?;
+        Journal::of(&self.workspace).clear()?;
         self.progress.end();
         report.files += files;
         report.bytes += bytes;
@@ -652,6 +637,36 @@ impl Engine {
         }
     }
 
+    /// Shows the snapshots of a state in a file, for people and scripts to read. What lies there and
+    /// is no such file is set aside.
+    fn write_snapshot_index(&self, state: &State) -> Result<()> {
+        let path = self.workspace.snapshot_index_path();
+        let wanted = snapshot_index_lines(state);
+        let found = match std::fs::read(&path) {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => return Err(own("read", path)(source)),
+        };
+        if found
+            .as_ref()
+            .map_or(wanted.is_empty(), |found| *found == wanted)
+        {
+            return Ok(());
+        }
+        self.workspace.make_log_folder(&self.folder)?;
+        if found.is_some_and(|found| !is_snapshot_index(&found)) {
+            let aside = path.with_extension(format!("{}.ndjson", self.clock.now().to_file_name()));
+            std::fs::rename(&path, aside).map_err(own("set aside", path.clone()))?;
+        }
+        replace_file(
+            &path,
+            &wanted,
+            Readers::Everybody,
+            &self.workspace.staging(),
+        )
+        .map_err(own("write", path))
+    }
+
     fn write_manifest(&self, now: &Situation) -> Result<()> {
         let Some(state) = now.state() else {
             return Ok(());
@@ -676,6 +691,14 @@ impl Situation {
     }
 }
 
+fn own(action: &'static str, path: PathBuf) -> impl FnOnce(std::io::Error) -> EngineError {
+    move |source| EngineError::Own {
+        action,
+        path,
+        source,
+    }
+}
+
 /// Says that the end of a push is not known yet, while reading goes on.
 fn still_to_settle(error: &statehold_repository::Error) {
     tracing::warn!(%error, "an interrupted push has still to be settled");
@@ -683,7 +706,8 @@ fn still_to_settle(error: &statehold_repository::Error) {
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
 fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
-    let Some(push) = pushed.draft.body.changes() else {
+    // What a rollback puts in place there is not in the folder yet.
+    let Body::Push(push) = &pushed.draft.body else {
         return;
     };
     for Upsert { path, entry, .. } in &push.upserts {

@@ -187,9 +187,9 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Begins to send early, for a push that doesn't go in one request anyway.
-    pub(super) fn begin_early(&mut self) {
-        self.writer.begin_early();
+    /// Sends while files are read, of this many bytes in all.
+    pub(super) fn send_early(&mut self, total: u64) {
+        self.writer.send_early(total);
     }
 
     /// Takes in one action, and sends the packs that become full.
@@ -238,7 +238,7 @@ impl<'a> Outgoing<'a> {
             introduced,
             ..
         } = content;
-        let head = draft_head(machine, introduced, self.entropy);
+        let head = draft_head(Kind::Push, machine, introduced, self.entropy);
         let draft = StoredDraft::new(head, Body::Push(body), &inline)?;
         Ok(Some(Outbound { draft, pack, paths }))
     }
@@ -390,10 +390,16 @@ impl Default for ReadContent {
     }
 }
 
-fn draft_head(machine: MachineId, packs: Vec<NewPack>, entropy: &dyn Entropy) -> DraftHead {
+/// The head of a draft of this machine's.
+pub(super) fn draft_head(
+    kind: Kind,
+    machine: MachineId,
+    packs: Vec<NewPack>,
+    entropy: &dyn Entropy,
+) -> DraftHead {
     DraftHead {
-        kind: Kind::Push,
-        critical: true,
+        critical: kind.is_critical(),
+        kind,
         machine,
         nonce: Nonce::random(entropy),
         // The draft fills in what follows from its body.

@@ -10,6 +10,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Strategy};
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH, Verdict};
 use statehold_core::scope::Scope;
+use statehold_core::state::State;
 use statehold_repository::content::open_chunk;
 use statehold_repository::wire::bodies::Role;
 
@@ -116,7 +117,7 @@ impl Engine {
                 matches!(action, Action::Upload(_)) && !kept.contains(action.path())
             };
             if rules.is_none() && plan.actions.iter().any(sends) {
-                rules = self.shared_rules(now, ask).await?;
+                rules = self.shared_rules(now.state(), ask).await?;
             }
             if let Some(rules) = &rules {
                 let (paths, skipped) = against(rules, &plan);
@@ -135,13 +136,15 @@ impl Engine {
     /// The rules that a gateway holds this machine's pushes against: those in the repository, which
     /// may differ from this machine's. `None` where nobody does, or where they can't be known
     /// without asking and `ask` is not set.
-    pub(super) async fn shared_rules(&self, now: &Situation, ask: bool) -> Result<Option<RuleSet>> {
+    pub(super) async fn shared_rules(
+        &self,
+        state: Option<&State>,
+        ask: bool,
+    ) -> Result<Option<RuleSet>> {
         if !self.is_ruled() {
             return Ok(None);
         }
-        let there = now
-            .state()
-            .and_then(|state| state.tree.get(SHARED_RULES_PATH));
+        let there = state.and_then(|state| state.tree.get(SHARED_RULES_PATH));
         let file = match there {
             Some(Entry::File(file)) if file.size <= SHARED_RULES_BYTES_MAX => file,
             _ => return Ok(Some(RuleSet::default())),

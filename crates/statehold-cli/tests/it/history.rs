@@ -1,0 +1,369 @@
+//! Versions, snapshots, rollback and undo, through a gateway and as people type them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use statehold_testkit::process::RealMachine;
+
+use crate::world::{Two, json, run};
+
+/// Every file of a machine but Statehold's own, with its content.
+fn files(machine: &RealMachine) -> BTreeMap<String, Vec<u8>> {
+    fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for item in fs::read_dir(folder).unwrap() {
+            let path = item.unwrap().path();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if name == ".statehold" {
+                continue;
+            }
+            if path.is_dir() {
+                walk(&path, root, found);
+            } else {
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(&machine.root, &machine.root, &mut found);
+    found
+}
+
+fn index(machine: &RealMachine) -> String {
+    machine
+        .read(".statehold/log/snapshots.ndjson")
+        .unwrap_or_default()
+        .try_into_text()
+}
+
+/// Bytes that are text.
+trait Text {
+    fn try_into_text(self) -> String;
+}
+
+impl Text for Vec<u8> {
+    fn try_into_text(self) -> String {
+        String::from_utf8(self).unwrap()
+    }
+}
+
+/// Goal: a snapshot is a row of an index that every machine has with the same bytes, and that no
+/// machine sends.
+#[test]
+fn a_snapshot_is_known_to_every_machine() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    let nothing = run(a, &["snapshot", "too-early"], 1);
+    assert!(nothing.err.contains("push first"), "{}", nothing.err);
+    a.write("notes.md", "one\n").unwrap();
+    run(a, &["push"], 0);
+    let made = json(a, &["snapshot", "verify-test"], 0);
+    let id = made["id"].as_str().unwrap().to_owned();
+    assert!(id.ends_with("Z-verify-test") && !id.contains(':'), "{id}");
+    assert_eq!(made["record"], 1);
+    run(b, &["pull"], 0);
+    assert!(index(a).contains(&id));
+    assert_eq!(index(a), index(b));
+    // It is each machine's own, so there is nothing to send.
+    assert_eq!(json(a, &["push"], 0)["outcome"], "nothing");
+
+    // Another one, of an earlier record, with the same label.
+    a.write("notes.md", "two\n").unwrap();
+    run(a, &["push"], 0);
+    let other = json(b, &["snapshot", "verify-test", "--at", "1"], 0);
+    assert_eq!(other["record"], 1);
+    let listed = json(a, &["snapshot", "list"], 0);
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    let ambiguous = run(a, &["snapshot", "show", "verify-test"], 1);
+    assert!(
+        ambiguous.err.contains("name one in full"),
+        "{}",
+        ambiguous.err
+    );
+    let shown = json(a, &["snapshot", "show", &id], 0);
+    assert_eq!(shown["manifest"]["files"]["notes.md"]["size"], 4);
+    let old = run(a, &["cat", "notes.md", "--at", &id], 0);
+    assert_eq!(old.out, "one\n");
+
+    // A machine's key can remove nothing from history.
+    let refused = run(a, &["snapshot", "delete", &id], 5);
+    assert!(refused.err.contains("own"), "{}", refused.err);
+    run(
+        &a,
+        &["snapshot", "delete", "2026-01-01T00-00-00Z-nobodys"],
+        1,
+    );
+    for bad in ["", "with space", "a/b", "a:b", "-x", ".hidden"] {
+        let told = a.run(&["snapshot", bad]).unwrap();
+        assert_eq!(told.code, Some(2), "{bad:?}: {}", told.err);
+    }
+    // What somebody else put there is kept.
+    fs::write(a.root.join(".statehold/log/snapshots.ndjson"), "mine\n").unwrap();
+    run(a, &["pull"], 0);
+    run(b, &["pull"], 0);
+    assert_eq!(index(a), index(b));
+    let kept = fs::read_dir(a.root.join(".statehold/log")).unwrap();
+    let kept = kept.filter(|item| {
+        let path = item.as_ref().unwrap().path();
+        fs::read(path).unwrap() == b"mine\n"
+    });
+    assert_eq!(kept.count(), 1);
+}
+
+/// Goal: every version of a file can be seen and read, deletions and rollbacks included.
+#[test]
+fn every_version_is_listed_and_readable() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    for content in ["first", "second", "third"] {
+        a.write("memory/notes.md", content).unwrap();
+        run(a, &["push"], 0);
+    }
+    fs::remove_file(a.root.join("memory/notes.md")).unwrap();
+    run(a, &["push"], 0);
+    let versions = json(b, &["versions", "memory/notes.md"], 0);
+    let what: Vec<&str> = versions
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| version["is"].as_str().unwrap())
+        .collect();
+    assert_eq!(what, ["deleted", "file", "file", "file"]);
+    for (version, content) in versions.as_array().unwrap()[1..]
+        .iter()
+        .zip(["third", "second", "first"])
+    {
+        let record = version["record"].to_string();
+        assert_eq!(
+            run(b, &["cat", "memory/notes.md", "--at", &record], 0).out,
+            content
+        );
+    }
+    let time = versions[2]["time"].as_str().unwrap();
+    let then = run(b, &["cat", "memory/notes.md", "--at", time], 0);
+    assert_eq!(then.out, "second");
+    let changed = run(b, &["diff", "--from", "1", "--to", time], 0);
+    assert!(
+        changed.out.contains("-first") && changed.out.contains("+second"),
+        "{}",
+        changed.out
+    );
+    let early = run(b, &["cat", "memory/notes.md", "--at", "2 hours ago"], 1);
+    assert!(
+        early.err.contains("the first record is of"),
+        "{}",
+        early.err
+    );
+    run(b, &["cat", "memory/notes.md", "--at", "in 3 hours"], 2);
+    run(b, &["versions", "nobody/knows"], 1);
+    a.write("memory/more.md", "x").unwrap();
+    run(a, &["push"], 0);
+    let folder = run(a, &["versions", "memory"], 1);
+    assert!(
+        folder.err.contains("statehold log memory"),
+        "{}",
+        folder.err
+    );
+    assert_eq!(
+        json(b, &["log", "memory/notes.md"], 0)
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+    assert_eq!(json(b, &["log", "-n", "2"], 0).as_array().unwrap().len(), 2);
+}
+
+/// Goal: a rollback needs both confirmations, is one record, brings every machine back byte for byte,
+/// and can itself be rolled back.
+#[test]
+fn a_rollback_brings_every_machine_back() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    a.write("kept", "kept").unwrap();
+    a.write("changed", "before").unwrap();
+    a.write("folder/gone", "comes back").unwrap();
+    run(a, &["push"], 0);
+    let good = files(a);
+    let made = json(a, &["snapshot", "good"], 0);
+    let id = made["id"].as_str().unwrap();
+    a.write("changed", "after").unwrap();
+    a.write("new", "new").unwrap();
+    fs::remove_dir_all(a.root.join("folder")).unwrap();
+    a.write("folder", "a file where a folder was").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull"], 0);
+    let bad = files(a);
+    assert_eq!(files(b), bad);
+
+    let refusal = |machine: &RealMachine, arguments: &[&str]| {
+        let told = run(machine, arguments, 1);
+        let wanted = format!(
+            "refusing to roll back: needs --apply and --confirm-label=good, exactly as in 'statehold \
+             snapshot show {id}'"
+        );
+        assert!(told.err.contains(&wanted), "{}", told.err);
+        told
+    };
+    let shown = refusal(b, &["rollback", id]);
+    for line in [
+        "put back      changed",
+        "put back      folder/gone",
+        "take away     new",
+    ] {
+        assert!(shown.out.contains(line), "{line}: {}", shown.out);
+    }
+    refusal(b, &["rollback", id, "--apply"]);
+    refusal(b, &["rollback", id, "--apply", "--confirm-label=Good"]);
+    refusal(b, &["rollback", id, "--confirm-label=good"]);
+    let unknown = run(b, &["rollback", "2026-01-01T00-00-00Z-x", "--apply"], 1);
+    assert!(
+        unknown.err.contains("statehold snapshot list"),
+        "{}",
+        unknown.err
+    );
+    assert_eq!(
+        json(a, &["log"], 0).as_array().unwrap().len(),
+        3,
+        "nothing was written"
+    );
+
+    let done = json(b, &["rollback", id, "--apply", "--confirm-label=good"], 0);
+    assert_eq!(done["record"], 4);
+    assert_eq!(files(b), good);
+    run(a, &["pull"], 0);
+    assert_eq!(files(a), good);
+    let again = run(b, &["rollback", id, "--apply", "--confirm-label=good"], 0);
+    assert!(
+        again.out.contains("Nothing has changed since"),
+        "{}",
+        again.out
+    );
+
+    // Back to what it kept.
+    let before = done["before"].as_str().unwrap();
+    let label = "--confirm-label=before-rollback";
+    run(a, &["rollback", before, "--apply", label], 0);
+    assert_eq!(files(a), bad);
+    run(
+        &a,
+        &[
+            "rollback",
+            "--to",
+            "1",
+            "--apply",
+            "--confirm-label=record-1",
+        ],
+        0,
+    );
+    assert_eq!(files(a), good);
+    run(b, &["pull"], 0);
+    assert_eq!(files(b), good);
+    let kinds: Vec<Value> = json(b, &["log"], 0)
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["kind"].clone())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "rollback", "rollback", "rollback", "push", "snapshot", "push"
+        ]
+    );
+}
+
+/// Goal: what was never pushed is not lost by a rollback.
+#[test]
+fn a_rollback_leaves_what_was_never_pushed() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    a.write("shared", "one").unwrap();
+    run(a, &["push"], 0);
+    a.write("shared", "two").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull"], 0);
+    b.write("shared", "mine, not pushed").unwrap();
+    b.write("only here", "mine").unwrap();
+    let told = run(
+        &b,
+        &[
+            "rollback",
+            "--to",
+            "1",
+            "--apply",
+            "--confirm-label=record-1",
+        ],
+        3,
+    );
+    assert!(told.err.contains("never pushed"), "{}", told.err);
+    assert_eq!(b.read("shared").unwrap(), b"mine, not pushed");
+    assert_eq!(b.read("only here").unwrap(), b"mine");
+    run(a, &["pull"], 0);
+    assert_eq!(a.read("shared").unwrap(), b"one");
+}
+
+/// Goal: undo takes back the last push in the repository, and the last pull here.
+#[test]
+fn undo_takes_back_a_push_or_a_pull() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    let nothing = run(a, &["undo"], 1);
+    assert!(
+        nothing.err.contains("nothing was pushed or pulled"),
+        "{}",
+        nothing.err
+    );
+    a.write("notes", "one").unwrap();
+    a.write("gone", "gone").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull"], 0);
+    let good = files(a);
+
+    // A push.
+    a.write("notes", "two").unwrap();
+    a.write("new", "new").unwrap();
+    fs::remove_file(a.root.join("gone")).unwrap();
+    run(a, &["push"], 0);
+    let pushed = files(a);
+    assert_eq!(json(a, &["undo", "--dry"], 0)["outcome"], "dry");
+    assert_eq!(files(a), pushed);
+    run(a, &["undo"], 0);
+    assert_eq!(files(a), good);
+    // And that as well.
+    run(a, &["undo"], 0);
+    assert_eq!(files(a), pushed);
+
+    // A pull: here alone.
+    run(b, &["pull"], 0);
+    assert_eq!(files(b), pushed);
+    b.write("new", "changed here since").unwrap();
+    let told = run(b, &["undo"], 0);
+    assert!(told.err.contains("new: changed here since"), "{}", told.err);
+    assert_eq!(b.read("notes").unwrap(), b"one");
+    assert_eq!(b.read("gone").unwrap(), b"gone");
+    assert_eq!(b.read("new").unwrap(), b"changed here since");
+    assert_eq!(
+        run(a, &["cat", "notes"], 0).out,
+        "two",
+        "the repository is as it was"
+    );
+
+    // What others have changed since stays theirs.
+    a.write("notes", "three").unwrap();
+    a.write("own", "own").unwrap();
+    run(a, &["push"], 0);
+    run(b, &["pull", "--on-conflict", "remote"], 0);
+    b.write("notes", "four").unwrap();
+    run(b, &["push"], 0);
+    let told = run(a, &["undo"], 0);
+    assert!(told.err.contains("notes: changed since"), "{}", told.err);
+    assert_eq!(a.read("notes").unwrap(), b"four");
+    assert!(a.read("own").is_err());
+}

@@ -1,0 +1,91 @@
+//! What has to change for a directory to be again as it was.
+
+use crate::path::RepoPath;
+use crate::record::Upsert;
+use crate::tree::Tree;
+
+/// The changes that make the present like the past.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WayBack {
+    /// Entries put back, by path.
+    pub upserts: Vec<Upsert>,
+    /// Paths that were not there, by path.
+    pub deletes: Vec<RepoPath>,
+}
+
+impl WayBack {
+    /// Compares two trees at the paths that are wanted. Where both hold the same, nothing changes:
+    /// not even a time, or where content lies.
+    pub fn between(present: &Tree, past: &Tree, wanted: impl Fn(&RepoPath) -> bool) -> Self {
+        let differs = |path: &RepoPath| {
+            let signature =
+                |tree: &Tree| tree.get(path.as_str()).map(crate::entry::Entry::signature);
+            signature(present) != signature(past)
+        };
+        let upserts = past
+            .iter()
+            .filter(|(path, _)| wanted(path) && differs(path))
+            .map(|(path, entry)| Upsert {
+                path: path.clone(),
+                entry: entry.clone(),
+                keep: 0,
+            });
+        let deletes = present
+            .iter()
+            .map(|(path, _)| path)
+            .filter(|path| wanted(path) && past.get(path.as_str()).is_none());
+        Self {
+            upserts: upserts.collect(),
+            deletes: deletes.cloned().collect(),
+        }
+    }
+
+    /// Whether nothing has to change.
+    pub fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.deletes.is_empty()
+    }
+
+    /// Every path that changes.
+    pub fn paths(&self) -> impl Iterator<Item = &RepoPath> {
+        let upserts = self.upserts.iter().map(|upsert| &upsert.path);
+        upserts.chain(&self.deletes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::entry::Entry;
+
+    fn tree(entries: &[(u8, u8)]) -> Tree {
+        let mut tree = Tree::default();
+        for (path, target) in entries {
+            let path = RepoPath::parse(&format!("f{path}")).unwrap();
+            let target = format!("t{target}");
+            tree.insert(path, Entry::Symlink { target });
+        }
+        tree
+    }
+
+    proptest! {
+        /// Carried out, the changes give the past, and each of them is needed.
+        #[test]
+        fn the_way_back_leads_back(
+            present in proptest::collection::vec((0..8_u8, 0..3_u8), 0..10),
+            past in proptest::collection::vec((0..8_u8, 0..3_u8), 0..10),
+        ) {
+            let (mut present, past) = (tree(&present), tree(&past));
+            let back = WayBack::between(&present, &past, |_| true);
+            for Upsert { path, entry, .. } in &back.upserts {
+                prop_assert_ne!(present.insert(path.clone(), entry.clone()), Some(entry.clone()));
+            }
+            for path in &back.deletes {
+                prop_assert!(present.remove(path.as_str()).is_some());
+            }
+            prop_assert_eq!(&present, &past);
+            prop_assert!(WayBack::between(&present, &past, |_| true).is_empty());
+        }
+    }
+}
