@@ -26,7 +26,8 @@ use statehold_sync::rate_limit::RateLimited;
 use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 
 use crate::environment::{
-    SystemClock, SystemEntropy, credentials_are_piped, home, store_variable, variable,
+    SystemClock, SystemEntropy, credentials_are_piped, home, replica_store_variable,
+    store_variable, variable,
 };
 use crate::output::{Output, complain, is_watched};
 use crate::progress::Bars;
@@ -208,18 +209,52 @@ pub(crate) async fn open_store_to_serve(
     location: &StoreLocation,
     lease: Duration,
 ) -> Result<Store> {
-    let store = location.open(&store_variable)?;
+    open_with_lease(location, &store_variable, "gateway", lease).await
+}
+
+/// Opens a store to copy to, with the credentials that are meant for it. One that is safe for one
+/// writer at a time comes with a lease.
+pub(crate) async fn open_replica(location: &StoreLocation, lease: Duration) -> Result<Store> {
+    open_with_lease(location, &replica_store_variable, "replicator", lease)
+        .await
+        .with_context(|| format!("the replica {location} cannot be written to"))
+}
+
+async fn open_with_lease(
+    location: &StoreLocation,
+    environment: &(dyn Fn(&str) -> Option<String> + Sync),
+    who: &str,
+    lease: Duration,
+) -> Result<Store> {
+    let store = location.open(&environment)?;
     let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
     let admission = admit(&report);
     if let Admission::OneWriter { reasons } = &admission {
         complain(&format!(
-            "grade B, one gateway at a time: {}. Taking the lease; what it can't rule out: {RESIDUAL_RISK}.",
+            "grade B, one {who} at a time: {}. Taking the lease; what it can't rule out: {RESIDUAL_RISK}.",
             reasons.join("; ")
         ));
     }
     Ok(admission
         .enter_with_lease(store, &SystemEntropy, lease)
         .await?)
+}
+
+/// A store that is there already and is read, and whether many may write to it.
+pub(crate) async fn open_source(location: &StoreLocation) -> Result<(Store, bool)> {
+    if let StoreLocation::Folder(folder) = location
+        && !folder.is_dir()
+    {
+        let error = Error::Unavailable {
+            what: format!("the store {location}"),
+            source: "there is no such folder; is it mounted?".into(),
+        };
+        return Err(error.into());
+    }
+    let store = location.open(&store_variable)?;
+    let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
+    let takes_many = matches!(admit(&report), Admission::ManyWriters);
+    Ok((store, takes_many))
 }
 
 /// The repository in a store, made if need be.

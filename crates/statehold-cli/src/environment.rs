@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::time::Timestamp;
 use statehold_repository::credentials::{CREDENTIALS_BYTES_MAX, Credentials};
+use statehold_repository::location::replica_variable;
 use statehold_sync::home::Home;
 use zeroize::Zeroizing;
 
@@ -91,6 +92,11 @@ pub(crate) fn store_variable(name: &str) -> Option<String> {
         Some(piped) => piped.get(name),
         None => variable(name),
     }
+}
+
+/// The same for the store to copy to.
+pub(crate) fn replica_store_variable(name: &str) -> Option<String> {
+    replica_variable(&store_variable, name)
 }
 
 /// The machine's name, as other machines will show it.

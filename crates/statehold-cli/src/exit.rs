@@ -89,7 +89,8 @@ impl Exit {
         Self::Refused
     }
 
-    fn of_repository(error: &RepositoryError) -> Self {
+    /// The code for what went wrong in a repository.
+    pub(crate) fn of_repository(error: &RepositoryError) -> Self {
         match error {
             RepositoryError::Denied { .. } => Self::Authentication,
             RepositoryError::Unavailable { .. }

@@ -3,6 +3,7 @@
 mod commands;
 mod comparison;
 mod connection;
+mod duration;
 mod environment;
 mod exit;
 mod output;

@@ -83,3 +83,13 @@ impl Bars {
         }
     }
 }
+
+/// A bar for copying, whose end moves away as more is found.
+pub(crate) fn copying() -> ProgressBar {
+    let bar = ProgressBar::new(0).with_prefix("copying");
+    if let Ok(style) = ProgressStyle::with_template(BYTES) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}

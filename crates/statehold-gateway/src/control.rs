@@ -17,9 +17,10 @@ use statehold_repository::{Error, Remote as _, Repository, Result};
 use tokio::time::Instant;
 
 use crate::registry::{Change, Registry};
+use crate::replication::Changes;
 
 /// The prefix of the control log.
-const PREFIX: &str = "_control";
+pub const CONTROL_PREFIX: &str = "_control";
 /// A copy of the registry is used without a look at the log for this long.
 pub(crate) const FRESH: Duration = Duration::from_secs(2);
 /// A copy older than this is not used at all: what was revoked must not stay open because the
@@ -58,6 +59,8 @@ pub(crate) struct Control {
     /// Held by whoever looks at the log; the moment of the last look that failed.
     look: tokio::sync::Mutex<Option<Instant>>,
     rations: Mutex<Rations>,
+    /// Told of every append.
+    changes: Arc<Changes>,
 }
 
 /// Looks at the log that unknown keys may still cause.
@@ -89,7 +92,7 @@ impl Control {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self> {
         let id = RepositoryId::random(&*entropy);
-        let store = store.inside(PREFIX);
+        let store = store.inside(CONTROL_PREFIX);
         let repository =
             Repository::open_or_create(store, id, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let machine = MachineId::random(&*entropy);
@@ -109,6 +112,7 @@ impl Control {
                 left: UNKNOWN_LOOKS,
                 counted: Instant::now(),
             }),
+            changes: Arc::default(),
         };
         control.load().await?;
         Ok(control)
@@ -130,6 +134,11 @@ impl Control {
             checked,
         });
         self.look_now().await.map(drop)
+    }
+
+    /// Which logs grow at this gateway.
+    pub(crate) const fn changes(&self) -> &Arc<Changes> {
+        &self.changes
     }
 
     fn copy(&self) -> Copy {
@@ -239,6 +248,7 @@ impl Control {
             let draft = self.draft(&copy.state, &changes)?;
             match self.repository.append_as(&draft, &copy.state, None).await {
                 Ok((_, state)) => {
+                    self.changes.note_control();
                     let registry = self.look_now().await?.registry;
                     // Segments make the next start quick; the log is complete without them.
                     if let Err(error) = self.repository.tend(&state).await {
@@ -280,7 +290,8 @@ impl Control {
     }
 }
 
-fn take_in(registry: &mut Registry, record: &Record) -> Result<()> {
+/// Takes a record of the control log into a registry.
+pub(crate) fn take_in(registry: &mut Registry, record: &Record) -> Result<()> {
     let Body::Registry(body) = &record.body else {
         return Ok(());
     };

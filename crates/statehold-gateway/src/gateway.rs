@@ -60,13 +60,14 @@ impl Gateway {
     ) -> Result<(Self, Option<Key>)> {
         let control = Control::open(&store, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let tasks = TaskTracker::new();
+        let changes = Arc::clone(control.changes());
         let (clock_, entropy_) = (Arc::clone(&clock), Arc::clone(&entropy));
         let gateway = Self {
             inner: Arc::new(Inner {
                 clock,
                 entropy,
                 control,
-                hosts: Hosts::new(store, clock_, entropy_, tasks.clone()),
+                hosts: Hosts::new(store, clock_, entropy_, tasks.clone(), changes),
                 tasks,
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies: Arc::new(Semaphore::new(BODY_UNITS_MAX)),
@@ -144,6 +145,11 @@ impl Gateway {
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {
         &*self.inner.entropy
+    }
+
+    pub(crate) fn environment(&self) -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
+        let inner = &self.inner;
+        (Arc::clone(&inner.clock), Arc::clone(&inner.entropy))
     }
 
     pub(crate) fn drafts(&self) -> &Arc<Semaphore> {

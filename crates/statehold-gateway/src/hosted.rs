@@ -27,6 +27,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Granted;
+use crate::replication::Changes;
 
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
@@ -49,11 +50,17 @@ struct Inner {
     loading: tokio::sync::Mutex<()>,
     places: Semaphore,
     tasks: TaskTracker,
+    /// Told of every append, if anybody wants to know.
+    changes: Option<Arc<Changes>>,
 }
 
 impl HostedRepository {
     /// Serves a repository. What goes on after an answer runs in `tasks`.
     pub fn new(repository: Repository, tasks: TaskTracker) -> Self {
+        Self::telling(repository, tasks, None)
+    }
+
+    fn telling(repository: Repository, tasks: TaskTracker, changes: Option<Arc<Changes>>) -> Self {
         let inner = Inner {
             repository,
             state: Mutex::default(),
@@ -62,6 +69,7 @@ impl HostedRepository {
             loading: tokio::sync::Mutex::default(),
             places: Semaphore::new(QUEUE_MAX),
             tasks,
+            changes,
         };
         Self {
             inner: Arc::new(inner),
@@ -163,6 +171,9 @@ impl Inner {
         let moved = state.head.number > known.head.number;
         drop(known);
         if moved {
+            if let Some(changes) = &self.changes {
+                changes.note(self.repository.description().0.repository);
+            }
             self.tend_later(state);
         }
         Ok(stored)
@@ -269,6 +280,7 @@ pub(crate) struct Hosts {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     tasks: TaskTracker,
+    changes: Arc<Changes>,
     open: Mutex<HashMap<RepositoryId, Arc<OnceCell<HostedRepository>>>>,
 }
 
@@ -278,14 +290,21 @@ impl Hosts {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         tasks: TaskTracker,
+        changes: Arc<Changes>,
     ) -> Self {
         Self {
             store,
             clock,
             entropy,
             tasks,
+            changes,
             open: Mutex::default(),
         }
+    }
+
+    /// What they lie in.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Whether the store is safe for one gateway at a time only.
@@ -312,7 +331,8 @@ impl Hosts {
                 .inside(&id.to_string());
             let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
             let repository = Repository::open_or_create(store, id, clock, entropy).await?;
-            Ok(HostedRepository::new(repository, self.tasks.clone()))
+            let (tasks, changes) = (self.tasks.clone(), Arc::clone(&self.changes));
+            Ok(HostedRepository::telling(repository, tasks, Some(changes)))
         };
         cell.get_or_try_init(make).await.cloned()
     }

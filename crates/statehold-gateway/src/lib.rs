@@ -10,7 +10,9 @@
 //! 5. [`gateway`]: all of it on one store, and what its operator can do.
 //! 6. `routes`, `handlers`, `files`: the HTTP interface, and [`openapi`], its description; `push`,
 //!    `pull`: the two that move most. `guard`: what every request passes first.
-//! 7. [`server`]: listening, limits of connections, stopping. [`tls`]: certificates.
+//! 7. [`schedule`]: what is done without being asked, once for all gateways of a store;
+//!    [`replication`]: the whole store, copied to another one.
+//! 8. [`server`]: listening, limits of connections, stopping. [`tls`]: certificates.
 //!
 //! # Invariants
 //!
@@ -34,11 +36,14 @@ mod pull;
 mod push;
 mod refusal;
 pub mod registry;
+pub mod replication;
 mod routes;
+pub mod schedule;
 pub mod server;
 mod stream;
 pub mod tls;
 
+pub use control::CONTROL_PREFIX;
 pub use gateway::Gateway;
 pub use hosted::HostedRepository;
 pub use server::Server;

@@ -9,11 +9,17 @@ use statehold_core::time::Timestamp;
 pub const REPOSITORY: &str = "repository.json";
 /// The folder of records.
 pub const LOG: &str = "log";
+/// The folder of segments.
+pub const SEGMENTS: &str = "segments";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The object that the one writer of a store holds which can't keep two apart.
 pub const LEASE: &str = "lease.json";
 
+/// The folder of marks that say how far a replica goes.
+pub const COMPLETE: &str = "complete";
+/// The folder of claims of what gateways do on a schedule.
+pub const JOBS: &str = "jobs";
 /// The folder of verdicts on the store.
 pub const PROBES: &str = "probes";
 
@@ -66,7 +72,7 @@ pub fn tree(id: TreeId) -> String {
 
 /// Key of the segment that holds records `from..=to`.
 pub fn segment(from: u64, to: u64) -> String {
-    format!("segments/{from:020}-{to:020}")
+    format!("{SEGMENTS}/{from:020}-{to:020}")
 }
 
 /// 10^20 - 1 doesn't fit in 64 bits; this many nines and a complement of digits does the same.
@@ -93,6 +99,10 @@ pub fn parse_checkpoint(key: &str) -> Option<(u64, u32)> {
         Some((digits, copy)) => (digits, copy.parse().ok().filter(|copy| *copy > 0)?),
         None => (name, 0),
     };
+    Some((from_complement(digits)?, copy))
+}
+
+fn from_complement(digits: &str) -> Option<u64> {
     if digits.len() != 20 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
@@ -100,7 +110,32 @@ pub fn parse_checkpoint(key: &str) -> Option<(u64, u32)> {
         .bytes()
         .map(|digit| char::from(b'0' + (b'9' - digit)))
         .collect();
-    Some((number.parse().ok()?, copy))
+    number.parse().ok()
+}
+
+/// The number in a segment's key that it begins with, and the one that it ends with.
+pub fn parse_segment(key: &str) -> Option<(u64, u64)> {
+    let (from, to) = key
+        .strip_prefix(SEGMENTS)?
+        .strip_prefix('/')?
+        .split_once('-')?;
+    Some((parse_number(from)?, parse_number(to)?))
+}
+
+/// Key of the mark that a replica holds everything up to a record. Newer ones sort first, so that the
+/// newest is found by one request however many there are.
+pub fn complete(number: u64) -> String {
+    format!("{COMPLETE}/{}", complement(number))
+}
+
+/// The number in the key of such a mark.
+pub fn parse_complete(key: &str) -> Option<u64> {
+    from_complement(key.strip_prefix(COMPLETE)?.strip_prefix('/')?)
+}
+
+/// Key of the claim on one slot of a job: what is done on a schedule, by one gateway of many.
+pub fn job(name: &str, slot: u64) -> String {
+    format!("{JOBS}/{name}/{slot:020}")
 }
 
 /// Key of the verdict on the store that was found at a moment. Newer ones sort first.
@@ -122,6 +157,8 @@ mod tests {
     fn keys_are_read_back_and_newer_checkpoints_sort_first() {
         for number in [0, 1, 17, u64::MAX] {
             assert_eq!(parse_record(&record(number)), Some(number));
+            assert_eq!(parse_complete(&complete(number)), Some(number));
+            assert_eq!(parse_segment(&segment(number, 7)), Some((number, 7)));
             for copy in [0, 1, 12] {
                 assert_eq!(
                     parse_checkpoint(&checkpoint(number, copy)),
@@ -130,6 +167,7 @@ mod tests {
             }
         }
         assert!(checkpoint(100, 0) < checkpoint(99, 0));
+        assert!(complete(100) < complete(99));
         let at = Timestamp::from_millis;
         assert!(verdict(at(1_776_000_000_001)) < verdict(at(1_776_000_000_000)));
         assert_eq!(checkpoint(1, 0), "checkpoints/99999999999999999998");

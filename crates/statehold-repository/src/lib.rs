@@ -15,7 +15,8 @@
 //!    implements directly and a gateway's client over HTTP.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
-//! 9. [`error`]: what can go wrong, and what to do about it.
+//! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
+//! 10. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
@@ -38,6 +39,7 @@ pub mod meter;
 pub mod probe;
 mod ranges;
 pub mod remote;
+pub mod replicate;
 pub mod repository;
 pub mod store;
 pub mod store_clock;

@@ -238,8 +238,69 @@ const AZURE_OTHER_NAMES: [(&str, AzureConfigKey); 3] = [
     ("AZURE_STORAGE_SAS_TOKEN", AzureConfigKey::SasKey),
 ];
 
+/// Before the name of a variable that is meant for the store to copy to.
+pub const REPLICA_PREFIX: &str = "STATEHOLD_REPLICA_";
+
+/// Variables that belong together: one store's region with its endpoint, one key with its secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    S3Place,
+    S3Key,
+    GooglePlace,
+    GoogleKey,
+    Azure,
+    Machine,
+}
+
+/// How many of [`S3_VARIABLES`], from the first, say where and how rather than who.
+const S3_PLACE: usize = 10;
+
+impl Group {
+    fn of(name: &str) -> Self {
+        match name {
+            MACHINE_IDENTITY => Self::Machine,
+            GOOGLE_ENDPOINT => Self::GooglePlace,
+            _ if GOOGLE_CREDENTIALS.contains(&name) => Self::GoogleKey,
+            _ if name.starts_with("AZURE_") => Self::Azure,
+            _ if S3_VARIABLES.iter().take(S3_PLACE).any(|own| *own == name) => Self::S3Place,
+            _ => Self::S3Key,
+        }
+    }
+
+    /// Every variable that a store may look at.
+    fn all() -> impl Iterator<Item = &'static str> {
+        let keys = S3_KEYS.iter();
+        let keys = keys.flat_map(|(id, secret, token)| [Some(*id), Some(*secret), *token]);
+        let azure = AZURE_OTHER_NAMES.iter().map(|(name, _)| *name);
+        S3_VARIABLES
+            .into_iter()
+            .chain(AZURE_VARIABLES)
+            .chain(GOOGLE_CREDENTIALS)
+            .chain([GOOGLE_ENDPOINT, MACHINE_IDENTITY])
+            .chain(keys.flatten())
+            .chain(azure)
+    }
+}
+
+/// What the environment says about the store to copy to: `STATEHOLD_REPLICA_AWS_REGION` and so on,
+/// and the plain names where there is none of those. Variables that belong together come from one
+/// side: a key never with another key's secret or token, a region never with another one's endpoint.
+pub fn replica_variable(environment: Lookup<'_>, name: &str) -> Option<String> {
+    let own = |name: &str| {
+        let value = environment(&format!("{REPLICA_PREFIX}{name}"));
+        value.filter(|value| !value.is_empty())
+    };
+    let group = Group::of(name);
+    if Group::all().any(|other| Group::of(other) == group && own(other).is_some()) {
+        own(name)
+    } else {
+        environment(name)
+    }
+}
+
 /// Whether opening a store looks at a variable of this name.
 pub(crate) fn is_variable(name: &str) -> bool {
+    let name = name.strip_prefix(REPLICA_PREFIX).unwrap_or(name);
     let mut keys = S3_KEYS.iter();
     S3_VARIABLES.contains(&name)
         || AZURE_VARIABLES.contains(&name)
@@ -597,5 +658,38 @@ mod tests {
             let store = open(location, variables);
             assert_eq!(store.unwrap().listing(), Listing::Sorted, "{location}");
         }
+    }
+
+    #[test]
+    fn what_belongs_together_comes_from_one_side() {
+        let look = |variables: &[(&str, &str)], name: &str| {
+            let environment = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            replica_variable(&environment, name)
+        };
+        let plain = [KEY, SECRET, REGION, ("AWS_SESSION_TOKEN", "token")];
+        assert_eq!(look(&plain, "AWS_ACCESS_KEY_ID").as_deref(), Some("id"));
+        // Another region with the same key.
+        let region = ("STATEHOLD_REPLICA_AWS_REGION", "us-west-2");
+        let elsewhere = [plain.as_slice(), &[region, ("AWS_ENDPOINT_URL", "x")]].concat();
+        assert_eq!(look(&elsewhere, "AWS_REGION").as_deref(), Some("us-west-2"));
+        assert_eq!(look(&elsewhere, "AWS_ENDPOINT_URL"), None);
+        assert_eq!(
+            look(&elsewhere, "AWS_SESSION_TOKEN").as_deref(),
+            Some("token")
+        );
+        // Another key in the same region.
+        let own = ("STATEHOLD_REPLICA_DO_SPACES_KEY", "other");
+        let other = [plain.as_slice(), &[own]].concat();
+        assert_eq!(look(&other, "DO_SPACES_KEY").as_deref(), Some("other"));
+        assert_eq!(look(&other, "AWS_ACCESS_KEY_ID"), None);
+        assert_eq!(look(&other, "AWS_SESSION_TOKEN"), None);
+        assert_eq!(look(&other, "AWS_REGION").as_deref(), Some("eu-central-1"));
+        assert!(is_variable("STATEHOLD_REPLICA_AWS_REGION"));
+        assert!(!is_variable("STATEHOLD_REPLICA_PATH"));
+        assert_eq!(S3_VARIABLES[S3_PLACE], "AWS_ROLE_ARN");
+        assert!(Group::all().all(is_variable));
     }
 }

@@ -154,6 +154,11 @@ impl Repository {
         })
     }
 
+    /// What it lies in.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The description as it is stored, for [`Self::described`].
     pub const fn stored_description(&self) -> &Bytes {
         &self.described

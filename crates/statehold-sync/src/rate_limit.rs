@@ -30,15 +30,23 @@ pub struct RateLimited<R> {
 
 /// A bucket that fills at a rate and may be overdrawn by one piece, which the next one waits for.
 #[derive(Debug)]
-struct Bucket {
+pub struct Bucket {
     bytes_per_second: NonZeroU64,
     /// When everything taken so far has been paid for.
     paid: Mutex<Instant>,
 }
 
 impl Bucket {
+    /// A bucket that nothing was taken from yet.
+    pub fn new(bytes_per_second: NonZeroU64) -> Self {
+        Self {
+            bytes_per_second,
+            paid: Mutex::new(Instant::now()),
+        }
+    }
+
     /// Waits until what was taken before is paid for, and takes so many bytes.
-    async fn take(&self, bytes: u64) {
+    pub async fn take(&self, bytes: u64) {
         let turn = {
             let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
             // What wasn't used is not saved up: an idle minute is no licence for a burst.
@@ -54,10 +62,7 @@ impl Bucket {
 impl<R> RateLimited<R> {
     /// Bounds what moves to and from a remote.
     pub fn new(inner: R, bytes_per_second: NonZeroU64) -> Self {
-        let bucket = Bucket {
-            bytes_per_second,
-            paid: Mutex::new(Instant::now()),
-        };
+        let bucket = Bucket::new(bytes_per_second);
         Self { inner, bucket }
     }
 }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -12,10 +14,13 @@ use statehold_core::id::RepositoryId;
 use statehold_core::limits::CLOCK_AHEAD_MS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::RecordRef;
+use statehold_core::state::State;
 use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 use statehold_repository::Remote as _;
 use statehold_repository::location::StoreLocation;
+use statehold_repository::remote::load;
+use statehold_repository::replicate::plan::{OVERDUE, is_older};
 use statehold_repository::wire::version::OWN;
 use statehold_sync::home::KeyError;
 use statehold_sync::index::Index;
@@ -25,6 +30,7 @@ use statehold_sync::workspace::{Workspace, WorkspaceError};
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{known_records, linked_client, open_linked, store_of};
+use crate::duration;
 use crate::environment::{SystemClock, home, variable};
 use crate::output::{Output, complain, count};
 
@@ -176,21 +182,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Makes sure that the store holds the repository, and the newest record that was seen in it.
+/// Makes sure that the store holds the repository, and the newest record that was seen in it. Gives
+/// the state there.
 async fn look_at_store(
     workspace: &Workspace,
     location: &StoreLocation,
     id: Option<RepositoryId>,
-) -> Result<()> {
+) -> Result<Arc<State>> {
     let repository = open_linked(workspace, location, id).await?;
     let genesis = RecordRef {
         number: 0,
         id: repository.description().1,
     };
     repository.confirm(genesis).await?;
-    match known_records(workspace) {
-        Some(known) => Ok(repository.confirm(known.seen).await?),
-        None => Ok(()),
+    if let Some(known) = known_records(workspace) {
+        repository.confirm(known.seen).await?;
+    }
+    Ok(load(&repository).await?.state)
+}
+
+/// Says how old the newest copy of each label is. A repository that was never copied is a note: that
+/// may be done from outside, by whoever looks after the store.
+fn check_copies(state: &State, now: Timestamp, findings: &mut Findings) {
+    const NEXT: &str =
+        "`statehold replicate --to WHERE` makes one now; have a schedule run it weekly";
+    if state.backups.is_empty() {
+        if state.head.number > 0 {
+            findings.note("copies", "no copy of the repository is known", NEXT);
+        }
+        return;
+    }
+    let age = |time: Timestamp| {
+        let millis = now.as_millis().saturating_sub(time.as_millis());
+        Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+    };
+    for (label, backup) in &state.backups {
+        let found = format!(
+            "{label}: up to record {} of {}, {} ago",
+            backup.at,
+            state.head.number,
+            duration::show(age(backup.time))
+        );
+        if is_older(backup.time, now, OVERDUE) {
+            findings.bad("copies", found, NEXT);
+        } else {
+            findings.good("copies", found);
+        }
     }
 }
 
@@ -204,7 +241,10 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
     };
     if let Ok(Some(location)) = store_of(&link.url) {
         match look_at_store(workspace, &location, link.repository_id).await {
-            Ok(()) => findings.good("store", link.url.clone()),
+            Ok(state) => {
+                findings.good("store", link.url.clone());
+                check_copies(&state, SystemClock.now(), findings);
+            }
             Err(error) => findings.bad(
                 "store",
                 format!("{error:#}"),
@@ -421,7 +461,11 @@ fn check_leftovers(workspace: &Workspace, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, check_clock, windows_holds};
+    use statehold_core::digest::Digest;
+    use statehold_core::state::{Backup, State};
+    use statehold_core::time::Timestamp;
+
+    use super::{Findings, check_clock, check_copies, windows_holds};
 
     #[test]
     fn a_clock_may_be_five_minutes_off() {
@@ -431,6 +475,34 @@ mod tests {
             let mut findings = Findings::default();
             check_clock(Some(&there.unwrap()), &mut findings);
             assert_eq!(findings.0[0].ok, ok, "{seconds} s off");
+        }
+    }
+
+    /// Goal: a copy is overdue a day after the week, and not before.
+    #[test]
+    fn a_copy_may_be_eight_days_old() {
+        let mut state = State::empty(Digest::of(b""));
+        let mut findings = Findings::default();
+        let day = 24 * 3_600_000;
+        let at = Timestamp::from_millis;
+        check_copies(&state, at(0), &mut findings);
+        assert!(findings.0.is_empty());
+        state.head.number = 9;
+        check_copies(&state, at(0), &mut findings);
+        assert!(findings.0[0].ok && findings.0[0].next.is_some());
+        let backup = Backup {
+            to: "s3://copy".into(),
+            at: 7,
+            by: 8,
+            time: at(0),
+            bytes: 1,
+        };
+        state.backups.insert("weekly".parse().unwrap(), backup);
+        for (millis, ok) in [(0, true), (8 * day, true), (8 * day + 1, false)] {
+            let mut findings = Findings::default();
+            check_copies(&state, at(millis), &mut findings);
+            assert_eq!(findings.0[0].ok, ok, "{millis}");
+            assert!(findings.0[0].found.contains("weekly: up to record 7 of 9"));
         }
     }
 

@@ -14,6 +14,7 @@ mod machines;
 mod man;
 mod probe;
 mod repair;
+mod replicate;
 mod restore;
 mod rollback;
 mod rules;
@@ -108,6 +109,7 @@ enum Command {
     Restore(restore::RestoreArgs),
     Export(export::ExportArgs),
     Serve(serve::ServeArgs),
+    Replicate(replicate::ReplicateArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
@@ -124,6 +126,7 @@ impl Command {
             | Self::Probe(_)
             | Self::Verify(_)
             | Self::Repair(_)
+            | Self::Replicate(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -202,6 +205,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Restore(args) => restore::run(&args, &global, output),
         Command::Export(args) => export::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Replicate(args) => replicate::run(&args, &global, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
         Command::Repair(args) => repair::run(&args, &global, output),

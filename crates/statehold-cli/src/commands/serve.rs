@@ -3,19 +3,25 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
+use statehold_core::snapshot::Label;
+use statehold_gateway::replication::Rhythm;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
 use statehold_repository::lease::LEASE_PERIOD;
+use statehold_repository::replicate::plan::{DEFAULT_LABEL, Row};
 use statehold_repository::store::Store;
 use statehold_sync::home::{Home, OperatorKey};
 
 use super::block_on;
-use crate::connection::{open_store_to_serve, store_of, system};
+use super::replicate::replica_of;
+use crate::connection::{open_replica, open_store_to_serve, store_of, system};
+use crate::duration;
 use crate::environment::home;
 use crate::exit::Exit;
 use crate::output::{Output, complain};
@@ -30,6 +36,7 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
   statehold serve --store ./vault
   statehold serve --store s3://team-state/agents
   pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
+  statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
@@ -46,12 +53,35 @@ pub(crate) struct ServeArgs {
     /// Its private key, as PEM
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// Keep a copy of the whole store there, so that losing the store loses little
+    #[arg(long, value_name = "WHERE")]
+    replicate_to: Option<String>,
+    /// How often: weekly, daily, a length of time such as 6h, or continuous
+    #[arg(long, requires = "replicate_to", value_name = "RHYTHM", default_value = "weekly",
+          value_parser = rhythm)]
+    replicate_every: Rhythm,
+    /// What the copy is called in the logs
+    #[arg(long, requires = "replicate_to", value_name = "LABEL", default_value = DEFAULT_LABEL)]
+    replicate_label: Label,
     /// How long the lease lasts on a store for one writer
     #[arg(long, hide = true, value_name = "N", default_value_t = LEASE_PERIOD.as_secs())]
     lease_seconds: u64,
     /// Serve without TLS on an address that other machines reach, because a proxy in front has it
     #[arg(long)]
     behind_proxy: bool,
+}
+
+/// A rhythm as it is typed.
+fn rhythm(text: &str) -> Result<Rhythm, String> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    match text {
+        "weekly" => Ok(Rhythm::Every(7 * DAY)),
+        "daily" => Ok(Rhythm::Every(DAY)),
+        "continuous" => Ok(Rhythm::Continuous),
+        length => duration::parse(length)
+            .map(Rhythm::Every)
+            .map_err(|error| format!("{error}, nor weekly, daily or continuous")),
+    }
 }
 
 pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
@@ -73,12 +103,39 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
         );
     }
     let lease_period = Duration::from_secs(args.lease_seconds.max(1));
+    let replica = args.replicate_to.as_deref();
+    let replica = replica.map(|to| replica_of(to, &location)).transpose()?;
     block_on(async {
         let store = open_store_to_serve(&location, lease_period).await?;
         let lease = store.lease().cloned();
+        let target = match &replica {
+            Some(to) => Some((to, open_replica(to, lease_period).await?)),
+            None => None,
+        };
         let started = Started::on(store, args.listen, tls, &home()?).await?;
         started.announce(output);
+        let replication = target.map(|(to, target)| {
+            let row = Row {
+                label: args.replicate_label,
+                to: to.to_string(),
+            };
+            let replica_lease = target.lease().cloned();
+            let replication = Arc::new(started.gateway.replication(target, row));
+            let (keeping, rhythm) = (Arc::clone(&replication), args.replicate_every);
+            // Apart from the loop that takes connections.
+            let keeping = tokio::spawn(async move { keeping.keep(rhythm).await });
+            (replication, keeping, replica_lease)
+        });
         let served = started.server.serve(stop_signal()).await;
+        if let Some((replication, keeping, replica_lease)) = replication {
+            // A pass may be ended anywhere; what it was at is handed to the last one.
+            keeping.abort();
+            drop(keeping.await);
+            replication.finish().await;
+            if let Some(lease) = replica_lease {
+                lease.release().await?;
+            }
+        }
         if let Some(lease) = lease {
             lease.release().await?;
         }
@@ -90,6 +147,8 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
 /// A gateway that listens and doesn't serve yet.
 pub(super) struct Started {
     /// The gateway.
+    pub(super) gateway: Gateway,
+    /// Where it listens.
     pub(super) server: Server,
     /// Where it can be reached.
     pub(super) url: String,
@@ -113,9 +172,10 @@ impl Started {
             Some(key) => Some(home.write_operator_key(&key)?),
             None => None,
         };
-        let server = Server::bind(listen, gateway, tls).await?;
+        let server = Server::bind(listen, gateway.clone(), tls).await?;
         let url = format!("{scheme}://{}", server.local_addr());
         Ok(Self {
+            gateway,
             server,
             url,
             operator_key,

@@ -70,7 +70,7 @@ impl RunArgs {
 }
 
 /// A rate like `800k` or `2M`.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1_000),
         None => match text.strip_suffix('M') {

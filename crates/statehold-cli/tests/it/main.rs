@@ -25,6 +25,8 @@ mod recovery;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replicate;
+#[cfg(test)]
 mod restore;
 #[cfg(test)]
 mod secrets;

@@ -4,6 +4,7 @@
 //! `zstd -d` prints any object's content and offsets in listings are plain file offsets.
 
 pub mod checkpoint;
+pub mod complete;
 pub mod container;
 pub mod description;
 pub mod frame;

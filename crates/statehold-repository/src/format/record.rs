@@ -81,7 +81,8 @@ impl StoredDraft {
                 "it is cut short or goes on after its end",
             ));
         }
-        check_content(&body, &bytes[end - head.content_bytes as usize..])?;
+        let content = &bytes[end - head.content_bytes as usize..];
+        check_content("the draft", &body, content)?;
         Ok(Self {
             draft: Draft { head, body },
             bytes,
@@ -162,6 +163,16 @@ impl StoredRecord {
         Ok(Some(id))
     }
 
+    /// Checks that every chunk which rides in this record is what its digest says. Reading a record
+    /// proves its envelope and body alone; this is for whoever passes it on.
+    pub fn check_content(&self) -> Result<()> {
+        let object = layout::record(self.record.envelope.number);
+        let start = usize::try_from(self.record.content_start).unwrap_or(usize::MAX);
+        let content = self.bytes.get(start..).filter(|_| self.has_content());
+        let content = content.ok_or_else(|| Error::damaged(&object, "its content is cut short"))?;
+        check_content(&object, &self.record.body, content)
+    }
+
     /// Whether the content frames are here.
     pub fn has_content(&self) -> bool {
         let content = u64::from(self.record.envelope.draft.content_bytes);
@@ -233,9 +244,9 @@ fn with_newline(mut line: Vec<u8>) -> Vec<u8> {
     line
 }
 
-/// Every chunk that rides in the draft is what its digest says, so that damage on the way is found
-/// before the record that names it is written.
-fn check_content(body: &Body, content: &[u8]) -> Result<()> {
+/// Every chunk that rides in a draft or record is what its digest says, so that damage on the way is
+/// found before the record that names it is written.
+fn check_content(object: &str, body: &Body, content: &[u8]) -> Result<()> {
     let Some(push) = body.changes() else {
         return Ok(());
     };
@@ -250,11 +261,11 @@ fn check_content(body: &Body, content: &[u8]) -> Result<()> {
         let frame = usize::try_from(chunk.at.offset)
             .ok()
             .and_then(|start| content.get(start..start.checked_add(chunk.at.stored as usize)?))
-            .ok_or_else(|| Error::damaged("the draft", "a chunk lies outside of its content"))?;
-        let raw = expand_exact("the draft", frame, chunk.raw as usize)?;
+            .ok_or_else(|| Error::damaged(object, "a chunk lies outside of its content"))?;
+        let raw = expand_exact(object, frame, chunk.raw as usize)?;
         if Digest::of(&raw) != chunk.digest {
             let reason = format!("it does not hold the chunk {}", chunk.digest);
-            return Err(Error::damaged("the draft", reason));
+            return Err(Error::damaged(object, reason));
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ mod append;
 mod damage;
 mod golden;
 mod history;
+mod replicate;
 mod requests;
 mod scene;
 mod stores;

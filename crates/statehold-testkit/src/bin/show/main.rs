@@ -9,6 +9,7 @@ mod histories;
 mod kill;
 mod program;
 mod replay;
+mod replicate;
 mod simulation;
 mod state_kill;
 mod tree;
@@ -35,6 +36,8 @@ enum Show {
     Tree(tree::TreeArgs),
     /// Objects are flipped, cut and deleted: each is named, and what can be comes back.
     Damage(damage::DamageArgs),
+    /// Continuous replication: seconds behind, and what is left when the first store is lost.
+    Replicate(replicate::ReplicateArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
         Show::Crowd(args) => crowd::run(&args),
         Show::Tree(args) => tree::run(&args),
         Show::Damage(args) => damage::run(&args),
+        Show::Replicate(args) => replicate::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
