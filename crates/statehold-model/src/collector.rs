@@ -52,8 +52,8 @@ impl Collector {
     /// Looks at the state and at a listing of the packs, and writes a `compact`: only the newest point is
     /// kept; whatever no record has named is condemned, uploads under way included; so is every pack that
     /// is not wholly alive, and what lives in it, and in records, is moved.
-    pub(crate) fn plan(&mut self, actor: usize, site: &mut Site, rules: Rules) {
-        let state = site.state(rules);
+    pub(crate) fn plan(&mut self, actor: usize, site: &mut Site) {
+        let state = *site.state();
         let newest = state.retained.iter().next_back();
         let expire = newest.map_or(Few::NONE, |newest| state.retained.minus(Few::of(newest)));
         let mut after = state;
@@ -111,7 +111,7 @@ impl Collector {
         let (Phase::Planned(draft) | Phase::Compacting(draft, _)) = self.phase else {
             return;
         };
-        self.phase = match attempt(site, &draft, rules) {
+        self.phase = match attempt(site, &draft, false, rules) {
             Attempt::Landed => Phase::Compacted,
             Attempt::Sent(number) => Phase::Compacting(draft, number),
             Attempt::PlanAgain | Attempt::PlanAgainBehindPromote => {
@@ -128,7 +128,7 @@ impl Collector {
     /// Writes the checkpoint that will stand in for retired records, at the oldest point that is retained,
     /// and reads it back. Without the rule about points it does so at the head.
     pub(crate) fn check(&mut self, site: &mut Site, rules: Rules) {
-        let state = site.state(rules);
+        let state = *site.state();
         let at = match state.retained.iter().next() {
             Some(oldest) if rules.hold(Rule::PointsBeforeCut) => oldest,
             _ => state.head,
@@ -148,7 +148,7 @@ impl Collector {
             self.phase = Phase::Done;
             return;
         }
-        let state = site.state(rules);
+        let state = *site.state();
         let mut packs = state.condemned.minus(state.removed);
         let mut first_named = state.head + 1;
         for place in state.named() {

@@ -51,7 +51,7 @@ pub const PACKS: usize = 32;
 pub enum Void {
     /// A `fence` came before it.
     Fenced,
-    /// Its base does not precede it.
+    /// Its base does not precede it, or is of an earlier epoch.
     Base,
     /// It names a pack that no record has introduced.
     UnknownPack,
@@ -199,14 +199,14 @@ impl State {
             Kind::Push {
                 place, introduces, ..
             } => {
-                check_base(draft, number)?;
+                self.check_base(draft, rules)?;
                 self.check_introduced(introduces, rules)?;
                 self.check_named(place, introduces, rules)
             }
             // A rollback names a point that is retained where it lands, and every entry that it changes
             // is named by it as a push would name it.
             Kind::Rollback { to, tree } => {
-                check_base(draft, number)?;
+                self.check_base(draft, rules)?;
                 if !self.retained.contains(to) {
                     return Err(Void::NotRetained);
                 }
@@ -224,7 +224,7 @@ impl State {
                 moves,
                 introduces,
             } => {
-                check_base(draft, number)?;
+                self.check_base(draft, rules)?;
                 self.check_introduced(introduces, rules)?;
                 let newest = self.retained.iter().next_back();
                 let is_too_new = |point: Number| Some(point) == newest || point > draft.base.number;
@@ -283,6 +283,15 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A base precedes the record, in its own epoch: behind a `promote` everything is made anew.
+    fn check_base(&self, draft: &Draft, rules: Rules) -> Result<(), Void> {
+        let is_of_this_epoch = draft.base.epoch == self.epoch;
+        if draft.base.number > self.head || !is_of_this_epoch && rules.hold(Rule::BaseOfThisEpoch) {
+            return Err(Void::Base);
+        }
+        Ok(())
     }
 
     /// A pack that is introduced was not known, and was never condemned: a collector that found it
@@ -362,14 +371,6 @@ impl State {
 }
 
 const EMPTY: Few = Few::NONE;
-
-fn check_base(draft: &Draft, number: Number) -> Result<(), Void> {
-    if draft.base.number < number {
-        Ok(())
-    } else {
-        Err(Void::Base)
-    }
-}
 
 fn moved_tree(tree: Tree, moves: &Moves) -> Tree {
     tree.map(|place| {

@@ -32,8 +32,8 @@ pub const SWITCH_LEAVES_NOTHING: &str = "a finished switch leaves nothing behind
 pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> {
     let mut properties = vec![
         Property::always(NO_TREE_NAMES_REMOVED, |model: &Configuration, world: &World| {
-            live_sites(model, world).all(|(site, state)| {
-                retained_trees(model, site, &state)
+            live_sites(world).all(|(site, state)| {
+                retained_trees(model, site, state)
                     .into_iter()
                     .flatten()
                     .flatten()
@@ -42,11 +42,11 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
         }),
         Property::always(NO_PUSH_LOST, no_push_lost),
         Property::always(NO_PUSH_DOUBLED, |model: &Configuration, world: &World| {
-            live_sites(model, world).all(|(site, state)| {
+            live_sites(world).all(|(site, state)| {
                 let users = 0..u8::try_from(model.work.len()).unwrap_or(u8::MAX);
                 users
                     .into_iter()
-                    .all(|user| in_effect(site, &state, user, 0) <= 1)
+                    .all(|user| in_effect(site, state, user, 0) <= 1)
             })
         }),
         Property::always(NO_READER_STUCK, |_, world: &World| {
@@ -55,12 +55,12 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
             let reader = world.reader.is_some_and(is_stuck);
             !reader && !(0..site.head()).any(is_stuck)
         }),
-        Property::always(POINTS_READABLE, |model: &Configuration, world: &World| {
-            live_sites(model, world)
+        Property::always(POINTS_READABLE, |_, world: &World| {
+            live_sites(world)
                 .all(|(site, state)| state.retained.iter().all(|point| is_readable(site, point)))
         }),
-        Property::always(NAMEABLE_IS_THERE, |model: &Configuration, world: &World| {
-            live_sites(model, world).all(|(site, state)| {
+        Property::always(NAMEABLE_IS_THERE, |_, world: &World| {
+            live_sites(world).all(|(site, state)| {
                 let nameable = state.known.minus(state.condemned);
                 nameable.minus(site.packs).is_empty()
             })
@@ -84,23 +84,23 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
     if configuration.owner {
         properties.push(Property::always(
             SWITCH_LEAVES_NOTHING,
-            |model: &Configuration, world: &World| {
-                let state = world.replica.state(model.rules);
+            |_, world: &World| {
+                let state = world.replica.state();
                 !world.owner.finished
                     || world
                         .acknowledged
                         .iter()
-                        .all(|user| in_effect(&world.replica, &state, user, 0) >= 1)
+                        .all(|user| in_effect(&world.replica, state, user, 0) >= 1)
             },
         ));
         properties.push(Property::sometimes(
             "a switch with a push brought over is finished",
-            |model: &Configuration, world: &World| {
-                let state = world.replica.state(model.rules);
+            |_, world: &World| {
+                let state = world.replica.state();
                 world.owner.finished
                     && world.acknowledged.iter().any(|user| {
-                        in_effect(&world.primary, &world.primary.state(model.rules), user, 0) >= 1
-                            && in_effect(&world.replica, &state, user, state.fork) >= 1
+                        in_effect(&world.primary, world.primary.state(), user, 0) >= 1
+                            && in_effect(&world.replica, state, user, state.fork) >= 1
                     })
             },
         ));
@@ -108,8 +108,8 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
     if configuration.collectors > 0 {
         properties.push(Property::sometimes(
             "a pack is removed",
-            |model: &Configuration, world: &World| {
-                !world.primary.state(model.rules).removed.is_empty()
+            |_, world: &World| {
+                !world.primary.state().removed.is_empty()
             },
         ));
         properties.push(Property::sometimes(
@@ -133,12 +133,10 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
 
 /// The stores that a repository lives in, each with its state: the primary, and a promoted replica.
 fn live_sites<'a>(
-    model: &Configuration,
     world: &'a World,
-) -> impl Iterator<Item = (&'a Site, State)> + use<'a> {
-    let rules = model.rules;
-    let primary = (&world.primary, world.primary.state(rules));
-    let replica = (&world.replica, world.replica.state(rules));
+) -> impl Iterator<Item = (&'a Site, &'a State)> + use<'a> {
+    let primary = (&world.primary, world.primary.state());
+    let replica = (&world.replica, world.replica.state());
     let is_promoted = replica.1.epoch > 0;
     std::iter::once(primary).chain(is_promoted.then_some(replica))
 }
@@ -162,17 +160,16 @@ fn in_effect(site: &Site, state: &State, user: u8, after: Number) -> usize {
     intents.filter(|intent| *intent == user).count()
 }
 
-fn no_push_lost(model: &Configuration, world: &World) -> bool {
-    let rules = model.rules;
-    let (old, new) = (world.primary.state(rules), world.replica.state(rules));
+fn no_push_lost(_: &Configuration, world: &World) -> bool {
+    let (old, new) = (world.primary.state(), world.replica.state());
     world.acknowledged.iter().all(|user| {
-        let in_old = in_effect(&world.primary, &old, user, 0) >= 1;
+        let in_old = in_effect(&world.primary, old, user, 0) >= 1;
         if new.epoch == 0 {
             return in_old;
         }
-        let in_new = in_effect(&world.replica, &new, user, 0) >= 1;
+        let in_new = in_effect(&world.replica, new, user, 0) >= 1;
         // What stands in the old log behind the fork is listed and brought over.
-        in_new || in_effect(&world.primary, &old, user, new.fork) >= 1
+        in_new || in_effect(&world.primary, old, user, new.fork) >= 1
     })
 }
 
@@ -189,7 +186,7 @@ fn is_readable(site: &Site, point: Number) -> bool {
 
 fn replica_whole(model: &Configuration, world: &World) -> bool {
     let replica = &world.replica;
-    let state = replica.state(model.rules);
+    let state = replica.state();
     // Behind a promote the mark has done its duty: the new log is looked at as a whole.
     if state.epoch > 0 {
         return true;

@@ -118,7 +118,7 @@ impl Owner {
         } else {
             head
         };
-        let epoch = replica.state(rules).epoch;
+        let epoch = replica.state().epoch;
         let draft = Draft {
             nonce: PROMOTE,
             intent: NO_INTENT,
@@ -146,7 +146,7 @@ impl Owner {
 
     /// Brings the next record of the old log over: its draft with its nonce, unless it is there already.
     pub(crate) fn bring(&mut self, primary: &Site, replica: &mut Site, rules: Rules) {
-        let state = replica.state(rules);
+        let state = *replica.state();
         let number = self.brought.max(state.fork) + 1;
         self.brought = number;
         let Some(slot) = primary.slot(number) else {
@@ -168,19 +168,19 @@ impl Owner {
         if let Some(pack) = introduces {
             replica.packs.insert(pack);
         }
-        let base = replica.id(state.fork);
+        let base = replica.id(state.head);
         replica.append(Draft { base, ..draft }, state.epoch, rules);
     }
 
     /// Whether everything up to the fence was brought over.
-    pub(crate) fn may_finish(&self, primary: &Site, rules: Rules) -> bool {
+    pub(crate) fn may_finish(&self, primary: &Site) -> bool {
         let fence = primary
             .log
             .iter()
             .position(|slot| slot.record.draft.kind == Kind::Fence);
         self.fenced
             && fence.is_some_and(|before| usize::from(self.brought) > before)
-            && primary.state(rules).epoch == 0
+            && primary.state().epoch == 0
     }
 }
 

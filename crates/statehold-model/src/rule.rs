@@ -36,7 +36,11 @@ pub enum Rule {
     /// A replica deletes what was removed up to a mark only when a record that was sent after the mark
     /// stands behind it, so that no `promote` that read an earlier mark can land any more.
     TidyBehindMark,
-    /// A draft whose base is not in this log's chain is looked for from where the two logs part.
+    /// A draft whose base is of an earlier epoch is not sent, but planned again: what it introduces was
+    /// uploaded to another store. The fold makes such a record void.
+    BaseOfThisEpoch,
+    /// A draft that comes from another epoch is looked for from where the two logs part: neither the number
+    /// of its old base nor the base of its new plan says how far back it may stand.
     SearchFromFork,
     /// A draft keeps its nonce when it is planned anew behind a `promote`.
     NonceAcrossEpochs,
@@ -48,7 +52,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SecondRecord,
         Self::CondemnCheck,
         Self::NonceSearch,
@@ -61,6 +65,7 @@ impl Rule {
         Self::CopyInOrder,
         Self::PromoteAtMark,
         Self::TidyBehindMark,
+        Self::BaseOfThisEpoch,
         Self::SearchFromFork,
         Self::NonceAcrossEpochs,
         Self::LeftBehindIsNotLanded,

@@ -58,6 +58,29 @@ pub struct Site {
     pub complete: Number,
     /// Requests on their way, in the order they were sent.
     pub flight: Vec<Request>,
+    folded: Folded,
+}
+
+/// The state at the newest record: says nothing that the log doesn't, so it counts in no comparison.
+#[derive(Debug, Clone)]
+struct Folded(State);
+
+impl Default for Folded {
+    fn default() -> Self {
+        Self(State::EMPTY)
+    }
+}
+
+impl PartialEq for Folded {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Folded {}
+
+impl std::hash::Hash for Folded {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 impl Site {
@@ -106,8 +129,8 @@ impl Site {
     }
 
     /// The state at the newest record.
-    pub fn state(&self, rules: Rules) -> State {
-        self.state_at(self.head(), rules)
+    pub const fn state(&self) -> &State {
+        &self.folded.0
     }
 
     /// Sends a request that creates the record after a number. Sending the same bytes to the same number
@@ -159,8 +182,9 @@ impl Site {
         if let Some(slot) = self.log.get_mut(usize::from(number - 1)) {
             slot.form = Form::Retaken(record.draft.nonce);
         } else {
-            let is_void = self.state(rules).check(&record.draft, rules).is_err();
+            let is_void = self.state().check(&record.draft, rules).is_err();
             self.log.push(Slot { record, form });
+            self.folded = Folded(self.state_at(number, rules));
             if collects && !is_void {
                 self.collect(&record, rules);
             }

@@ -114,14 +114,11 @@ impl World {
             };
             primary.append(draft, 0, rules);
         }
-        let replica = if configuration.replicator {
-            Site {
-                complete: primary.head(),
-                ..primary.clone()
-            }
-        } else {
-            Site::default()
-        };
+        let mut replica = Site::default();
+        if configuration.replicator {
+            replica = primary.clone();
+            replica.complete = primary.head();
+        }
         Self {
             primary,
             replica,
@@ -174,7 +171,7 @@ impl World {
                 }
                 Step::Acknowledged | Step::Refused => continue,
             }
-            if writer.at == Where::Primary && self.replica.state(model.rules).epoch > 0 {
+            if writer.at == Where::Primary && self.replica.state().epoch > 0 {
                 actions.push(Action::GoOver(index));
             }
         }
@@ -183,7 +180,13 @@ impl World {
     fn collector_actions(&self, actions: &mut Vec<Action>) {
         for (index, collector) in self.collectors.iter().enumerate() {
             match collector.phase {
-                Phase::Idle => actions.push(Action::PlanCompact(index)),
+                // Collectors are alike, so they are numbered in the order in which they look first.
+                Phase::Idle => {
+                    let has_looked = |before: &Collector| *before != Collector::NEW;
+                    if self.collectors.iter().take(index).all(has_looked) {
+                        actions.push(Action::PlanCompact(index));
+                    }
+                }
                 Phase::Planned(_) => actions.push(Action::Compact(index)),
                 Phase::Compacting(_, number) => {
                     if self.primary.nonce(number).is_some() {
@@ -237,7 +240,7 @@ impl World {
         if !model.owner {
             return;
         }
-        let is_promoted = self.replica.state(rules).epoch > 0;
+        let is_promoted = self.replica.state().epoch > 0;
         let may_promote = match self.owner.promoting {
             None => true,
             Some(number) => self.replica.nonce(number).is_some(),
@@ -249,11 +252,11 @@ impl World {
             actions.push(Action::Fence);
         }
         if is_promoted {
-            let next = self.owner.brought.max(self.replica.state(rules).fork) + 1;
+            let next = self.owner.brought.max(self.replica.state().fork) + 1;
             if next <= self.primary.head() && !self.owner.finished {
                 actions.push(Action::Bring);
             }
-            if !self.owner.finished && self.owner.may_finish(&self.primary, rules) {
+            if !self.owner.finished && self.owner.may_finish(&self.primary) {
                 actions.push(Action::Finish);
             }
         }
@@ -279,13 +282,14 @@ impl World {
                         is_journaled: true,
                     };
                 } else {
-                    writer.make_plan(index, work.task, site, rules);
+                    writer.make_plan(index, work.task, site);
                 }
                 false
             }
             Action::Attempt(_) => {
                 let draft = writer.draft()?;
-                match attempt(site, &draft, rules) {
+                let keeps_nonce = writer.keeps == Some(draft.nonce);
+                match attempt(site, &draft, keeps_nonce, rules) {
                     Attempt::Landed => true,
                     Attempt::Sent(number) => {
                         writer.step = Step::Sent { draft, number };
@@ -371,7 +375,7 @@ impl World {
         let actor = model.work.len() + index;
         let collector = self.collectors.get_mut(index)?;
         match action {
-            Action::PlanCompact(_) => collector.plan(actor, &mut self.primary, rules),
+            Action::PlanCompact(_) => collector.plan(actor, &mut self.primary),
             Action::Compact(_) => collector.compact(&mut self.primary, rules),
             Action::Check(_) => collector.check(&mut self.primary, rules),
             Action::Remove(_) => collector.remove(actor, &mut self.primary, rules),

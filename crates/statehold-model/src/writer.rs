@@ -131,8 +131,8 @@ impl Writer {
     }
 
     /// Makes a plan from the head as it is now: uploads, then writes the draft.
-    pub(crate) fn make_plan(&mut self, actor: usize, task: Task, site: &mut Site, rules: Rules) {
-        let state = site.state(rules);
+    pub(crate) fn make_plan(&mut self, actor: usize, task: Task, site: &mut Site) {
+        let state = *site.state();
         let upload = |path, site: &mut Site| {
             let pack = pack_of(actor, self.plan);
             site.packs.insert(pack);
@@ -198,9 +198,10 @@ impl Writer {
     }
 }
 
-/// Hands a draft in: looks at every record since its base, then sends it to the next number.
-pub(crate) fn attempt(site: &mut Site, draft: &Draft, rules: Rules) -> Attempt {
-    let state = site.state(rules);
+/// Hands a draft in: looks at every record since its base, then sends it to the next number. One whose nonce
+/// comes from another epoch is looked for from where the logs part, whatever its base is by now.
+pub(crate) fn attempt(site: &mut Site, draft: &Draft, keeps_nonce: bool, rules: Rules) -> Attempt {
+    let state = *site.state();
     let is_of_this_log = site.holds(draft.base);
     // A base of another epoch says nothing here, least of all by its number.
     let since = if is_of_this_log {
@@ -211,17 +212,24 @@ pub(crate) fn attempt(site: &mut Site, draft: &Draft, rules: Rules) -> Attempt {
         draft.base.number.min(site.head())
     };
     let seen = site.seen_from(since);
+    let looked_for_since = if keeps_nonce && rules.hold(Rule::SearchFromFork) {
+        since.min(state.fork)
+    } else {
+        since
+    };
     if rules.hold(Rule::NonceSearch) {
         // A retired record keeps its nonce. What a promote left behind has not landed.
         let counts = |number: Number| {
             state.effective.contains(number) || !rules.hold(Rule::LeftBehindIsNotLanded)
         };
         let is_ours = |number: Number| counts(number) && site.nonce(number) == Some(draft.nonce);
-        if (since + 1..=seen).any(is_ours) {
+        if (looked_for_since + 1..=seen).any(is_ours) {
             return Attempt::Landed;
         }
     }
-    if !is_of_this_log {
+    // What it introduces was uploaded to another store, and may not have come here.
+    let is_of_this_epoch = draft.base.epoch == state.epoch || !rules.hold(Rule::BaseOfThisEpoch);
+    if !is_of_this_log || !is_of_this_epoch {
         return Attempt::PlanAgainBehindPromote;
     }
     for number in since + 1..=seen {
