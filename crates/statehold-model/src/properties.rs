@@ -5,7 +5,7 @@ use stateright::Property;
 use crate::configuration::Configuration;
 use crate::fold::State;
 use crate::object::{Number, Tree};
-use crate::replication::has;
+use crate::replication::{has, is_readable, is_whole_at};
 use crate::rule::Rule;
 use crate::site::{Form, Site};
 use crate::world::World;
@@ -173,17 +173,6 @@ fn no_push_lost(_: &Configuration, world: &World) -> bool {
     })
 }
 
-/// Whether a point can be folded from a checkpoint at or before it, or from the first record.
-fn is_readable(site: &Site, point: Number) -> bool {
-    let starts = site.checkpoints.iter().chain(std::iter::once(0));
-    starts.filter(|start| *start <= point).any(|start| {
-        (start + 1..=point).all(|number| {
-            site.slot(number)
-                .is_some_and(|slot| slot.form == Form::Whole)
-        })
-    })
-}
-
 fn replica_whole(model: &Configuration, world: &World) -> bool {
     let replica = &world.replica;
     let state = replica.state();
@@ -191,7 +180,5 @@ fn replica_whole(model: &Configuration, world: &World) -> bool {
     if state.epoch > 0 {
         return true;
     }
-    let state = replica.state_at(replica.complete, model.rules);
-    let is_whole = |tree: Tree| tree.into_iter().flatten().all(|place| has(replica, place.object));
-    state.trees().all(is_whole) && state.retained.iter().all(|point| is_readable(replica, point))
+    is_whole_at(replica, replica.complete, model.rules)
 }

@@ -3,7 +3,7 @@
 use crate::collector::NO_INTENT;
 use crate::object::{Draft, Kind, Nonce, Number, Object};
 use crate::rule::{Rule, Rules};
-use crate::site::{Request, Site};
+use crate::site::{Form, Request, Site};
 
 /// Where the replicator is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +90,13 @@ pub(crate) fn copy_record(primary: &Site, replica: &mut Site, number: Number) {
 /// Whether the replica may be marked complete at a record.
 pub(crate) fn may_mark(primary: &Site, replica: &Site, aim: Number) -> bool {
     replica.head() >= aim && primary.holds(replica.id(aim)) && replica.complete < aim
+}
+
+/// Reads back what is retained at a record, and marks the replica complete there.
+pub(crate) fn mark(replica: &mut Site, aim: Number, rules: Rules) {
+    if is_whole_at(replica, aim, rules) || !rules.hold(Rule::MarkReadBack) {
+        replica.complete = aim;
+    }
 }
 
 /// Whether the replica may delete what is removed at its mark.
@@ -190,7 +197,25 @@ pub(crate) fn has(site: &Site, object: Object) -> bool {
         Object::Pack(pack) => site.packs.contains(pack),
         Object::Record(number) => site
             .slot(number)
-            .is_some_and(|slot| slot.form == crate::site::Form::Whole),
+            .is_some_and(|slot| slot.form == Form::Whole),
         Object::Own => false,
     }
+}
+
+/// Whether a point can be folded from a checkpoint at or before it, or from the first record.
+pub(crate) fn is_readable(site: &Site, point: Number) -> bool {
+    let starts = site.checkpoints.iter().chain(std::iter::once(0));
+    starts.filter(|start| *start <= point).any(|start| {
+        (start + 1..=point).all(|number| {
+            site.slot(number)
+                .is_some_and(|slot| slot.form == Form::Whole)
+        })
+    })
+}
+
+/// Whether a store has everything that is retained at a record.
+pub(crate) fn is_whole_at(site: &Site, number: Number, rules: Rules) -> bool {
+    let state = site.state_at(number, rules);
+    state.named().all(|place| has(site, place.object))
+        && state.retained.iter().all(|point| is_readable(site, point))
 }

@@ -31,6 +31,9 @@ pub enum Rule {
     PointsBeforeCut,
     /// A replicator sends a record only when the one before it is known to stand at the replica.
     CopyInOrder,
+    /// A mark is set when everything retained at it was read back from the replica. A record that was
+    /// retired on the primary meanwhile came as an envelope, and then only a newer record can be marked.
+    MarkReadBack,
     /// A `promote` continues from the replica's last complete mark, not from its last record.
     PromoteAtMark,
     /// A replica deletes what was removed up to a mark only when a record that was sent after the mark
@@ -52,7 +55,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SecondRecord,
         Self::CondemnCheck,
         Self::NonceSearch,
@@ -63,6 +66,7 @@ impl Rule {
         Self::CheckpointFirst,
         Self::PointsBeforeCut,
         Self::CopyInOrder,
+        Self::MarkReadBack,
         Self::PromoteAtMark,
         Self::TidyBehindMark,
         Self::BaseOfThisEpoch,

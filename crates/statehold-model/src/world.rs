@@ -7,7 +7,7 @@ use crate::configuration::Configuration;
 use crate::object::{Draft, Few, Kind, Number, Object, Place};
 use crate::properties;
 use crate::replication::{
-    Copying, Owner, copy_objects, copy_record, may_mark, may_tidy, next_records, tidy,
+    Copying, Owner, copy_objects, copy_record, mark, may_mark, may_tidy, next_records, tidy,
 };
 use crate::site::{Site, Where};
 use crate::writer::{Attempt, Step, Task, Writer, attempt};
@@ -357,7 +357,7 @@ impl World {
                 copy_record(&self.primary, &mut self.replica, number);
             }
             (Action::Mark, Some(Copying::Records(aim))) => {
-                self.replica.complete = aim;
+                mark(&mut self.replica, aim, rules);
                 self.copying = Some(Copying::Idle);
             }
             (Action::Tidy, _) => tidy(&mut self.replica, rules),
