@@ -38,6 +38,8 @@ pub struct State {
     pub fork: Number,
     /// Records that are not void and were not left behind by a `promote`.
     pub effective: Few,
+    /// Records that a `promote` left behind: nobody needs their bodies.
+    pub left_behind: Few,
 }
 
 /// Numbers are below this.
@@ -93,6 +95,7 @@ impl State {
         epoch: 0,
         fork: 0,
         effective: EMPTY,
+        left_behind: EMPTY,
     };
 
     /// `state = fold(log)`.
@@ -111,6 +114,9 @@ impl State {
                 state.fenced = false;
                 state.head = number;
                 state.effective.insert(number);
+                for left in from + 1..number {
+                    state.left_behind.insert(left);
+                }
                 continue;
             }
             state.apply(&record.draft, rules);

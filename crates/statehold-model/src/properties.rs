@@ -50,14 +50,15 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
             })
         }),
         Property::always(NO_READER_STUCK, |_, world: &World| {
-            let site = &world.primary;
-            let is_stuck = |at: Number| World::read_on(site, at) == at && at < site.head();
-            let reader = world.reader.is_some_and(is_stuck);
-            !reader && !(0..site.head()).any(is_stuck)
+            live_sites(world).all(|(site, _)| {
+                let is_stuck = |at: &Number| World::read_on(site, *at) == *at;
+                let behind = (0..site.head()).chain(world.reader);
+                !behind.filter(|at| *at < site.head()).any(|at| is_stuck(&at))
+            })
         }),
         Property::always(POINTS_READABLE, |_, world: &World| {
             live_sites(world)
-                .all(|(site, state)| state.retained.iter().all(|point| is_readable(site, point)))
+                .all(|(site, state)| state.retained.iter().all(|point| is_readable(site, state, point)))
         }),
         Property::always(NAMEABLE_IS_THERE, |_, world: &World| {
             live_sites(world).all(|(site, state)| {

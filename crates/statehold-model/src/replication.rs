@@ -1,9 +1,10 @@
 //! The replicator, and the owner who switches over to the replica.
 
 use crate::collector::NO_INTENT;
+use crate::fold::State;
 use crate::object::{Draft, Kind, Nonce, Number, Object};
 use crate::rule::{Rule, Rules};
-use crate::site::{Form, Request, Site};
+use crate::site::{Form, Request, Site, Slot};
 
 /// Where the replicator is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -202,13 +203,14 @@ pub(crate) fn has(site: &Site, object: Object) -> bool {
     }
 }
 
-/// Whether a point can be folded from a checkpoint at or before it, or from the first record.
-pub(crate) fn is_readable(site: &Site, point: Number) -> bool {
+/// Whether a point can be folded from a checkpoint at or before it, or from the first record. The bodies of
+/// records that a promote left behind are not needed.
+pub(crate) fn is_readable(site: &Site, state: &State, point: Number) -> bool {
     let starts = site.checkpoints.iter().chain(std::iter::once(0));
     starts.filter(|start| *start <= point).any(|start| {
         (start + 1..=point).all(|number| {
-            site.slot(number)
-                .is_some_and(|slot| slot.form == Form::Whole)
+            let is_whole = |slot: &Slot| slot.form == Form::Whole;
+            state.left_behind.contains(number) || site.slot(number).is_some_and(is_whole)
         })
     })
 }
@@ -217,5 +219,5 @@ pub(crate) fn is_readable(site: &Site, point: Number) -> bool {
 pub(crate) fn is_whole_at(site: &Site, number: Number, rules: Rules) -> bool {
     let state = site.state_at(number, rules);
     state.named().all(|place| has(site, place.object))
-        && state.retained.iter().all(|point| is_readable(site, point))
+        && state.retained.iter().all(|point| is_readable(site, &state, point))
 }

@@ -385,11 +385,15 @@ impl World {
     }
 
     /// What a reader does next: it goes to the next number, or, where that is retired, loads a checkpoint and
-    /// folds what comes after it. Gives where it is then; the same place if it finds nothing there.
+    /// folds what comes after it; what a promote left behind
+    /// is passed over. Gives where it is then; the same place if it finds nothing there.
     pub fn read_on(site: &Site, at: Number) -> Number {
         let Some(slot) = site.slot(at + 1) else {
             return at;
         };
+        if site.state().left_behind.contains(at + 1) {
+            return at + 1;
+        }
         match slot.form {
             crate::site::Form::Whole => at + 1,
             crate::site::Form::Envelope => {
