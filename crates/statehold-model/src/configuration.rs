@@ -33,9 +33,11 @@ pub struct Configuration {
 pub struct Outcome {
     /// Different worlds that were looked at.
     pub worlds: usize,
+    /// Whether there are no others within the bounds.
+    pub is_exhausted: bool,
     /// Steps of the longest path to one that was met first, the beginning included.
     pub depth: usize,
-    /// Properties, and how many of them are wrong or were never seen.
+    /// How many properties were looked at in each.
     pub properties: usize,
     /// Promises that broke, with the steps that break them.
     pub broken: Vec<(&'static str, String)>,
@@ -53,6 +55,9 @@ pub enum Size {
     /// Minutes: before a release, and when the protocol changes.
     Large,
 }
+
+/// Steps after which a check stops, unless it is told otherwise.
+pub const STEPS_MAX: usize = 100_000_000;
 
 const fn work(task: Task, plans: u8) -> Work {
     Work { task, plans }
@@ -123,7 +128,8 @@ impl Configuration {
             point: 2,
             of: 1,
         };
-        let mut list = vec![work(reuse, 2), work(Task::Upload(0), 2)];
+        let plans = if size == Size::Small { 1 } else { 2 };
+        let mut list = vec![work(reuse, plans), work(Task::Upload(0), plans)];
         let mut crashes = 0;
         if size == Size::Large {
             list.push(work(Task::Inline(1), 1));
@@ -207,13 +213,27 @@ impl Configuration {
         ]
     }
 
-    /// Looks at every world that can be reached, nearest first. Stops at the first promise that breaks.
-    pub fn check(self, threads: usize) -> Outcome {
+    /// Looks for a way to break one promise. Gives the steps, if there is one.
+    pub fn counterexample(self, property: &'static str, threads: usize) -> Option<String> {
+        let checker = self
+            .checker()
+            .threads(threads)
+            .finish_when(HasDiscoveries::AnyOf([property].into()))
+            .spawn_bfs()
+            .join();
+        let path = checker.discovery(property)?;
+        Some(path.to_string())
+    }
+
+    /// Looks at every world that can be reached, nearest first. Stops at the first promise that breaks, and
+    /// after so many steps, the same world counted each time it is reached, so that memory has a bound.
+    pub fn check(self, threads: usize, steps_max: usize) -> Outcome {
         let started = Instant::now();
         let properties = self.properties();
         let checker = self
             .checker()
             .threads(threads)
+            .target_state_count(steps_max)
             .finish_when(HasDiscoveries::AnyFailures)
             .spawn_bfs()
             .join();
@@ -230,6 +250,7 @@ impl Configuration {
         }
         Outcome {
             worlds: checker.unique_state_count(),
+            is_exhausted: checker.state_count() < steps_max && broken.is_empty(),
             depth: checker.max_depth(),
             properties: properties.len(),
             broken,

@@ -31,15 +31,18 @@ pub const SWITCH_LEAVES_NOTHING: &str = "a finished switch leaves nothing behind
 
 pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> {
     let mut properties = vec![
-        Property::always(NO_TREE_NAMES_REMOVED, |model: &Configuration, world: &World| {
-            live_sites(world).all(|(site, state)| {
-                retained_trees(model, site, state)
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .all(|place| has(site, place.object))
-            })
-        }),
+        Property::always(
+            NO_TREE_NAMES_REMOVED,
+            |model: &Configuration, world: &World| {
+                live_sites(world).all(|(site, state)| {
+                    retained_trees(model, site, state)
+                        .into_iter()
+                        .flatten()
+                        .flatten()
+                        .all(|place| has(site, place.object))
+                })
+            },
+        ),
         Property::always(NO_PUSH_LOST, no_push_lost),
         Property::always(NO_PUSH_DOUBLED, |model: &Configuration, world: &World| {
             live_sites(world).all(|(site, state)| {
@@ -53,12 +56,18 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
             live_sites(world).all(|(site, _)| {
                 let is_stuck = |at: &Number| World::read_on(site, *at) == *at;
                 let behind = (0..site.head()).chain(world.reader);
-                !behind.filter(|at| *at < site.head()).any(|at| is_stuck(&at))
+                !behind
+                    .filter(|at| *at < site.head())
+                    .any(|at| is_stuck(&at))
             })
         }),
         Property::always(POINTS_READABLE, |_, world: &World| {
-            live_sites(world)
-                .all(|(site, state)| state.retained.iter().all(|point| is_readable(site, state, point)))
+            live_sites(world).all(|(site, state)| {
+                state
+                    .retained
+                    .iter()
+                    .all(|point| is_readable(site, state, point))
+            })
         }),
         Property::always(NAMEABLE_IS_THERE, |_, world: &World| {
             live_sites(world).all(|(site, state)| {
@@ -109,9 +118,7 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
     if configuration.collectors > 0 {
         properties.push(Property::sometimes(
             "a pack is removed",
-            |_, world: &World| {
-                !world.primary.state().removed.is_empty()
-            },
+            |_, world: &World| !world.primary.state().removed.is_empty(),
         ));
         properties.push(Property::sometimes(
             "a record is retired",
@@ -133,9 +140,7 @@ pub(crate) fn of(configuration: &Configuration) -> Vec<Property<Configuration>> 
 }
 
 /// The stores that a repository lives in, each with its state: the primary, and a promoted replica.
-fn live_sites<'a>(
-    world: &'a World,
-) -> impl Iterator<Item = (&'a Site, &'a State)> + use<'a> {
+fn live_sites<'a>(world: &'a World) -> impl Iterator<Item = (&'a Site, &'a State)> + use<'a> {
     let primary = (&world.primary, world.primary.state());
     let replica = (&world.replica, world.replica.state());
     let is_promoted = replica.1.epoch > 0;

@@ -165,9 +165,8 @@ impl Owner {
         let Kind::Push { introduces, .. } = draft.kind else {
             return;
         };
-        let counts = |at: Number| {
-            state.effective.contains(at) || !rules.hold(Rule::LeftBehindIsNotLanded)
-        };
+        let counts =
+            |at: Number| state.effective.contains(at) || !rules.hold(Rule::LeftBehindIsNotLanded);
         let is_there = (state.fork + 1..=state.head)
             .any(|at| counts(at) && replica.nonce(at) == Some(draft.nonce));
         if is_there || !old.effective.contains(number) {
@@ -219,5 +218,8 @@ pub(crate) fn is_readable(site: &Site, state: &State, point: Number) -> bool {
 pub(crate) fn is_whole_at(site: &Site, number: Number, rules: Rules) -> bool {
     let state = site.state_at(number, rules);
     state.named().all(|place| has(site, place.object))
-        && state.retained.iter().all(|point| is_readable(site, &state, point))
+        && state
+            .retained
+            .iter()
+            .all(|point| is_readable(site, &state, point))
 }

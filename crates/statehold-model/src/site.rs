@@ -235,7 +235,8 @@ impl Site {
     fn drop_refused(&mut self, rules: Rules) {
         if rules.hold(Rule::EnvelopeStub) {
             let head = self.head();
-            self.flight.retain(|request| request.record.id.number > head);
+            self.flight
+                .retain(|request| request.record.id.number > head);
         }
     }
 }

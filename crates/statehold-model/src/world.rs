@@ -220,9 +220,10 @@ impl World {
                     None => actions.push(Action::CopyRecord(0)),
                     Some(numbers) => {
                         let is_sent = |number: &Number| {
-                            self.replica.flight.iter().any(|request| {
-                                request.record.id == self.primary.id(*number)
-                            })
+                            self.replica
+                                .flight
+                                .iter()
+                                .any(|request| request.record.id == self.primary.id(*number))
                         };
                         let unsent = numbers.into_iter().filter(|number| !is_sent(number));
                         actions.extend(unsent.map(Action::CopyRecord));
