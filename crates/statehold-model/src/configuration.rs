@@ -157,14 +157,11 @@ impl Configuration {
         }
     }
 
-    /// A reader that comes from the first record, and a writer whose base is being retired.
+    /// A reader that comes from the first record, and two writers: what follows the base of one is retired when
+    /// the other was first.
     pub fn retirement(size: Size) -> Self {
-        let mut list = vec![work(Task::Inline(0), 2)];
-        let mut collectors = 1;
-        if size == Size::Large {
-            list.push(work(Task::Upload(2), 2));
-            collectors = 2;
-        }
+        let list = [work(Task::Inline(0), 2), work(Task::Upload(2), 2)];
+        let collectors = if size == Size::Small { 1 } else { 2 };
         Self {
             collectors,
             crashes: 1,

@@ -56,3 +56,17 @@ fn promises_hold_while_a_replica_is_made_and_promoted() {
 fn promises_hold_through_a_switch() {
     holds(Configuration::fail_over(Size::Small));
 }
+
+#[test]
+#[ignore = "takes minutes and gigabytes; `cargo xtask show model --size large` prints a table"]
+fn promises_hold_in_large_worlds() {
+    for configuration in Configuration::all(Size::Large) {
+        let name = configuration.name;
+        let outcome = configuration.check(THREADS, STEPS_MAX);
+        println!(
+            "{name}: {} worlds, exhausted: {}",
+            outcome.worlds, outcome.is_exhausted
+        );
+        assert!(outcome.broken.is_empty(), "{name}: {:?}", outcome.broken);
+    }
+}

@@ -6,6 +6,7 @@
 mod crowd;
 mod histories;
 mod kill;
+mod model;
 mod program;
 mod simulation;
 mod state_kill;
@@ -31,6 +32,8 @@ enum Show {
     Crowd(crowd::CrowdArgs),
     /// Thousands of real files and the odd ones arrive as they were.
     Tree(tree::TreeArgs),
+    /// Every world that the protocol can get into, within bounds: no promise breaks in any.
+    Model(model::ModelArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
         Show::Kill(args) => kill::run(&args),
         Show::Crowd(args) => crowd::run(&args),
         Show::Tree(args) => tree::run(&args),
+        Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
