@@ -7,16 +7,9 @@ use crate::THREADS;
 fn holds(configuration: Configuration) {
     let name = configuration.name;
     let outcome = configuration.check(THREADS, STEPS_MAX);
-    println!(
-        "{name}: {} worlds, depth {}, {:.1} s",
-        outcome.worlds,
-        outcome.depth,
-        outcome.took.as_secs_f64()
-    );
-    for (promise, steps) in &outcome.broken {
-        println!("{promise}\n{steps}");
-    }
-    assert!(outcome.broken.is_empty(), "{name}: a promise breaks");
+    let first = outcome.broken.first();
+    let (promise, steps) = first.map_or(("", ""), |(promise, steps)| (promise, steps.as_str()));
+    assert!(outcome.broken.is_empty(), "{name}: {promise}\n{steps}");
     assert!(outcome.is_exhausted, "{name}: every world was looked at");
     // A check in which nothing is ever removed, retired or landed would prove nothing.
     assert_eq!(outcome.unseen, Vec::<&str>::new(), "{name}");
@@ -63,10 +56,6 @@ fn promises_hold_in_large_worlds() {
     for configuration in Configuration::all(Size::Large) {
         let name = configuration.name;
         let outcome = configuration.check(THREADS, STEPS_MAX);
-        println!(
-            "{name}: {} worlds, exhausted: {}",
-            outcome.worlds, outcome.is_exhausted
-        );
         assert!(outcome.broken.is_empty(), "{name}: {:?}", outcome.broken);
     }
 }
