@@ -56,8 +56,8 @@ pub enum Size {
     Large,
 }
 
-/// Steps after which a check stops, unless it is told otherwise.
-pub const STEPS_MAX: usize = 100_000_000;
+/// Steps after which a check stops, unless it is told otherwise: a few gigabytes.
+pub const STEPS_MAX: usize = 20_000_000;
 
 const fn work(task: Task, plans: u8) -> Work {
     Work { task, plans }
@@ -131,13 +131,8 @@ impl Configuration {
             point: 2,
             of: 1,
         };
-        let plans = if size == Size::Small { 1 } else { 2 };
-        let mut list = vec![work(reuse, plans), work(Task::Upload(0), plans)];
-        let mut crashes = 0;
-        if size == Size::Large {
-            list.push(work(Task::Inline(1), 1));
-            crashes = 1;
-        }
+        let (plans, crashes) = if size == Size::Small { (1, 0) } else { (2, 1) };
+        let list = [work(reuse, plans), work(Task::Upload(0), plans)];
         Self {
             collectors: 2,
             crashes,
