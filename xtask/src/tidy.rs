@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Who may name whom. Dev-dependencies are free.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("statehold-core", &[]),
     ("statehold-repository", &["statehold-core"]),
     (
@@ -31,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
         "statehold-testkit",
         &[
             "statehold-core",
+            "statehold-model",
             "statehold-repository",
             "statehold-state",
             "statehold-sync",
@@ -38,6 +39,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("statehold-state", &[]),
+    ("statehold-model", &[]),
 ];
 
 /// Names that attract anything because they say nothing.

@@ -7,6 +7,7 @@ mod crowd;
 mod damage;
 mod histories;
 mod kill;
+mod model;
 mod program;
 mod replay;
 mod replicate;
@@ -38,6 +39,8 @@ enum Show {
     Damage(damage::DamageArgs),
     /// Continuous replication: seconds behind, and what is left when the first store is lost.
     Replicate(replicate::ReplicateArgs),
+    /// Every world that the protocol can get into, within bounds: no promise breaks in any.
+    Model(model::ModelArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         Show::Tree(args) => tree::run(&args),
         Show::Damage(args) => damage::run(&args),
         Show::Replicate(args) => replicate::run(&args),
+        Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
