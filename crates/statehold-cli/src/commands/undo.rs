@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_core::digest::Digest;
+use statehold_core::entry::Entry;
 use statehold_core::event::{Event, Outcome};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
@@ -170,7 +171,7 @@ fn undo_push(
         let present = connection.engine.remote_state().await?;
         // What others made of a path since is theirs.
         let is_ours = |path: &RepoPath| {
-            let at = |state: &State| state.tree.get(path.as_str()).map(|entry| entry.signature());
+            let at = |state: &State| state.tree.get(path.as_str()).map(Entry::signature);
             at(&after) == at(&present)
         };
         let (ours, theirs): (Vec<&RepoPath>, Vec<&RepoPath>) =
