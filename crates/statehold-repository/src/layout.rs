@@ -44,12 +44,6 @@ pub fn parse_tree(key: &str) -> Option<TreeId> {
     key.strip_prefix("trees/")?.parse().ok()
 }
 
-/// The numbers in a segment's key.
-pub fn parse_segment(key: &str) -> Option<(u64, u64)> {
-    let (from, to) = key.strip_prefix("segments/")?.split_once('-')?;
-    Some((parse_number(from)?, parse_number(to)?))
-}
-
 /// Key of a record.
 pub fn record(number: u64) -> String {
     format!("{LOG}/{number:020}")

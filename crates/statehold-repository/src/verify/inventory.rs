@@ -48,6 +48,8 @@ impl Inventory {
                 found.segments.insert(to, from);
             } else if let Some((number, copy)) = layout::parse_checkpoint(&key) {
                 found.checkpoints.entry(number).or_default().push(copy);
+            } else if layout::parse_complete(&key).is_some() {
+                // A mark says of a replica how far it goes; the log says what it holds.
             } else if key.starts_with("damaged/") {
                 found.aside += 1;
             } else if !is_beside(&key) {

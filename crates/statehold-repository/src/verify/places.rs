@@ -78,7 +78,7 @@ pub async fn find(store: &Store) -> Result<Places> {
                 }
             }
         } else if !is_root
-            && ![layout::PROBES, "probe"].contains(&folder.as_str())
+            && ![layout::PROBES, "probe", layout::JOBS].contains(&folder.as_str())
             && !PARTS.contains(&folder.as_str())
         {
             found.unknown.push(folder);
