@@ -10,7 +10,9 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::environment::Entropy;
 use statehold_core::id::PackId;
-use statehold_core::limits::{INLINE_BYTES_MAX, PACK_BYTES_EARLY, PACK_BYTES_TARGET, PACKS_EARLY};
+use statehold_core::limits::{
+    CHUNK_BYTES_MAX, INLINE_BYTES_MAX, PACK_BYTES_EARLY, PACK_BYTES_TARGET, PACKS_EARLY,
+};
 use statehold_core::record::NewPack;
 use statehold_core::tree::Tree;
 
@@ -62,6 +64,8 @@ pub struct ContentWriter {
     open: OpenPack,
     /// Stored bytes at which the open pack is full.
     target: usize,
+    /// A buffer for the next pack, where packs are known to become full.
+    spare: Option<Vec<u8>>,
     introduced: Vec<NewPack>,
 }
 
@@ -121,6 +125,7 @@ impl ContentWriter {
             frames: FrameWriter::default(),
             open,
             target: PACK_BYTES_TARGET,
+            spare: None,
             introduced: Vec::new(),
         }
     }
@@ -130,6 +135,23 @@ impl ContentWriter {
     pub fn send_early(&mut self, total: u64) {
         let equal = usize::try_from(total / PACKS_EARLY).unwrap_or(usize::MAX);
         self.target = equal.clamp(PACK_BYTES_EARLY, PACK_BYTES_TARGET);
+        self.spare = Some(Vec::new());
+        if self.open.container.is_empty() {
+            self.open.container = self.roomy(Vec::new());
+        }
+    }
+
+    /// A container that a whole pack fits into.
+    fn roomy(&self, buffer: Vec<u8>) -> ContainerWriter {
+        ContainerWriter::in_buffer(ObjectKind::Pack, buffer, self.target + CHUNK_BYTES_MAX)
+    }
+
+    /// Gives back the buffer of a pack that was sent, for another one. Packs are large, and an
+    /// allocator may hold on to what is freed for longer than it takes to fill the next.
+    pub fn reuse(&mut self, buffer: Vec<u8>) {
+        if let Some(spare) = &mut self.spare {
+            *spare = buffer;
+        }
     }
 
     /// Takes in a chunk. `band` says whether it may be compressed.
@@ -178,7 +200,12 @@ impl ContentWriter {
         if self.open.container.len() < self.target {
             return None;
         }
-        let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
+        let mut next = OpenPack::new(entropy);
+        if let Some(spare) = &mut self.spare {
+            let spare = std::mem::take(spare);
+            next.container = self.roomy(spare);
+        }
+        let full = std::mem::replace(&mut self.open, next);
         let full = full.finish();
         self.introduced.push(full.named());
         Some(full)

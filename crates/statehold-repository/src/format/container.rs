@@ -35,6 +35,15 @@ impl ContainerWriter {
         }
     }
 
+    /// A container without frames in a buffer that has been used before. It gets room for so many
+    /// bytes, so that growing copies nothing.
+    pub fn in_buffer(kind: ObjectKind, mut buffer: Vec<u8>, room: usize) -> Self {
+        buffer.clear();
+        buffer.reserve_exact(room);
+        buffer.extend_from_slice(&write(kind));
+        Self { bytes: buffer }
+    }
+
     /// Adds stored frames and gives the offset of the first.
     pub fn push(&mut self, frames: &[u8]) -> u64 {
         let offset = self.bytes.len() as u64;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
-use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY};
+use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY, PACK_BYTES_TARGET};
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
@@ -574,8 +574,8 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
-        let is_slow = actions.len() >= EARLY_FILES_MIN || total > self.remote.push_bytes_max();
-        if is_slow && total > EARLY_BYTES_MIN {
+        let is_slow = actions.len() >= EARLY_FILES_MIN && total > EARLY_BYTES_MIN;
+        if is_slow || total > PACK_BYTES_TARGET as u64 {
             outgoing.send_early(total);
         }
         let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));

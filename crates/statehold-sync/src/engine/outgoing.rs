@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use statehold_core::bands::{Profile, band};
 use statehold_core::chunking::{chunks_to_keep, cut};
 use statehold_core::digest::{Digest, FileHasher};
@@ -26,7 +27,7 @@ use crate::progress::Progress;
 use crate::scan::Scan;
 
 /// How much of a file is in memory at once. Several of the largest chunks.
-const READ_BYTES: usize = 8 * CHUNK_BYTES_MAX;
+const READ_BYTES: usize = 4 * CHUNK_BYTES_MAX;
 
 /// Turns outgoing actions into a draft, a file at a time, so that full packs can be sent while
 /// further files are read.
@@ -58,7 +59,9 @@ pub(super) struct Sending {
     /// Whether the repository is still what it was. Asked while files are read, known before the
     /// first write.
     confirming: Option<JoinHandle<statehold_repository::Result<()>>>,
-    packs: JoinSet<statehold_repository::Result<()>>,
+    packs: JoinSet<statehold_repository::Result<Bytes>>,
+    /// The buffer of a pack that was sent.
+    spare: Option<Vec<u8>>,
     progress: Arc<dyn Progress>,
     /// Bytes of files that were read and are in no pack under way. What has been read is not yet
     /// sent, so a watching person is told of it with the pack or the draft that takes it along.
@@ -82,6 +85,7 @@ impl Sending {
             remote,
             confirming: Some(confirming),
             packs: JoinSet::new(),
+            spare: None,
             progress,
             waiting: 0,
             bytes: 0,
@@ -96,9 +100,9 @@ impl Sending {
         let progress = Arc::clone(&self.progress);
         let read = std::mem::take(&mut self.waiting);
         self.packs.spawn(async move {
-            remote.put_pack(pack.id, pack.bytes).await?;
+            remote.put_pack(pack.id, pack.bytes.clone()).await?;
             progress.advance(read);
-            Ok(())
+            Ok(pack.bytes)
         });
         if self.packs.len() >= PACKS_UNDER_WAY {
             self.wait_for_one().await?;
@@ -129,7 +133,11 @@ impl Sending {
 
     async fn wait_for_one(&mut self) -> Result<()> {
         match self.packs.join_next().await {
-            Some(sent) => ended(sent, "sending a pack"),
+            Some(sent) => {
+                // Nobody else holds it any more, so this copies nothing.
+                self.spare = Some(Vec::from(ended(sent, "sending a pack")?));
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -143,7 +151,7 @@ impl Drop for Sending {
     }
 }
 
-fn ended(result: Result<statehold_repository::Result<()>, JoinError>, what: &str) -> Result<()> {
+fn ended<T>(result: Result<statehold_repository::Result<T>, JoinError>, what: &str) -> Result<T> {
     match result {
         Ok(result) => Ok(result?),
         Err(error) => {
@@ -302,7 +310,8 @@ impl<'a> Outgoing<'a> {
         };
         let mut hasher = FileHasher::default();
         let mut read = ReadContent::default();
-        let mut buffer = Vec::new();
+        let room = usize::try_from(size).unwrap_or(usize::MAX).min(READ_BYTES);
+        let mut buffer = Vec::with_capacity(room);
         let mut earlier = self.earlier_chunks(path, size);
         loop {
             let want = READ_BYTES.saturating_sub(buffer.len()) as u64;
@@ -345,6 +354,9 @@ impl<'a> Outgoing<'a> {
                         .push(self.writer.add(Digest::of(piece), piece, band)?);
                     if let Some(pack) = self.writer.take_full_pack(self.entropy) {
                         sending.add(pack).await?;
+                        if let Some(buffer) = sending.spare.take() {
+                            self.writer.reuse(buffer);
+                        }
                     }
                     used = start + range.end;
                 }
