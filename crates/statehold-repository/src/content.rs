@@ -136,14 +136,6 @@ impl ContentWriter {
         let equal = usize::try_from(total / PACKS_EARLY).unwrap_or(usize::MAX);
         self.target = equal.clamp(PACK_BYTES_EARLY, PACK_BYTES_TARGET);
         self.spare = Some(Vec::new());
-        if self.open.container.is_empty() {
-            self.open.container = self.roomy(Vec::new());
-        }
-    }
-
-    /// A container that a whole pack fits into.
-    fn roomy(&self, buffer: Vec<u8>) -> ContainerWriter {
-        ContainerWriter::in_buffer(ObjectKind::Pack, buffer, self.target + CHUNK_BYTES_MAX)
     }
 
     /// Gives back the buffer of a pack that was sent, for another one. Packs are large, and an
@@ -158,6 +150,13 @@ impl ContentWriter {
     pub fn add(&mut self, digest: Digest, raw: &[u8], band: Band) -> Result<Chunk> {
         if let Some(known) = self.known.get(&digest) {
             return Ok(*known);
+        }
+        // The first chunk of a pack that will be full: by now an earlier one may be through.
+        if self.open.container.is_empty()
+            && let Some(spare) = &mut self.spare
+        {
+            let (buffer, room) = (std::mem::take(spare), self.target + CHUNK_BYTES_MAX);
+            self.open.container = ContainerWriter::in_buffer(ObjectKind::Pack, buffer, room);
         }
         let frame = match band {
             Band::Raw => store(raw),
@@ -200,12 +199,7 @@ impl ContentWriter {
         if self.open.container.len() < self.target {
             return None;
         }
-        let mut next = OpenPack::new(entropy);
-        if let Some(spare) = &mut self.spare {
-            let spare = std::mem::take(spare);
-            next.container = self.roomy(spare);
-        }
-        let full = std::mem::replace(&mut self.open, next);
+        let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
         let full = full.finish();
         self.introduced.push(full.named());
         Some(full)
