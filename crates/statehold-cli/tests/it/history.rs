@@ -76,6 +76,8 @@ fn a_snapshot_is_known_to_every_machine() {
     // Another one, of an earlier record, with the same label.
     a.write("notes.md", "two\n").unwrap();
     run(a, &["push"], 0);
+    // Names go by the second.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
     let other = json(b, &["snapshot", "verify-test", "--at", "1"], 0);
     assert_eq!(other["record"], 1);
     let listed = json(a, &["snapshot", "list"], 0);

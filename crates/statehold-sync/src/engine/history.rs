@@ -102,7 +102,13 @@ impl Engine {
             let reason = "there is nothing in the repository to make a snapshot of; push first";
             return Err(Error::refused(reason).into());
         }
-        let id = self.free_id(&state, label)?;
+        let id = SnapshotId::new(self.clock.now(), label)
+            .filter(|id| !state.snapshots.contains_key(id))
+            .ok_or_else(|| {
+                let reason = "there is one of this name and second already; wait a moment, or \
+                              call it something else";
+                Error::refused(format!("{label}: {reason}"))
+            })?;
         let at = named.head.number;
         let body = Body::Snapshot(SnapshotBody {
             base: state.head,
@@ -237,8 +243,8 @@ impl Engine {
         Ok(state.unwrap_or_else(|| Arc::new(State::empty(self.record_zero().id))))
     }
 
-    /// A name that no snapshot has: with a number behind the label where one was made in the same
-    /// second.
+    /// A name that no snapshot has, for one that nobody typed: with a number behind the label where
+    /// another was made in the same second.
     fn free_id(&self, state: &State, label: &Label) -> Result<SnapshotId> {
         let now = self.clock.now();
         let taken = || {
