@@ -48,6 +48,17 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
+/// An error with its causes.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
 /// A line on standard error.
 pub(crate) fn complain(text: &str) {
     let mut out = std::io::stderr().lock();

@@ -57,8 +57,13 @@ impl Kind {
     /// kind have an effect on the state.
     pub const fn is_critical(&self) -> bool {
         match self {
-            Self::Push | Self::Snapshot | Self::Rollback | Self::Backup | Self::Forget => true,
-            Self::Note | Self::Registry | Self::Other(_) => false,
+            Self::Push
+            | Self::Snapshot
+            | Self::Rollback
+            | Self::Backup
+            | Self::Forget
+            | Self::Registry => true,
+            Self::Note | Self::Other(_) => false,
         }
     }
 }
@@ -115,6 +120,22 @@ pub struct DraftHead {
     /// Packs that the record names for the first time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packs: Vec<NewPack>,
+}
+
+impl DraftHead {
+    /// The head of a draft of this kind. What follows from the body is filled in with it.
+    pub const fn new(kind: Kind, machine: MachineId, nonce: Nonce, packs: Vec<NewPack>) -> Self {
+        Self {
+            critical: kind.is_critical(),
+            kind,
+            machine,
+            nonce,
+            body: Digest::from_bytes([0; 32]),
+            body_bytes: 0,
+            content_bytes: 0,
+            packs,
+        }
+    }
 }
 
 /// A pack that a record names for the first time. Its length stands in the clear, so that whoever

@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, RepositoryId};
 use statehold_core::record::{Body, DraftHead, Kind, Record, RegistryBody};
@@ -276,16 +275,8 @@ impl Control {
             .collect::<Result<_, _>>()
             .map_err(Error::refused)?;
         let base = state.head;
-        let head = DraftHead {
-            kind: Kind::Registry,
-            critical: true,
-            machine: self.machine,
-            nonce: Nonce::random(&*self.entropy),
-            body: Digest::of(b""),
-            body_bytes: 0,
-            content_bytes: 0,
-            packs: Vec::new(),
-        };
+        let nonce = Nonce::random(&*self.entropy);
+        let head = DraftHead::new(Kind::Registry, self.machine, nonce, Vec::new());
         StoredDraft::new(head, Body::Registry(RegistryBody { base, changes }), &[])
     }
 }

@@ -1,5 +1,5 @@
 //! The seam between a client's engine and a repository: over a bucket or over a gateway, the same
-//! eight operations. Two more put some of them together, for a way on which each request counts;
+//! nine operations. Two more put some of them together, for a way on which each request counts;
 //! they mean what their parts mean.
 
 use std::collections::HashMap;

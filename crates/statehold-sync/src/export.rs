@@ -18,7 +18,7 @@ use tar::{EntryType, Header};
 
 use crate::engine::fetch::{BATCH_BYTES, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, stored_bytes};
 use crate::engine::retrieve::{Retrieval, Retrieved};
-use crate::engine::{EngineError, Result};
+use crate::engine::{Result, own_error};
 use crate::folder::Folder;
 use crate::progress::{Phase, Progress};
 
@@ -59,11 +59,7 @@ pub async fn write_archive(
     name: &Path,
     progress: &dyn Progress,
 ) -> Result<Exported> {
-    let failed = |source| EngineError::Own {
-        action: "write",
-        path: name.to_owned(),
-        source,
-    };
+    let failed = |error| own_error("write", name, error);
     let encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
     let mut archive = Archive { out: encoder, name };
     let files = tree.iter().filter_map(|(_, entry)| file_of(entry));
@@ -224,11 +220,7 @@ impl<W: Write> Archive<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.out
             .write_all(bytes)
-            .map_err(|source| EngineError::Own {
-                action: "write",
-                path: self.name.to_owned(),
-                source,
-            })
+            .map_err(|error| own_error("write", self.name, error))
     }
 }
 
@@ -300,13 +292,7 @@ pub async fn write_folder(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<(Exported, Retrieved)> {
-    let failed = |action| {
-        move |source| EngineError::Own {
-            action,
-            path: out.to_owned(),
-            source,
-        }
-    };
+    let failed = |action| move |error| own_error(action, out, error);
     check_is_free(out).map_err(failed("export to"))?;
     let made = beside(out).and_then(|(folder, name)| {
         let made = tempfile::Builder::new()

@@ -94,16 +94,7 @@ impl Author {
 
     /// The head of a draft with a new nonce; what follows from the body is filled in later.
     pub fn head(&self, kind: Kind, packs: Vec<NewPack>) -> DraftHead {
-        DraftHead {
-            critical: kind.is_critical(),
-            kind,
-            machine: self.machine,
-            nonce: Nonce::random(&self.entropy),
-            body: Digest::of(b""),
-            body_bytes: 0,
-            content_bytes: 0,
-            packs,
-        }
+        DraftHead::new(kind, self.machine, Nonce::random(&self.entropy), packs)
     }
 
     /// Makes a push and sends it.

@@ -495,16 +495,8 @@ impl Client {
         } else {
             self.history(&known)
         };
-        let head = DraftHead {
-            critical: kind.is_critical(),
-            kind,
-            machine: self.machine,
-            nonce: Nonce::random(&self.entropy),
-            body: Digest::of(b""),
-            body_bytes: 0,
-            content_bytes: 0,
-            packs: finished.introduced.clone(),
-        };
+        let nonce = Nonce::random(&self.entropy);
+        let head = DraftHead::new(kind, self.machine, nonce, finished.introduced.clone());
         let changes = changes_of(&body);
         let draft = StoredDraft::new(head, body, &finished.inline)?;
         Ok((draft, changes, finished.pack.into_iter().collect()))

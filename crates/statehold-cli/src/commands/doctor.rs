@@ -32,7 +32,7 @@ use super::{GlobalArgs, block_on};
 use crate::connection::{known_records, linked_client, open_linked, store_of};
 use crate::duration;
 use crate::environment::{SystemClock, home, variable};
-use crate::output::{Output, complain, count};
+use crate::output::{Output, complain, count, with_causes};
 
 /// Look for what is wrong with this workspace, and say what to do about it
 #[derive(Debug, Args)]
@@ -137,14 +137,14 @@ pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Re
         Err(error @ (WorkspaceError::Settings { .. } | WorkspaceError::TooNew { .. })) => {
             let next =
                 "restore the file from a copy, or `statehold init` in a fresh folder and pull";
-            findings.bad("settings", chain(&error), next);
+            findings.bad("settings", with_causes(&error), next);
         }
         Err(error) => {
             complain(&format!(
                 "statehold: nothing could be checked: {}",
-                chain(&error)
+                with_causes(&error)
             ));
-            output.value(&serde_json::json!({"error": chain(&error), "exit": COULD_NOT_RUN}));
+            output.value(&serde_json::json!({"error": with_causes(&error), "exit": COULD_NOT_RUN}));
             return Ok(COULD_NOT_RUN.into());
         }
     }
@@ -169,17 +169,6 @@ pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Re
         .unwrap_or(FAILED_MAX)
         .min(FAILED_MAX)
         .into())
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// Makes sure that the store holds the repository, and the newest record that was seen in it. Gives
@@ -261,12 +250,12 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
             Ok(Ok(_)) => findings.good("key", "there, and for this user's eyes only"),
             Ok(Err(error @ KeyError::Exposed { .. })) => findings.bad(
                 "key",
-                chain(&error),
+                with_causes(&error),
                 "`chmod 600` the file, then `statehold unlink` and `link` for a new key",
             ),
             Ok(Err(error)) => findings.bad(
                 "key",
-                chain(&error),
+                with_causes(&error),
                 "`statehold unlink`, then `statehold link URL` with a new invite",
             ),
             Err(error) => findings.bad("key", format!("{error:#}"), "set HOME or STATEHOLD_HOME"),
@@ -287,7 +276,7 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
             check_clock(client.date().await.ok().flatten().as_deref(), findings);
         }
         Err(error) => {
-            let found = chain(&error);
+            let found = with_causes(&error);
             let next = crate::exit::hint(&error.into()).unwrap_or("ask whoever runs the gateway");
             findings.bad("gateway", found, next);
         }
@@ -315,7 +304,7 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
     let folder = match workspace.folder() {
         Ok(folder) => folder,
         Err(error) => {
-            findings.bad("folder", chain(&error), "make the folder readable");
+            findings.bad("folder", with_causes(&error), "make the folder readable");
             return;
         }
     };
@@ -324,7 +313,7 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
         Ok(_) => findings.good("rules", "valid"),
         Err(error) => findings.bad(
             "rules",
-            chain(error),
+            with_causes(error),
             "correct the file; nothing moves before",
         ),
     }
@@ -333,13 +322,13 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
         Ok(_) => findings.good("ignore", "valid"),
         Err(error) => findings.bad(
             "ignore",
-            chain(error),
+            with_causes(error),
             "correct the line; nothing moves before",
         ),
     }
     let damage = RefCell::new(Vec::new());
     let index = Index::read(&workspace.index_files(), |error| {
-        damage.borrow_mut().push(chain(&error));
+        damage.borrow_mut().push(with_causes(&error));
     });
     let damage = damage.into_inner();
     if damage.is_empty() {
@@ -369,7 +358,7 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
                     "name each in SYNC_ALLOW or SYNC_DENY; until then they stay here",
                 );
             }
-            Err(error) => findings.bad("folder", chain(&error), "make the folder readable"),
+            Err(error) => findings.bad("folder", with_causes(&error), "make the folder readable"),
         }
     }
     if let Some(checkout) = &index.checkout {
@@ -455,7 +444,7 @@ fn check_leftovers(workspace: &Workspace, findings: &mut Findings) {
             "a push was interrupted and may or may not have landed",
             "`statehold push` settles it",
         ),
-        Err(error) => findings.bad("journal", chain(&error), "make the file readable"),
+        Err(error) => findings.bad("journal", with_causes(&error), "make the file readable"),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::connection::{find_workspace, open_replica, open_source, store_of, sys
 use crate::duration;
 use crate::environment::{SystemClock, replica_store_variable, store_variable};
 use crate::exit::{Exit, WrongUsage};
-use crate::output::{Output, complain, count, is_watched, size};
+use crate::output::{Output, complain, count, is_watched, size, with_causes};
 use crate::progress::copying;
 
 /// Copy a repository, or a gateway's whole store, to another store
@@ -248,16 +248,11 @@ impl<'a> Shape<'a> {
 
 /// An error with its causes; one of a history that splits says where.
 fn said(error: &Error) -> String {
-    let mut text = match error {
-        Error::Diverged { number, .. } => format!("diverged at {number}: {error}"),
-        error => error.to_string(),
-    };
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+    let text = with_causes(error);
+    match error {
+        Error::Diverged { number, .. } => format!("diverged at {number}: {text}"),
+        _ => text,
     }
-    text
 }
 
 async fn copy(

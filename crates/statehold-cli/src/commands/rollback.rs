@@ -11,6 +11,7 @@ use statehold_core::event::Outcome;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::rollback::WayBack;
 use statehold_core::scope::Scope;
+use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_repository::remote::load_at;
 use statehold_sync::engine::{Report, RollbackPlan, RolledBack, RunOptions};
@@ -53,7 +54,12 @@ pub(crate) struct RollbackArgs {
 pub(super) fn run(args: &RollbackArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let started = Instant::now();
     let workspace = find_workspace(&global.directory()?)?;
-    let (plan, label, name) = block_on(plan(args, &workspace))?;
+    let Planned {
+        plan,
+        to,
+        label,
+        name,
+    } = block_on(plan(args, &workspace))?;
     show_plan(&plan, output);
     if plan.back.is_empty() {
         output.line("Nothing has changed since.");
@@ -70,11 +76,6 @@ pub(super) fn run(args: &RollbackArgs, global: &GlobalArgs, output: Output) -> R
     }
     let result = block_on(async {
         let connection = Connection::of(workspace.clone(), output, None).await?;
-        let to = load_at(
-            &*connection.remote,
-            statehold_core::point::Point::Record(plan.to),
-        );
-        let to = to.await?;
         Ok(connection.engine.rollback(&to, |_| true).await?)
     });
     record(&workspace, "rollback", started, &result)?;
@@ -92,39 +93,45 @@ pub(super) fn run(args: &RollbackArgs, global: &GlobalArgs, output: Output) -> R
     Ok(finish(&report, output))
 }
 
-/// The plan, the label that confirms it, and the snapshot's name if it is one.
-async fn plan(
-    args: &RollbackArgs,
-    workspace: &Workspace,
-) -> Result<(RollbackPlan, String, Option<String>)> {
+/// What was asked for.
+struct Planned {
+    plan: RollbackPlan,
+    /// The state that comes back.
+    to: Arc<State>,
+    /// The label that confirms it.
+    label: String,
+    /// The snapshot's name, if it is one.
+    name: Option<SnapshotId>,
+}
+
+async fn plan(args: &RollbackArgs, workspace: &Workspace) -> Result<Planned> {
     let connection = Connection::of(workspace.clone(), Output::default(), None).await?;
     let newest = connection.engine.remote_state().await?;
-    let (to, name): (Arc<State>, Option<String>) = match (&args.snapshot, &args.to) {
-        (Some(name), _) => {
-            let id = find_snapshot(&newest, name)?;
-            let point = When::Snapshot(id.to_string()).point(&newest)?;
-            let state = load_at(&*connection.remote, point).await?;
-            (state, Some(id.to_string()))
-        }
-        (None, Some(when)) => {
-            let name = match when {
-                When::Snapshot(name) => Some(find_snapshot(&newest, name)?.to_string()),
-                When::Record(_) | When::Time(_) => None,
-            };
-            let state = load_at(&*connection.remote, when.point(&newest)?).await?;
-            (state, name)
-        }
+    let snapshot = match (&args.snapshot, &args.to) {
+        (Some(name), _) | (None, Some(When::Snapshot(name))) => Some(name),
+        (None, _) => None,
+    };
+    let name = match snapshot {
+        Some(name) => Some(find_snapshot(&newest, name)?.clone()),
+        None => None,
+    };
+    let point = match (&name, &args.to) {
+        (Some(id), _) => When::Snapshot(id.to_string()).point(&newest)?,
+        (None, Some(when)) => when.point(&newest)?,
         (None, None) => return Err(WrongUsage::because("to what?")),
     };
+    let to = load_at(&*connection.remote, point).await?;
     let label = match &name {
-        Some(name) => name
-            .parse::<statehold_core::snapshot::SnapshotId>()?
-            .label()
-            .to_owned(),
+        Some(id) => id.label().to_owned(),
         None => format!("record-{}", to.head.number),
     };
     let plan = connection.engine.plan_rollback(&to, |_| true).await?;
-    Ok((plan, label, name))
+    Ok(Planned {
+        plan,
+        to,
+        label,
+        name,
+    })
 }
 
 /// Shows what would change.

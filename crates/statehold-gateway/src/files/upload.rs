@@ -225,16 +225,6 @@ pub(crate) struct Origin {
 
 impl Origin {
     fn head(self, packs: Vec<NewPack>) -> DraftHead {
-        DraftHead {
-            kind: Kind::Push,
-            critical: true,
-            machine: self.machine,
-            nonce: self.nonce,
-            // The draft fills in what follows from its body.
-            body: Digest::from_bytes([0; 32]),
-            body_bytes: 0,
-            content_bytes: 0,
-            packs,
-        }
+        DraftHead::new(Kind::Push, self.machine, self.nonce, packs)
     }
 }

@@ -152,17 +152,8 @@ impl Replicator {
             object: layout::REPOSITORY.into(),
         })?;
         let loaded = load(&repository).await?;
-        let kind = Kind::Backup;
-        let head = DraftHead {
-            critical: kind.is_critical(),
-            kind,
-            machine: self.machine,
-            nonce: Nonce::random(&*self.entropy),
-            body: Digest::of(b""),
-            body_bytes: 0,
-            content_bytes: 0,
-            packs: Vec::new(),
-        };
+        let nonce = Nonce::random(&*self.entropy);
+        let head = DraftHead::new(Kind::Backup, self.machine, nonce, Vec::new());
         let body = Body::Backup(BackupBody {
             base: loaded.state.head,
             label: row.label.clone(),

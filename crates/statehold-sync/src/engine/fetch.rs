@@ -16,7 +16,7 @@ use statehold_core::limits::PACK_BYTES_TARGET;
 use statehold_repository::content::open_chunk;
 use statehold_repository::{Error, Remote};
 
-use super::{EngineError, Result};
+use super::{EngineError, Result, own_error};
 use crate::progress::Progress;
 
 /// Stored bytes of files that are fetched in one go, unless they lie in one pack.
@@ -101,7 +101,7 @@ impl Fetcher<'_> {
             return Ok(staged);
         }
         let copy = staged.with_extension("copy");
-        std::fs::copy(&staged, &copy).map_err(|error| staging_error("copy", &staged, error))?;
+        std::fs::copy(&staged, &copy).map_err(|error| own_error("copy", &staged, error))?;
         Ok(copy)
     }
 
@@ -208,18 +208,6 @@ fn place_of(chunk: &Chunk) -> (Option<ContentObject>, u64) {
     (chunk.at.object, chunk.at.offset)
 }
 
-pub(crate) fn staging_error(
-    action: &'static str,
-    path: &Path,
-    source: std::io::Error,
-) -> EngineError {
-    EngineError::Own {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
 /// A file in the making. It gets its name only when its digest is right.
 struct Staged<'a> {
     partial: PathBuf,
@@ -247,7 +235,7 @@ impl<'a> Staged<'a> {
             }
             let mut piece = vec![0; chunk.raw as usize];
             let read = staged.file.read_exact(&mut piece);
-            read.map_err(|error| staging_error("read", &staged.partial, error))?;
+            read.map_err(|error| own_error("read", &staged.partial, error))?;
             if Digest::of(&piece) != chunk.digest {
                 break;
             }
@@ -267,9 +255,9 @@ impl<'a> Staged<'a> {
             .create(true)
             .truncate(false)
             .open(&partial);
-        let file = opened.map_err(|error| staging_error("make", &partial, error))?;
+        let file = opened.map_err(|error| own_error("make", &partial, error))?;
         let length = file.metadata().map(|metadata| metadata.len());
-        let length = length.map_err(|error| staging_error("look at", &partial, error))?;
+        let length = length.map_err(|error| own_error("look at", &partial, error))?;
         let staged = Self {
             partial,
             whole,
@@ -285,14 +273,14 @@ impl<'a> Staged<'a> {
         let cut = self.file.set_len(bytes);
         let cut = cut.and_then(|()| self.file.seek(std::io::SeekFrom::Start(bytes)));
         cut.map(drop)
-            .map_err(|error| staging_error("write", &self.partial, error))
+            .map_err(|error| own_error("write", &self.partial, error))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.file
             .write_all(bytes)
-            .map_err(|error| staging_error("write", &self.partial, error))
+            .map_err(|error| own_error("write", &self.partial, error))
     }
 
     fn finish(self) -> Result<()> {
@@ -308,6 +296,6 @@ impl<'a> Staged<'a> {
             return Err(Error::damaged(object, reason).into());
         }
         std::fs::rename(&self.partial, &self.whole)
-            .map_err(|error| staging_error("name", &self.whole, error))
+            .map_err(|error| own_error("name", &self.whole, error))
     }
 }

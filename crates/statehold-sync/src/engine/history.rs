@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use statehold_core::entry::Entry;
+use statehold_core::id::Nonce;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
-    Body, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
+    Body, DraftHead, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
 };
 use statehold_core::rollback::WayBack;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
@@ -19,7 +20,6 @@ use statehold_repository::content::Pack;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, fold, load_at};
 
-use super::outgoing::draft_head;
 use super::{Engine, EngineError, ROUNDS_MAX, Result};
 use crate::index::{Checkout, Index};
 use crate::journal::Journal;
@@ -269,7 +269,7 @@ impl Engine {
         self.remote.confirm(known.head).await?;
         let kind = body.kind().ok_or_else(|| Error::refused("no kind"))?;
         let machine = self.workspace.settings().machine.id;
-        let head = draft_head(kind, machine, Vec::new(), &*self.entropy);
+        let head = DraftHead::new(kind, machine, Nonce::random(&*self.entropy), Vec::new());
         let draft = StoredDraft::new(head, body, b"")?;
         let (record, state) = self.hand_in(&[], &draft, Arc::clone(known)).await?;
         match &mut index.checkout {

@@ -14,8 +14,8 @@ use statehold_core::plan::Action;
 use statehold_core::tree::Tree;
 use statehold_repository::Remote;
 
-use super::fetch::{Fetcher, staging_error, stored_bytes_of};
-use super::{EngineError, Result};
+use super::fetch::{Fetcher, stored_bytes_of};
+use super::{EngineError, Result, own_error};
 use crate::folder::{Attributes, Folder, FolderError, Stamp, stamp_clock_ns};
 use crate::progress::{Phase, Progress};
 use crate::scan::Scan;
@@ -150,7 +150,7 @@ impl Incoming<'_> {
                 // A link that an earlier, killed run left behind.
                 match std::fs::remove_file(&staged) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(staging_error("clear", &staged, error));
+                        return Err(own_error("clear", &staged, error));
                     }
                     _ => {}
                 }
@@ -190,7 +190,7 @@ impl Incoming<'_> {
         }
         let into = self.aside.join(path.as_str());
         if let Some(folder) = into.parent() {
-            let failed = |error| staging_error("make", folder, error);
+            let failed = |error| own_error("make", folder, error);
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         self.folder.set_aside(path, stamp, &into)?;

@@ -6,7 +6,7 @@
 //! handed in again, and what a pull had staged is used.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use statehold_core::entry::{Entry, Signature};
@@ -650,7 +650,7 @@ impl Engine {
         let found = match std::fs::read(&path) {
             Ok(found) => Some(found),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(own("read", path)(source)),
+            Err(error) => return Err(own_error("read", &path, error)),
         };
         if found
             .as_ref()
@@ -661,7 +661,7 @@ impl Engine {
         self.workspace.make_log_folder(&self.folder)?;
         if found.is_some_and(|found| !is_snapshot_index(&found)) {
             let aside = path.with_extension(format!("{}.ndjson", self.clock.now().to_file_name()));
-            std::fs::rename(&path, aside).map_err(own("set aside", path.clone()))?;
+            std::fs::rename(&path, aside).map_err(|error| own_error("set aside", &path, error))?;
         }
         replace_file(
             &path,
@@ -669,7 +669,7 @@ impl Engine {
             Readers::Everybody,
             &self.workspace.staging(),
         )
-        .map_err(own("write", path))
+        .map_err(|error| own_error("write", &path, error))
     }
 
     fn write_manifest(&self, now: &Situation) -> Result<()> {
@@ -696,10 +696,11 @@ impl Situation {
     }
 }
 
-fn own(action: &'static str, path: PathBuf) -> impl FnOnce(std::io::Error) -> EngineError {
-    move |source| EngineError::Own {
+/// What the system said about one of Statehold's own files.
+pub(crate) fn own_error(action: &'static str, path: &Path, source: std::io::Error) -> EngineError {
+    EngineError::Own {
         action,
-        path,
+        path: path.to_owned(),
         source,
     }
 }

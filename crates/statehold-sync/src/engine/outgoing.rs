@@ -13,7 +13,7 @@ use statehold_core::id::{MachineId, Nonce};
 use statehold_core::limits::CHUNK_BYTES_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
-use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, RecordRef, Upsert};
+use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::state::State;
 use statehold_repository::Remote;
@@ -246,7 +246,7 @@ impl<'a> Outgoing<'a> {
             introduced,
             ..
         } = content;
-        let head = draft_head(Kind::Push, machine, introduced, self.entropy);
+        let head = DraftHead::new(Kind::Push, machine, Nonce::random(self.entropy), introduced);
         let draft = StoredDraft::new(head, Body::Push(body), &inline)?;
         Ok(Some(Outbound { draft, pack, paths }))
     }
@@ -399,25 +399,5 @@ impl Default for ReadContent {
             keep: 0,
             chunks: Vec::new(),
         }
-    }
-}
-
-/// The head of a draft of this machine's.
-pub(super) fn draft_head(
-    kind: Kind,
-    machine: MachineId,
-    packs: Vec<NewPack>,
-    entropy: &dyn Entropy,
-) -> DraftHead {
-    DraftHead {
-        critical: kind.is_critical(),
-        kind,
-        machine,
-        nonce: Nonce::random(entropy),
-        // The draft fills in what follows from its body.
-        body: Digest::from_bytes([0; 32]),
-        body_bytes: 0,
-        content_bytes: 0,
-        packs,
     }
 }

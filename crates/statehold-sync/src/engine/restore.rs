@@ -12,9 +12,8 @@ use statehold_core::path::RepoPath;
 use statehold_core::state::State;
 use statehold_core::time::{Mtime, Timestamp};
 
-use super::fetch::staging_error;
 use super::retrieve::{Retrieval, Retrieved};
-use super::{Engine, EngineError, Result};
+use super::{Engine, EngineError, Result, own_error};
 use crate::atomic::{Readers, replace_file};
 use crate::folder::Attributes;
 use crate::home::make_private_folders;
@@ -86,7 +85,7 @@ impl Engine {
         }
         let restoring = self.workspace.restoring();
         make_private_folders(&restoring)
-            .map_err(|error| staging_error("make the folder", &restoring, error))?;
+            .map_err(|error| own_error("make the folder", &restoring, error))?;
         let _lock = Lock::take(&restoring.join("lock"), "restore", Wait::Yes)?;
         self.forget_removed(&restoring);
         let note = Note {
@@ -97,7 +96,7 @@ impl Engine {
         let (holding, own) = self.claim(&restoring, &note, moment)?;
         let staging = own.join("staging");
         make_private_folders(&staging)
-            .map_err(|error| staging_error("make the folder", &staging, error))?;
+            .map_err(|error| own_error("make the folder", &staging, error))?;
         self.keep_out_of_git(&staging)?;
         let folder = self.folder.folder_inside(&holding)?;
 
@@ -152,7 +151,7 @@ impl Engine {
                 _ if there.is_some() => continue,
                 _ => {}
             }
-            let failed = |error| staging_error("write", &own, error);
+            let failed = |error| own_error("write", &own, error);
             make_private_folders(&own).map_err(failed)?;
             let text = serde_json::to_vec(note).map_err(|error| failed(error.into()))?;
             replace_file(&own.join("of.json"), &text, Readers::Owner, &own).map_err(failed)?;
@@ -191,7 +190,7 @@ impl Engine {
             return Ok(());
         }
         let staged = staging.join("gitignore");
-        std::fs::write(&staged, "*\n").map_err(|error| staging_error("write", &staged, error))?;
+        std::fs::write(&staged, "*\n").map_err(|error| own_error("write", &staged, error))?;
         let now = self.clock.now().as_millis();
         let attributes = Attributes {
             executable: false,

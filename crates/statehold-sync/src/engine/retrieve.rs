@@ -13,9 +13,9 @@ use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_repository::Remote;
 
-use super::fetch::{Fetcher, digest_of, staging_error, stored_bytes_of};
+use super::fetch::{Fetcher, digest_of, stored_bytes_of};
 use super::incoming::cause;
-use super::{EngineError, Result};
+use super::{EngineError, Result, own_error};
 use crate::folder::{Attributes, Folder, FolderError, FoundKind};
 use crate::progress::{Phase, Progress};
 
@@ -137,7 +137,7 @@ impl Retrieval<'_> {
                 let staged = fetcher.staged(*digest);
                 match File::open(&staged).and_then(|file| file.sync_all()) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(staging_error("flush", &staged, error));
+                        return Err(own_error("flush", &staged, error));
                     }
                     _ => {}
                 }

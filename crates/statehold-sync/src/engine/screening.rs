@@ -14,7 +14,7 @@ use statehold_core::state::State;
 use statehold_repository::content::open_chunk;
 use statehold_repository::wire::bodies::Role;
 
-use super::{Engine, EngineError, Report, Result, RunOptions, Situation, TooLarge};
+use super::{Engine, Report, Result, RunOptions, Situation, TooLarge, own_error};
 use crate::scan::{SkipReason, Skipped};
 use crate::secrets::{AllowedSecrets, search};
 
@@ -239,11 +239,7 @@ impl Engine {
             let path = self.workspace.allowed_secrets_path();
             allowed
                 .write(&self.workspace)
-                .map_err(|source| EngineError::Own {
-                    action: "write",
-                    path,
-                    source,
-                })?;
+                .map_err(|error| own_error("write", &path, error))?;
         }
         let mut kept: Vec<RepoPath> = searched.unreadable.clone();
         kept.extend(searched.found.iter().map(|file| file.path.clone()));
