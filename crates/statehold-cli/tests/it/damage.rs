@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::vault::{Direct, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite};
+use crate::vault::{
+    Direct, copy_folder, fill_with_every_kind, flipped, in_folder, linked_straight, overwrite,
+};
 use crate::world::{Two, json, run};
 
 fn named(said: &Value) -> Vec<String> {
@@ -15,19 +17,6 @@ fn named(said: &Value) -> Vec<String> {
     damaged
         .map(|damaged| damaged["key"].as_str().unwrap().to_owned())
         .collect()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let to = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_folder(&path, &to);
-        } else {
-            fs::copy(&path, &to).unwrap();
-        }
-    }
 }
 
 fn pack_of(vault: &Path) -> (PathBuf, String) {

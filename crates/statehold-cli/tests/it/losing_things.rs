@@ -2,9 +2,8 @@
 //! no smaller test shows.
 
 use std::fs;
-use std::path::Path;
 
-use crate::vault::{Direct, fill_with_every_kind, in_folder, linked_straight};
+use crate::vault::{Direct, copy_folder, fill_with_every_kind, in_folder, linked_straight};
 use crate::world::{Two, installation, json, run};
 
 /// Goal: a repository without any of its caches is the same repository, and gets them again.
@@ -101,19 +100,6 @@ fn truth_that_is_lost_is_named() {
     let told = run(&machine, &["pull"], 1);
     assert!(told.err.contains("record 0"), "{}", told.err);
     assert!(told.err.contains("the histories differ"), "{}", told.err);
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let to = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_folder(&path, &to);
-        } else {
-            fs::copy(&path, &to).unwrap();
-        }
-    }
 }
 
 /// Goal: without its control log a store has no keys, and its repositories are whole all the same.

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use statehold_testkit::loopback::{Front, Manners};
-use statehold_testkit::servers::{self, Server};
 
+use crate::vault::moto;
 use crate::world::{installation, json, run};
 
 /// Where a store is, and what a gateway needs to get there.
@@ -80,18 +80,6 @@ fn a_gateway_on_a_new_host_serves_the_same_keys_from_a_bucket() {
         location: server.location("vault"),
         variables: server.variables(),
     });
-}
-
-/// moto, if it can be had here.
-fn moto() -> Option<Server> {
-    match servers::moto() {
-        Ok(server) => Some(server),
-        Err(absent) => {
-            assert!(!servers::installs_everything(), "moto {absent}");
-            println!("SKIP: moto {absent}");
-            None
-        }
-    }
 }
 
 fn lose_the_host(store: &Store) {

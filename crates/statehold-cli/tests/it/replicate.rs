@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, Ran, RealMachine};
-use statehold_testkit::servers::{self, Server};
 
+use crate::vault::moto;
 use crate::world::{Two, installation, json, run};
 
 /// A machine that is linked straight with a store in a folder, with some records in it.
@@ -47,17 +47,6 @@ fn objects(store: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
-}
-
-fn moto() -> Option<Server> {
-    match servers::moto() {
-        Ok(server) => Some(server),
-        Err(absent) => {
-            assert!(!servers::installs_everything(), "moto {absent}");
-            println!("SKIP: moto {absent}");
-            None
-        }
-    }
 }
 
 /// Runs a command with further variables, and expects a code.

@@ -188,3 +188,29 @@ impl Bucket {
         gateway.unwrap()
     }
 }
+
+/// Copies a folder and all that is in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap() {
+        let path = item.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// An S3 server, if it can be had here.
+pub(crate) fn moto() -> Option<Server> {
+    match servers::moto() {
+        Ok(server) => Some(server),
+        Err(absent) => {
+            assert!(!servers::installs_everything(), "moto {absent}");
+            println!("SKIP: moto {absent}");
+            None
+        }
+    }
+}

@@ -11,7 +11,6 @@ use statehold_repository::format::{segment, tree};
 use statehold_repository::remote::load;
 use statehold_repository::{Error, Remote as _, layout};
 use statehold_testkit::author::read_file;
-use statehold_testkit::environment::SeededEntropy;
 
 use crate::scene::{Scene, open};
 
@@ -47,21 +46,9 @@ fn check_every_damage<T: PartialEq + std::fmt::Debug>(
     );
 }
 
-/// A log with a little of everything: records with and without content, packs, trees of several
-/// pages, segments, checkpoints.
-async fn scene() -> Scene {
-    let mut scene = Scene::new().await;
-    let noise = SeededEntropy::new(9).bytes(700_000);
-    scene
-        .push(&[("large", Some(&noise)), ("small", Some(b"hello"))])
-        .await;
-    scene.push_many(70).await;
-    scene
-}
-
 #[tokio::test]
 async fn objects() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let key = layout::record(1);
     let record = |bytes: Bytes| StoredRecord::read(1, bytes).map(|stored| stored.record);
     check_every_damage(&key, &scene.bytes(&key).await, record);
@@ -112,7 +99,7 @@ fn chunk_of(scene: &Scene, path: &str) -> Chunk {
 /// The frames of content carry digests of their own.
 #[tokio::test]
 async fn content() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     for path in ["large", "small"] {
         let chunk = chunk_of(&scene, path);
         let key = chunk.at.object.unwrap().to_string();
@@ -126,7 +113,7 @@ async fn content() {
 /// for a store that answers.
 #[tokio::test(start_paused = true)]
 async fn what_is_damaged_is_named() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let began = tokio::time::Instant::now();
     // A record past the checkpoint, which no segment stands in for.
     let key = layout::record(70);
@@ -181,7 +168,7 @@ fn flipped(bytes: &Bytes, at: usize) -> Bytes {
 /// Newer formats are refused by name, whatever object announces them.
 #[tokio::test]
 async fn later_versions_are_refused() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     for at in [12, 14] {
         let key = layout::record(71);
         let mut bytes = scene.bytes(&key).await.to_vec();
@@ -224,7 +211,7 @@ async fn bombs_are_refused() {
     let id = "00112233445566778899aabbccddeeff".parse().unwrap();
     is_bound(read_pack(id, pack.into()).map(drop));
 
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     is_bound(open_chunk(&chunk_of(&scene, "large"), &bomb(64)).map(drop));
 }
 
@@ -233,7 +220,7 @@ async fn bombs_are_refused() {
 /// one number alone, and can't tell.)
 #[tokio::test]
 async fn a_gap_in_the_log_is_named() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let lost = layout::record(40);
     scene.remove(&lost).await;
     for cache in ["segments", "checkpoints"] {

@@ -57,20 +57,9 @@ async fn load_replica(replica: &Store) -> Result<Arc<State>> {
     Ok(load(&repository.unwrap()).await?.state)
 }
 
-/// A log with records of both kinds, packs, segments and checkpoints.
-async fn scene() -> Scene {
-    let mut scene = Scene::new().await;
-    let noise = SeededEntropy::new(9).bytes(700_000);
-    scene
-        .push(&[("large", Some(&noise)), ("small", Some(b"hello"))])
-        .await;
-    scene.push_many(70).await;
-    scene
-}
-
 #[tokio::test]
 async fn a_copy_is_the_same_repository_and_costs_little_when_nothing_is_new() {
-    let mut scene = scene().await;
+    let mut scene = Scene::of_everything().await;
     let replica = Store::memory();
     let done = copied(&scene.store, &replica).await;
     assert_eq!((done.records, done.packs, done.news), (71, 1, 71));
@@ -139,7 +128,7 @@ async fn every_await_is_a_place_to_be_killed() {
 /// Goal: whatever a store does on a bad day, the replica is valid, and whole in the end.
 #[tokio::test(start_paused = true)]
 async fn bad_days_of_the_second_store() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     for seed in 0..12 {
         let (replica, slow) = slow(seed, Faults::many());
         let mut runs = 0;
@@ -173,7 +162,7 @@ async fn load_replica_if_any(replica: &Store) -> Option<Arc<State>> {
 
 #[tokio::test]
 async fn two_replicators_at_once_are_one() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let replica = Store::memory();
     let (one, other) = tokio::join!(
         copied(&scene.store, &replica),
@@ -269,14 +258,14 @@ async fn a_source_that_was_set_back_is_named() {
 #[tokio::test]
 async fn damage_stays_behind() {
     for gone in [false, true] {
-        let clean = scene().await;
+        let clean = Scene::of_everything().await;
         let keys = [
             (layout::record(3), 2),
             (layout::record(40), 39),
             (clean.keys("packs").await.remove(0), 0),
         ];
         for (key, last) in keys {
-            let scene = scene().await;
+            let scene = Scene::of_everything().await;
             // Segments would heal a record.
             for segment in scene.keys("segments").await {
                 scene.remove(&segment).await;
@@ -334,7 +323,7 @@ async fn content_that_rides_in_a_record_is_checked() {
 
 #[tokio::test]
 async fn damaged_caches_are_left_out_and_named() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let segment = scene.keys("segments").await.remove(0);
     let tree = scene.keys("trees").await.remove(0);
     for key in [&segment, &tree] {
@@ -359,7 +348,7 @@ async fn damaged_caches_are_left_out_and_named() {
 /// Goal: what stands in the replica and is not the source's is named, and stays.
 #[tokio::test]
 async fn what_stands_there_with_other_bytes_is_named() {
-    let scene = scene().await;
+    let scene = Scene::of_everything().await;
     let pack = scene.keys("packs").await.remove(0);
     let replica = Store::memory();
     replica.create(&pack, "x".into()).await.unwrap();

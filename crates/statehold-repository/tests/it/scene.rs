@@ -60,6 +60,18 @@ impl Scene {
         }
     }
 
+    /// A log with a little of everything: records with and without content, packs, trees, segments,
+    /// checkpoints.
+    pub(crate) async fn of_everything() -> Self {
+        let mut scene = Self::new().await;
+        let noise = SeededEntropy::new(9).bytes(700_000);
+        scene
+            .push(&[("large", Some(&noise)), ("small", Some(b"hello"))])
+            .await;
+        scene.push_many(70).await;
+        scene
+    }
+
     /// Pushes these contents, and takes the record in.
     pub(crate) async fn push(&mut self, changes: &[(&str, Option<&[u8]>)]) -> StoredRecord {
         let changes = changes.iter().copied();
