@@ -1,0 +1,146 @@
+//! Which points a repository keeps, as a pure function of their ages.
+//!
+//! A *point* is what a push or rollback made of the directory, for as long as it was the newest. Its age
+//! counts from the moment it was superseded, by the store's clock: what has just been replaced is new, however long it
+//! stood.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{APPROVAL_POINTS_MIN, RETENTION_DAYS};
+use crate::numbers::Numbers;
+use crate::time::Timestamp;
+
+/// What is kept. A point stays as long as any of these, or a snapshot, keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Every point that was superseded within so many days.
+    pub within_days: u32,
+    /// The newest so many points.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last: u32,
+    /// The last point of each of the newest so many hours that have one, in UTC.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hourly: u32,
+    /// The same of days.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub daily: u32,
+    /// The same of weeks, which begin on Mondays.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub weekly: u32,
+    /// The same of months.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub monthly: u32,
+    /// The same of years.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub yearly: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+impl Default for Policy {
+    /// Everything of the last 30 days, and after that what snapshots keep.
+    fn default() -> Self {
+        Self {
+            within_days: RETENTION_DAYS,
+            last: 0,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            yearly: 0,
+        }
+    }
+}
+
+/// A point, as far as its expiry depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PointAge {
+    /// The record that made it.
+    pub from: u64,
+    /// The last record before the next point.
+    pub to: u64,
+    /// When it was made, by its record.
+    pub time: Timestamp,
+    /// When the next point was seen in the store; `None` for the newest.
+    pub superseded: Option<Timestamp>,
+    /// Whether a snapshot keeps it.
+    pub is_named: bool,
+}
+
+/// What a policy lets go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// The records whose states are let go.
+    pub numbers: Numbers,
+    /// Points among them.
+    pub points: usize,
+    /// Points that there were.
+    pub of: usize,
+}
+
+impl Expiry {
+    /// Whether it is so much that somebody has to say that it is meant: over half of the points.
+    pub const fn needs_approval(&self) -> bool {
+        self.of >= APPROVAL_POINTS_MIN && self.points * 2 > self.of
+    }
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+impl Policy {
+    /// What it lets go of these points, which are those that are kept now, oldest first. Nothing that
+    /// was superseded less than `floor_ms` milliseconds ago goes, whatever the counts say.
+    pub fn expiry(&self, points: &[PointAge], now: Timestamp, floor_ms: i64) -> Expiry {
+        let within = i64::from(self.within_days)
+            .saturating_mul(DAY_MS)
+            .max(floor_ms);
+        let newest_first = || points.iter().rev();
+        let mut kept: HashSet<u64> = newest_first()
+            .take(self.last.max(1) as usize)
+            .map(|point| point.from)
+            .collect();
+        let mut keep = |count: u32, slot: fn(Timestamp) -> i64| {
+            let mut slots = HashSet::new();
+            let firsts = newest_first().filter(|point| is_first(&mut slots, slot(point.time)));
+            kept.extend(firsts.take(count as usize).map(|point| point.from));
+        };
+        keep(self.hourly, |time| time.as_millis().div_euclid(DAY_MS / 24));
+        keep(self.daily, day);
+        // 1970 began on a Thursday.
+        keep(self.weekly, |time| (day(time) + 3).div_euclid(7));
+        keep(self.monthly, |time| i64::from(time.month()));
+        keep(self.yearly, |time| i64::from(time.month()).div_euclid(12));
+        let goes = |point: &&PointAge| {
+            let age = |since: Timestamp| now.as_millis().saturating_sub(since.as_millis());
+            let is_old = point.superseded.is_some_and(|since| age(since) >= within);
+            is_old && !point.is_named && !kept.contains(&point.from)
+        };
+        let gone: Vec<&PointAge> = points.iter().filter(goes).collect();
+        Expiry {
+            numbers: gone.iter().map(|point| (point.from, point.to)).collect(),
+            points: gone.len(),
+            of: points.len(),
+        }
+    }
+}
+
+const fn day(time: Timestamp) -> i64 {
+    time.as_millis().div_euclid(DAY_MS)
+}
+
+fn is_first<T: Eq + Hash>(seen: &mut HashSet<T>, value: T) -> bool {
+    seen.insert(value)
+}
+
+#[cfg(test)]
+mod tests;
