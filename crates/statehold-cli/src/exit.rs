@@ -95,12 +95,14 @@ impl Exit {
             RepositoryError::Denied { .. } => Self::Authentication,
             RepositoryError::Unavailable { .. }
             | RepositoryError::Unknown { .. }
+            | RepositoryError::Retired { .. }
             | RepositoryError::ClockAhead { .. } => Self::Unavailable,
             RepositoryError::Damaged { .. } => Self::Damaged,
             RepositoryError::NotFound { object } if is_stored(object) => Self::Damaged,
             RepositoryError::NotFound { .. } => Self::Refused,
             RepositoryError::Conflict { .. } => Self::Conflict,
             RepositoryError::Refused { .. }
+            | RepositoryError::Expired { .. }
             | RepositoryError::Diverged { .. }
             | RepositoryError::TooNew { .. } => Self::Refused,
         }
@@ -226,6 +228,11 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             RepositoryError::Unavailable { .. } => {
                 "nothing is lost; run the same command again once that has passed"
             }
+            RepositoryError::Expired { .. } => {
+                "ask for one of the records named; `statehold snapshot` keeps a state for as long as \
+                 it is wanted"
+            }
+            RepositoryError::Retired { .. } => "run the same command again",
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
             }

@@ -142,6 +142,11 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
         frames.extend(trees.into_iter().map(tree));
     }
     frames.extend(opening.batch.records.into_iter().map(record_frame));
+    if let Some(stored) = opening.moves {
+        let number = stored.record.envelope.number;
+        let bytes = stored.bytes;
+        frames.push(Frame::Moves { number, bytes });
+    }
     Ok(Frames::new(frames, head, opening.batch.more))
 }
 
@@ -321,11 +326,12 @@ pub(crate) fn from_outside(error: Error) -> Error {
 /// What a role may append.
 fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     match &draft.draft.head.kind {
-        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note => {
+        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note | Kind::Hold => {
             access.require(Role::Push).map(drop)
         }
         Kind::Forget => access.require(Role::Own).map(drop),
-        kind @ (Kind::Registry | Kind::Other(_)) => {
+        // A state can't know all that makes a removal right, so the gateway collects by itself.
+        kind @ (Kind::Compact | Kind::Remove | Kind::Registry | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
         }
     }

@@ -13,7 +13,7 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::point::Point;
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Body, RecordRef};
 use statehold_core::scope::Scope;
 use statehold_core::state::{Applied, FoldError, State};
 
@@ -146,6 +146,9 @@ pub struct Opening {
     /// The records after the checkpoint's own, the first of which names it. When there is none, the
     /// checkpoint's own.
     pub batch: Batch,
+    /// The newest compaction after the point, as far as anything may have been deleted since: it says where
+    /// content lies now.
+    pub moves: Option<StoredRecord>,
 }
 
 /// A state that was read from a repository.
@@ -158,12 +161,15 @@ pub struct Loaded {
     pub overdue: Option<Arc<State>>,
 }
 
+/// How often loading begins again because records were retired while it read them.
+const RETIRED_MEANWHILE_MAX: u32 = 3;
+
 /// Reads the state at the head of a repository.
 pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
     load_until(remote, Point::Newest).await
 }
 
-/// Reads an earlier state. A moment before the first record, and a record that doesn't exist, are
+/// Reads an earlier state: its tree, with where the content lies now. A moment before the first record, and a record that doesn't exist, are
 /// refused.
 pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
     let state = load_until(remote, at).await?.state;
@@ -190,9 +196,23 @@ pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
 }
 
 async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
+    // What is retired while it is read is found in a newer checkpoint.
+    for _ in 0..RETIRED_MEANWHILE_MAX {
+        match try_load_until(remote, at).await {
+            Err(Error::Retired { number }) => {
+                tracing::info!(number, "a record was retired meanwhile; beginning again");
+            }
+            loaded => return loaded,
+        }
+    }
+    try_load_until(remote, at).await
+}
+
+async fn try_load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
     let mut from = at;
     loop {
-        let opening = remote.open(from).await?;
+        let mut opening = remote.open(from).await?;
+        let moves = opening.moves.take();
         let checkpoint = opening.checkpoint.as_ref();
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
         match fold_opening(remote.description().1, opening, at) {
@@ -200,6 +220,9 @@ async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
                 // An older one than asked for comes with the records up to itself.
                 if more || from != at {
                     follow(remote, &mut loaded, at).await?;
+                }
+                if let Some(moves) = moves {
+                    loaded.follow_moves(&moves);
                 }
                 return Ok(loaded);
             }
@@ -258,6 +281,15 @@ fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded,
 }
 
 impl Loaded {
+    /// Makes an earlier state say where its content lies now.
+    fn follow_moves(&mut self, compaction: &StoredRecord) {
+        if let Body::Compact(compact) = &compaction.record.body
+            && compaction.record.envelope.number > self.state.head.number
+        {
+            Arc::make_mut(&mut self.state).tree.follow(&compact.moves);
+        }
+    }
+
     /// Takes in a record. Where a checkpoint is due and none was met, the state there is kept.
     fn fold(&mut self, stored: &StoredRecord) -> Result<()> {
         fold(Arc::make_mut(&mut self.state), stored)?;
@@ -327,7 +359,11 @@ where
         if !batch.records.is_empty() {
             let state = Arc::make_mut(&mut state);
             for stored in &batch.records {
-                fold(state, stored)?;
+                match fold(state, stored) {
+                    // It stands on the state, but for what it said a checkpoint has to be loaded.
+                    Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
+                    folded => folded?,
+                }
             }
         }
         if !batch.more {
@@ -369,15 +405,16 @@ pub fn fold(state: &mut State, stored: &StoredRecord) -> Result<()> {
             let reason = format!("it follows record {head_number} and says that it is {number}");
             Err(Error::damaged("the log", reason))
         }
+        Err(FoldError::Retired { number }) => Err(Error::Retired { number }),
         Err(FoldError::UnknownKind { number, kind }) => Err(Error::TooNew {
             what: format!("record {number} of kind {kind:?}"),
         }),
     }
 }
 
-/// The object a location lies in. Locations in a state always name one.
+/// The object a location lies in. Locations in a state name one, but for content that was purged.
 pub fn object_of(location: &Location) -> Result<ContentObject> {
     location
         .object
-        .ok_or_else(|| Error::damaged("the listing", "a chunk lies nowhere"))
+        .ok_or_else(|| Error::refused("the content was purged: it is gone for good"))
 }

@@ -15,7 +15,7 @@ use statehold_core::limits::{
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::point::Point;
-use statehold_core::rebase::may_follow;
+use statehold_core::rebase::{Overlap, may_follow};
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use tokio::sync::OnceCell;
@@ -28,7 +28,7 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, load, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -273,9 +273,16 @@ impl Repository {
             let time = state.time.max(self.clock.now());
             let stored = draft.at(state.head, time, key);
             let number = stored.record.envelope.number;
-            state
-                .check(&stored.record.envelope, &stored.record.body)
-                .map_err(Error::refused)?;
+            let checked = state.check(&stored.record.envelope, &stored.record.body);
+            checked.map_err(|violation| {
+                // Planned on this very state it would break the rule again.
+                if violation.is_overtaken() && base.number < state.head.number {
+                    let (number, paths) = (state.head.number, Vec::new());
+                    let overlap = Overlap { paths };
+                    return Error::Conflict { number, overlap };
+                }
+                Error::refused(violation)
+            })?;
             let key_name = layout::record(number);
             match self.store.create(&key_name, stored.bytes.clone()).await {
                 Ok(Creation::New) => {
@@ -331,17 +338,33 @@ impl Repository {
     /// The state with every further record taken in, and those records.
     pub async fn catch_up(&self, state: &Arc<State>) -> Result<(Arc<State>, Vec<StoredRecord>)> {
         let mut state = Arc::clone(state);
-        let mut came = Vec::new();
+        let mut came: Vec<StoredRecord> = Vec::new();
+        let mut is_retired = false;
         loop {
-            let batch = self.records(state.head.number).await?;
+            let last = came.last().map(|stored| stored.record.envelope.number);
+            let batch = self.records(last.unwrap_or(state.head.number)).await?;
             for stored in &batch.records {
-                fold(Arc::make_mut(&mut state), stored)?;
+                if is_retired {
+                    break;
+                }
+                match fold(Arc::make_mut(&mut state), stored) {
+                    Err(Error::Retired { .. }) => is_retired = true,
+                    folded => folded?,
+                }
             }
             came.extend(batch.records);
             if !batch.more {
-                return Ok((state, came));
+                break;
             }
         }
+        if is_retired {
+            // Their envelopes are all that whoever looks for a nonce needs; the state is in a checkpoint.
+            state = load(self).await?.state;
+            let last = came.last().map(|stored| stored.record.envelope.number);
+            let last = last.unwrap_or(state.head.number);
+            came.extend(self.range(last + 1, state.head.number).await?);
+        }
+        Ok((state, came))
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.
@@ -609,7 +632,7 @@ impl Repository {
     async fn opening(&self, at: Point) -> Result<Opening> {
         match at {
             Point::Newest => self.opening_from(None, Until::TheEnd).await,
-            Point::Record(number) => self.opening_from(Some(number), Until::Record(number)).await,
+            Point::Record(number) => self.opening_at(number).await,
             Point::Time(time) => {
                 // The newest checkpoint knows where the earlier ones stand in time.
                 let Some(newest) = self.checkpoint(None).await? else {
@@ -625,9 +648,68 @@ impl Repository {
                 let until = newest.earlier.get(at).map_or(number, |next| next.number);
                 let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
                 let from = from.map_or(0, |earlier| earlier.number);
-                self.opening_from(Some(from), Until::Record(until)).await
+                if newest.collection.collected == 0 {
+                    return self.opening_from(Some(from), Until::Record(until)).await;
+                }
+                // What is left of a record says what time it was, also where it is retired.
+                let records = self.range(from + 1, until).await?;
+                let is_past = |stored: &StoredRecord| stored.record.envelope.time > time;
+                let past = records.iter().position(is_past).unwrap_or(records.len());
+                self.opening_at(from + past as u64).await
             }
         }
+    }
+
+    /// What a reader begins with who wants the state at an earlier record. The newest checkpoint knows
+    /// whether that is kept, and by which way it is reached.
+    async fn opening_at(&self, number: u64) -> Result<Opening> {
+        let opening = self.opening_from(Some(number), Until::Record(number));
+        let (newest, opening) = futures::join!(self.checkpoint(None), opening);
+        let Some(newest) = newest?.filter(|newest| newest.at.number > number) else {
+            return opening;
+        };
+        let collection = &newest.collection;
+        if let (before, after) = collection.nearest(number)
+            && before != Some(number)
+        {
+            return Err(Error::Expired {
+                number,
+                before,
+                after,
+            });
+        }
+        let mut opening = match collection
+            .listing(number)
+            .filter(|_| number < collection.cut)
+        {
+            Some(listing) => self.listed_opening(number, &listing.tree).await?,
+            None => opening?,
+        };
+        if collection.compacted > number {
+            opening.moves = self.record(collection.compacted).await?;
+        }
+        Ok(opening)
+    }
+
+    /// An opening out of the listing that stands in for a record that is retired: a checkpoint that knows
+    /// of nothing but the directory.
+    async fn listed_opening(&self, number: u64, tree: &tree::TreeRef) -> Result<Opening> {
+        let (record, trees) = futures::try_join!(self.record(number), self.tree_objects(tree))?;
+        let record = record.ok_or_else(|| Error::NotFound {
+            object: layout::record(number),
+        })?;
+        let mut state = self.empty_state();
+        state.head = record.record.reference();
+        state.time = record.record.envelope.time;
+        let checkpoint = Checkpoint::of(&state, tree.clone(), Vec::new());
+        Ok(Opening {
+            checkpoint: Some((checkpoint, trees)),
+            batch: Batch {
+                records: vec![record],
+                more: false,
+            },
+            moves: None,
+        })
     }
 
     /// The newest usable checkpoint at or before a record, and the records that follow it.
@@ -649,13 +731,18 @@ impl Repository {
             let checkpoint = checkpoint?;
             if checkpoint.is_some() {
                 let batch = batch?;
-                return Ok(Opening { checkpoint, batch });
+                return Ok(Opening {
+                    checkpoint,
+                    batch,
+                    moves: None,
+                });
             }
         }
         let batch = self.records_from(0, until).await?;
         Ok(Opening {
             checkpoint: None,
             batch,
+            moves: None,
         })
     }
 
@@ -693,7 +780,8 @@ impl Repository {
         let from = to - (SEGMENT_RECORDS - 1);
         let records = self.one_by_one(from, to).await?;
         let bytes: usize = records.iter().map(|stored| stored.bytes.len()).sum();
-        if bytes > SEGMENT_BYTES_MAX {
+        // It would stand there for good, without what it is for.
+        if bytes > SEGMENT_BYTES_MAX || records.iter().any(StoredRecord::is_retired) {
             return Ok(());
         }
         self.store

@@ -777,6 +777,7 @@ impl Remote for GatewayRemote {
         };
         let Frames(frames, end) = self.client.send(&ask).await?;
         let (mut checkpoint, mut trees, mut records) = (None, HashMap::new(), Vec::new());
+        let mut moves = None;
         for frame in frames {
             match frame {
                 Frame::Checkpoint(bytes) => {
@@ -786,6 +787,9 @@ impl Remote for GatewayRemote {
                 Frame::Record { number, bytes } => {
                     records.push(StoredRecord::read(number, bytes)?);
                 }
+                Frame::Moves { number, bytes } => {
+                    moves = Some(StoredRecord::read(number, bytes)?);
+                }
                 _ => return Err(strange("something that no state is made of")),
             }
         }
@@ -793,6 +797,7 @@ impl Remote for GatewayRemote {
         Ok(Opening {
             checkpoint: checkpoint.map(|checkpoint| (checkpoint, trees)),
             batch: Batch { records, more },
+            moves,
         })
     }
 

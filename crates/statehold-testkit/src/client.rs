@@ -442,7 +442,14 @@ impl Client {
             }
             (1, _) if !known.snapshots.is_empty() => {
                 let snapshots = known.snapshots.keys().take(1).cloned().collect();
-                (Kind::Forget, Body::Forget(ForgetBody { base, snapshots }))
+                (
+                    Kind::Forget,
+                    Body::Forget(ForgetBody {
+                        base,
+                        snapshots,
+                        policy: None,
+                    }),
+                )
             }
             (2, Some(before)) => {
                 let back = WayBack::between(&known.tree, &remembered.tree, |_| true);

@@ -156,6 +156,18 @@ fn said(body: &Body) -> Option<String> {
             Some(names.join(", "))
         }
         Body::Note(note) => Some(note.text.escape_debug().to_string()),
+        Body::Compact(compact) => {
+            let ranges = compact.expired.ranges();
+            let states: u64 = ranges.map(|(first, last)| last - first + 1).sum();
+            let packs = compact.condemned.len();
+            Some(format!("lets {states} states go, condemns {packs} packs"))
+        }
+        Body::Remove(remove) => {
+            let (packs, cut) = (remove.packs.len(), remove.cut);
+            Some(format!("deletes {packs} packs, retires up to record {cut}"))
+        }
+        Body::Hold(hold) => Some(format!("{} packs", hold.packs.len())),
+        Body::Retired => Some("(retired)".into()),
         Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
     }
 }

@@ -310,6 +310,11 @@ fn faults() -> Vec<Fault> {
             found: Digest::of(b""),
         },
         Fault::TooNew { what: text() },
+        Fault::Expired {
+            number: 2,
+            before: Some(1),
+            after: 3,
+        },
         Fault::NotAFile { what: text() },
         Fault::PreconditionFailed,
         Fault::UnsatisfiableRange { size: 1 },
@@ -341,6 +346,7 @@ fn faults() -> Vec<Fault> {
             | Fault::ClockAhead { .. }
             | Fault::Diverged { .. }
             | Fault::TooNew { .. }
+            | Fault::Expired { .. }
             | Fault::NotAFile { .. }
             | Fault::PreconditionFailed
             | Fault::UnsatisfiableRange { .. }

@@ -10,6 +10,7 @@ use statehold_core::entry::Entry;
 use statehold_core::id::TreeId;
 use statehold_core::limits::{PAGE_RAW_BYTES_MAX, TREE_OBJECTS_MAX};
 use statehold_core::path::RepoPath;
+pub use statehold_core::tree::TreeRef;
 use statehold_core::tree::{Tree, root_of};
 
 use super::container::{Container, ContainerWriter};
@@ -34,18 +35,6 @@ pub struct PageLine {
     pub stored: u64,
     /// Digest of its lines.
     pub blake3: Digest,
-}
-
-/// A tree, named: the object with its table, and every object its pages lie in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TreeRef {
-    /// The object with the table.
-    pub id: TreeId,
-    /// Further objects that hold pages of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<TreeId>,
-    /// Digest of the whole listing.
-    pub root: Digest,
 }
 
 /// Writes a tree under this id. Pages that stand in `earlier`, the table of an earlier tree, are

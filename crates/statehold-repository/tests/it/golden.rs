@@ -255,7 +255,15 @@ async fn make(folder: &Path) {
     history(rollback, &mut state).await;
     if let Body::Snapshot(SnapshotBody { id, .. }) = doomed {
         let (base, snapshots) = (state.head, vec![id]);
-        history(Body::Forget(ForgetBody { base, snapshots }), &mut state).await;
+        history(
+            Body::Forget(ForgetBody {
+                base,
+                snapshots,
+                policy: None,
+            }),
+            &mut state,
+        )
+        .await;
     }
     let backup = Body::Backup(BackupBody {
         base: state.head,
@@ -439,7 +447,41 @@ fn describe_record(stored: &StoredRecord, line: &mut impl FnMut(String)) {
             for id in &forget.snapshots {
                 line(format!("  forgets {id}"));
             }
+            if let Some(policy) = forget.policy {
+                line(format!("  keeps {policy:?}"));
+            }
         }
+        Body::Compact(compact) => {
+            for (first, last) in compact.expired.ranges() {
+                line(format!("  lets go of records {first} to {last}"));
+            }
+            for pack in &compact.condemned {
+                line(format!("  condemns {pack}"));
+            }
+            line(format!("  condemns records up to {}", compact.records));
+            for ((object, offset), to) in compact.moves.iter() {
+                line(format!("  moves {object} at {offset} to {to:?}"));
+            }
+        }
+        Body::Remove(remove) => {
+            for pack in &remove.packs {
+                line(format!("  removes {pack}"));
+            }
+            line(format!("  retires records up to {}", remove.cut));
+            for listing in &remove.listings {
+                let tree = &listing.tree;
+                let (from, to, time) = (listing.from, listing.to, listing.time);
+                line(format!(
+                    "  lists records {from} to {to} of {time}: {tree:?}"
+                ));
+            }
+        }
+        Body::Hold(hold) => {
+            for pack in &hold.packs {
+                line(format!("  holds {pack}"));
+            }
+        }
+        Body::Retired => line("  retired".to_owned()),
         Body::Registry(_) | Body::Unknown => line("  another kind".to_owned()),
     }
     for pack in &head.packs {

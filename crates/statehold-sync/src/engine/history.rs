@@ -135,7 +135,11 @@ impl Engine {
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         let base = state.head;
-        let body = Body::Forget(ForgetBody { base, snapshots });
+        let body = Body::Forget(ForgetBody {
+            base,
+            snapshots,
+            policy: None,
+        });
         self.append(&mut index, &state, body).await
     }
 
