@@ -131,6 +131,7 @@ pub(crate) fn folder_side(connection: &Connection) -> Result<Side> {
         ignore: &workspace.ignore_file(&folder)?,
         cache: &index.cache,
         known_directories: &known,
+        keep_bytes: 0,
     };
     let found = scan(&folder, &options)?;
     let entries = found.entries.into_iter().map(|(path, local)| {

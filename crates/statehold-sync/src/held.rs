@@ -43,6 +43,7 @@ impl HeldContent {
             ignore: &ignore,
             cache: &index.cache,
             known_directories: &|_| false,
+            keep_bytes: 0,
         };
         let scan = scan(&folder, &options)?;
         let files = scan.entries.iter();

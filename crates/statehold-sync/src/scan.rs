@@ -5,14 +5,12 @@
 //! looked at is listed with the reason, and [`Scan::is_held`] keeps it from being taken for
 //! deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::io::{self, Read as _};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
-use statehold_core::digest::{Digest, FileHasher, Sha256};
+use statehold_core::digest::{Digest, Sha256};
 use statehold_core::entry::{Signature, link_stays_inside};
 use statehold_core::limits::SYMLINK_TARGET_BYTES_MAX;
 use statehold_core::path::{InvalidPath, RepoPath};
@@ -21,21 +19,14 @@ use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::time::Mtime;
 use statehold_repository::layout;
 
-use crate::folder::{
-    Directory, Folder, FolderError, Found, FoundKind, Item, Stamp, stamp_clock_ns,
-};
+use crate::folder::{Directory, Folder, FolderError, Found, FoundKind, Item, Stamp};
 use crate::ignore_file::IgnoreFile;
 use crate::path_map::PathMap;
 use crate::stat_cache::{CachedFile, Cursor, Known, StatCache};
 
-/// How much of a file is read at once, in bytes.
-const READ_BYTES: usize = 1024 * 1024;
-/// How often a file that changes while it is read is read before it is left for the next time.
-const READ_ATTEMPTS_MAX: usize = 3;
-/// Below this many bytes to hash, other threads cost more than they bring.
-const PARALLEL_BYTES_MIN: u64 = 4 * 1024 * 1024;
-/// Past this many files to hash, other threads pay however small the files are.
-const PARALLEL_FILES_MIN: usize = 512;
+mod reading;
+
+use reading::{Read, Reading, Unknown, read_all};
 
 /// The folder in which a gateway keeps its keys, in its store.
 const CONTROL: &CStr = c"_control";
@@ -55,6 +46,8 @@ pub struct ScanOptions<'a> {
     /// Whether a directory is recorded as an entry, empty or not: one that got its first file has
     /// not been deleted.
     pub known_directories: &'a dyn Fn(&RepoPath) -> bool,
+    /// How much of what is read to keep, in bytes, for a caller that goes on to send it.
+    pub keep_bytes: usize,
 }
 
 impl ScanOptions<'_> {
@@ -172,6 +165,8 @@ pub struct Scan {
     pub hashed_files: u64,
     /// Bytes that were read.
     pub hashed_bytes: u64,
+    /// What some small files hold that were read.
+    kept: HashMap<RepoPath, Box<[u8]>>,
     held: BTreeSet<String>,
 }
 
@@ -182,6 +177,11 @@ impl Scan {
         !self.held.is_empty()
             && (self.held.contains(path.as_str())
                 || path.ancestors().any(|folder| self.held.contains(folder)))
+    }
+
+    /// What a file holds, if it was kept: exactly what its digest was computed from.
+    pub(crate) fn kept(&self, path: &RepoPath) -> Option<&[u8]> {
+        self.kept.get(path).map(AsRef::as_ref)
     }
 }
 
@@ -219,12 +219,6 @@ pub fn scan(folder: &Folder, options: &ScanOptions<'_>) -> Result<Scan, FolderEr
     };
     walk.directory(&root, items);
     Ok(walk.finish(folder))
-}
-
-/// A file whose content is not known.
-struct Unknown {
-    path: RepoPath,
-    size: u64,
 }
 
 struct Walk<'a> {
@@ -478,11 +472,18 @@ impl Walk<'_> {
     /// Reads what has to be read, and puts everything together.
     fn finish(mut self, folder: &Folder) -> Scan {
         let unknown = std::mem::take(&mut self.unknown);
-        for (path, outcome) in read_all(folder, unknown) {
+        for (path, outcome) in read_all(folder, unknown, self.options.keep_bytes) {
             match outcome {
-                Reading::Done(found, cached) => {
+                Reading::Done(Read {
+                    found,
+                    cached,
+                    kept,
+                }) => {
                     self.scan.hashed_files += 1;
                     self.scan.hashed_bytes += found.stamp.size;
+                    if let Some(kept) = kept {
+                        self.scan.kept.insert(path.clone(), kept);
+                    }
                     self.fresh.push((path.clone(), cached));
                     self.push_file(path, &found, &cached);
                 }
@@ -560,108 +561,6 @@ fn is_database_sidecar(directory: &Directory, items: &[Item], name: &CStr) -> bo
     // A database that cannot be read is given the benefit of the doubt, as is an empty one: with
     // a log beside it, its first transaction is under way.
     read.is_err() || head.is_empty() || head == b"SQLite format 3\0"
-}
-
-enum Reading {
-    Done(Found, CachedFile),
-    Busy,
-    Failed(io::Error),
-}
-
-/// Reads files and computes their digests.
-fn read_all(folder: &Folder, unknown: Vec<Unknown>) -> Vec<(RepoPath, Reading)> {
-    let bytes: u64 = unknown.iter().map(|file| file.size).sum();
-    let worth_it = bytes >= PARALLEL_BYTES_MIN || unknown.len() >= PARALLEL_FILES_MIN;
-    let threads = if worth_it {
-        std::thread::available_parallelism().map_or(1, |count| count.get().min(unknown.len()))
-    } else {
-        1
-    };
-    if threads <= 1 {
-        let mut buffer = Vec::new();
-        let read = |file: Unknown| {
-            let reading = read_file(folder, &file.path, &mut buffer);
-            (file.path, reading)
-        };
-        return unknown.into_iter().map(read).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let readings = Mutex::new(Vec::with_capacity(unknown.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut buffer = Vec::new();
-                let mut own = Vec::new();
-                while let Some(file) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let reading = read_file(folder, &file.path, &mut buffer);
-                    own.push((file.path.clone(), reading));
-                }
-                readings
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .append(&mut own);
-            });
-        }
-    });
-    let mut readings = readings
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    readings.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-    readings
-}
-
-/// Reads a file until it holds still from beginning to end.
-fn read_file(folder: &Folder, path: &RepoPath, buffer: &mut Vec<u8>) -> Reading {
-    for _ in 0..READ_ATTEMPTS_MAX {
-        match try_read_file(folder, path, buffer) {
-            Ok(Some((found, cached))) => return Reading::Done(found, cached),
-            Ok(None) => {}
-            Err(FolderError::Io { source, .. }) => return Reading::Failed(source),
-            // Replaced by something else since it was listed.
-            Err(_) => return Reading::Busy,
-        }
-    }
-    Reading::Busy
-}
-
-fn try_read_file(
-    folder: &Folder,
-    path: &RepoPath,
-    buffer: &mut Vec<u8>,
-) -> Result<Option<(Found, CachedFile)>, FolderError> {
-    let io = |source| FolderError::Io {
-        action: "read",
-        path: folder.path().join(path.as_str()),
-        source,
-    };
-    let mut file = folder.open_file(path)?;
-    let read_at_ns = stamp_clock_ns();
-    let before = Found::of_open(&file).map_err(io)?;
-    buffer.resize(READ_BYTES, 0);
-    let mut hasher = FileHasher::default();
-    let mut length = 0_u64;
-    loop {
-        match file.read(buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                length += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io(error)),
-        }
-        // Grows as fast as it is read: no use in following it to its end.
-        if length > before.stamp.size {
-            return Ok(None);
-        }
-    }
-    let after = Found::of_open(&file).map_err(io)?;
-    if after.stamp != before.stamp || length != after.stamp.size {
-        return Ok(None);
-    }
-    let (digest, sha256) = hasher.finish();
-    let cached = CachedFile::new(after.stamp, digest, sha256, read_at_ns);
-    Ok(Some((after, cached)))
 }
 
 #[cfg(test)]

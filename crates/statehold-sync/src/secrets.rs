@@ -16,6 +16,7 @@ use statehold_core::secrets::{Finding, Search};
 
 use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
+use crate::scan::Scan;
 use crate::workspace::Workspace;
 
 /// How much of a file is searched at once, in bytes.
@@ -83,14 +84,17 @@ pub(crate) struct Searched {
     pub(crate) unreadable: Vec<RepoPath>,
 }
 
-/// Searches these files of a folder.
-pub(crate) fn search(folder: &Folder, paths: &[&RepoPath]) -> Searched {
+/// Searches these files of a folder: what a scan kept of them, otherwise what they hold now.
+pub(crate) fn search(folder: &Folder, scan: &Scan, paths: &[&RepoPath]) -> Searched {
     let next = AtomicUsize::new(0);
     let searched = Mutex::new(Searched::default());
     let work = || {
         let mut buffer = vec![0; PIECE_BYTES];
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = search_file(folder, path, &mut buffer);
+            let result = match scan.kept(path) {
+                Some(content) => Ok(search_content(content)),
+                None => search_file(folder, path, &mut buffer),
+            };
             let mut searched = searched
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -125,6 +129,16 @@ pub(crate) fn search(folder: &Folder, paths: &[&RepoPath]) -> Searched {
         .sort_by(|left, right| left.path.cmp(&right.path));
     searched.unreadable.sort();
     searched
+}
+
+fn search_content(content: &[u8]) -> Vec<Finding> {
+    let mut search = Search::default();
+    for piece in content.chunks(PIECE_BYTES) {
+        if !search.add(piece) {
+            break;
+        }
+    }
+    search.finish()
 }
 
 fn search_file(

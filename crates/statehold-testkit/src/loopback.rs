@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::header::IF_NONE_MATCH;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector as _, HttpRequest, ReqwestConnector};
@@ -100,6 +101,8 @@ pub struct Manners {
     pub is_away: bool,
     /// It answers that the server is gone, after what it passed on was done.
     pub loses_answers: bool,
+    /// It refuses every overwrite and every delete, as a bucket does whose objects are locked.
+    pub keeps_everything: bool,
 }
 
 /// A front before a server. It keeps the first line of every request.
@@ -107,6 +110,7 @@ pub struct Manners {
 pub struct Front {
     loopback: Loopback,
     lines: Arc<Mutex<Vec<String>>>,
+    refused: Arc<Mutex<Vec<String>>>,
     away_until: Arc<Mutex<Option<Instant>>>,
     manners: Arc<Mutex<Manners>>,
 }
@@ -121,23 +125,32 @@ impl Front {
         let away_until = Arc::new(Mutex::new(None));
         let away = Arc::<Mutex<Option<Instant>>>::clone(&away_until);
         let current = Arc::clone(&manners);
+        let refused = Arc::<Mutex<Vec<String>>>::default();
+        let refusals = Arc::clone(&refused);
         let answer = move |request| {
             let line = note(&request);
+            let changes = changes(&request, &line);
             locked(&noted).push(line);
             let is_away = locked(&away).is_some_and(|until| Instant::now() < until);
             let manners = *locked(&current);
             let passing = pass(client.clone(), endpoint.clone(), manners, request);
+            let refusals = Arc::clone(&refusals);
             async move {
                 if is_away {
                     return plain(StatusCode::SERVICE_UNAVAILABLE, "try again later");
                 }
-                passing.await
+                let answer = passing.await;
+                if answer.status() == StatusCode::FORBIDDEN && answer.body() == LOCKED {
+                    locked(&refusals).extend(changes);
+                }
+                answer
             }
         };
         let loopback = Loopback::serve(answer).await?;
         Ok(Self {
             loopback,
             lines,
+            refused,
             away_until,
             manners,
         })
@@ -162,10 +175,31 @@ impl Front {
     pub fn take_lines(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.lines))
     }
+
+    /// What was refused since the last time because it would have changed what is there: method and
+    /// target, or the key for one of several that were to be deleted in one request.
+    pub fn take_refused(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.refused))
+    }
 }
 
 fn note(request: &Request<Bytes>) -> String {
     format!("{} {}", request.method(), request.uri())
+}
+
+/// What a request would change: its target, or the keys that its body lists.
+fn changes(request: &Request<Bytes>, line: &str) -> Vec<String> {
+    if !deletes_several(request) {
+        return vec![line.to_owned()];
+    }
+    let body = String::from_utf8_lossy(request.body());
+    let listed = body.split("<Key>").skip(1);
+    let keys = listed.filter_map(|rest| rest.split("</Key>").next());
+    keys.map(|key| format!("DELETE /{key}")).collect()
+}
+
+fn deletes_several(request: &Request<Bytes>) -> bool {
+    request.method() == Method::POST && request.uri().query() == Some("delete")
 }
 
 async fn pass(
@@ -182,10 +216,34 @@ async fn pass(
     if manners.hides.is_some_and(|hidden| path.starts_with(hidden)) {
         return plain(StatusCode::NOT_FOUND, "");
     }
+    if manners.keeps_everything && would_change(&client, &endpoint, &request).await {
+        return plain(StatusCode::FORBIDDEN, LOCKED);
+    }
     match forward(&client, &endpoint, manners, request).await {
         Ok(_) if manners.loses_answers => plain(StatusCode::BAD_GATEWAY, ""),
         Ok(response) => response,
         Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),
+    }
+}
+
+/// What S3 says of an object that is locked.
+const LOCKED: &str = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code>\
+    <Message>the object is locked</Message></Error>";
+
+/// Whether a request deletes something, or puts something where something is.
+async fn would_change(client: &HttpClient, endpoint: &str, request: &Request<Bytes>) -> bool {
+    match *request.method() {
+        Method::DELETE => true,
+        Method::POST => deletes_several(request),
+        Method::PUT if request.headers().contains_key(IF_NONE_MATCH) => false,
+        Method::PUT => {
+            let mut look = Request::new(Bytes::new());
+            *look.method_mut() = Method::HEAD;
+            look.uri_mut().clone_from(request.uri());
+            let found = forward(client, endpoint, Manners::default(), look).await;
+            found.is_ok_and(|found| found.status().is_success())
+        }
+        _ => false,
     }
 }
 

@@ -343,6 +343,7 @@ fn check_folder(workspace: &Workspace, findings: &mut Findings) {
             ignore,
             cache: &index.cache,
             known_directories: &|_| false,
+            keep_bytes: 0,
         };
         match scan(&folder, &options) {
             Ok(scan) => {

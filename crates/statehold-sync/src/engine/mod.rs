@@ -119,6 +119,9 @@ pub struct Engine {
 
 /// From this many bytes on a pack more, which costs a request, is worth the time that it saves.
 const EARLY_BYTES_MIN: u64 = PACK_BYTES_EARLY as u64 * 3 / 2;
+/// How much of small files stays in memory from the scan until it is sent, in bytes: one opening
+/// of each file instead of three.
+const KEPT_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
 
@@ -177,7 +180,12 @@ impl Engine {
     /// Makes the two sides more alike.
     pub async fn run(&self, options: RunOptions) -> Result<Report> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
-        let mut now = self.look(self.read_index())?;
+        let keep_bytes = if self.sends(options) {
+            KEPT_BYTES_MAX
+        } else {
+            0
+        };
+        let mut now = self.look(self.read_index(), keep_bytes)?;
         let mut report = self.begin_report(&now);
 
         if options.direction == Direction::Push {
@@ -280,7 +288,8 @@ impl Engine {
         Ok(index.write(&self.workspace.index_files(), &self.workspace.staging())?)
     }
 
-    fn look(&self, index: Index) -> Result<Situation> {
+    /// `keep_bytes` of what has to be read are kept, for whoever goes on to send it.
+    fn look(&self, index: Index, keep_bytes: usize) -> Result<Situation> {
         let rules = self.workspace.rules(&self.folder)?;
         let ignore = self.workspace.ignore_file(&self.folder)?;
         self.progress.begin(Phase::Scan, 0);
@@ -293,6 +302,7 @@ impl Engine {
             ignore: &ignore,
             cache: &index.cache,
             known_directories: &known,
+            keep_bytes,
         };
         let scan = scan(&self.folder, &options)?;
         self.progress.end();
@@ -490,7 +500,7 @@ impl Engine {
                         .await?;
                     let mut index = std::mem::take(&mut now.index);
                     index.cache = std::mem::take(&mut now.scan.cache);
-                    *now = self.look(index)?;
+                    *now = self.look(index, KEPT_BYTES_MAX)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -264,7 +264,7 @@ impl<'a> Outgoing<'a> {
                 None => return Ok(Captured::Changed),
             },
             Signature::File { digest, executable } => {
-                let content = match self.read(path, local.size, sending).await {
+                let content = match self.read(path, (local.size, digest), sending).await {
                     Ok(content) => content,
                     Err(EngineError::Folder(
                         FolderError::NotAFile { .. } | FolderError::Io { .. },
@@ -294,21 +294,32 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Reads a file from beginning to end, hands new pieces to the writer, and computes its digest.
-    /// Packs are sent while it is read, so that a file of any length takes little memory.
+    /// Packs are sent while it is read, so that a file of any length takes little memory. What the
+    /// scan kept is not read a second time.
     async fn read(
         &mut self,
         path: &RepoPath,
-        size: u64,
+        (size, digest): (u64, Digest),
         sending: &mut Sending,
     ) -> Result<ReadContent> {
         let band = band(size, self.rules.may_be_large(path), self.profile);
-        let mut file = self.folder.open_file(path)?;
+        let scan = self.scan;
+        let kept = scan.kept(path);
+        let mut file: Box<dyn std::io::Read + Send + '_> = match kept {
+            Some(content) => Box::new(content),
+            None => Box::new(self.folder.open_file(path)?),
+        };
         let io = |source| FolderError::Io {
             action: "read",
             path: path.as_str().into(),
             source,
         };
-        let mut hasher = FileHasher::default();
+        // What was kept is what the scan's digest was computed from.
+        let mut hasher = kept.is_none().then(FileHasher::default);
+        let digest_of = |piece: &[u8]| match kept {
+            Some(content) if content.len() == piece.len() => digest,
+            _ => Digest::of(piece),
+        };
         let mut read = ReadContent::default();
         let room = usize::try_from(size).unwrap_or(usize::MAX).min(READ_BYTES);
         let mut buffer = Vec::with_capacity(room);
@@ -319,7 +330,9 @@ impl<'a> Outgoing<'a> {
                 .take(want)
                 .read_to_end(&mut buffer)
                 .map_err(io)?;
-            hasher.update(&buffer[buffer.len() - got..]);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&buffer[buffer.len() - got..]);
+            }
             read.size += got as u64;
             sending.waiting += got as u64;
             let at_end = got == 0;
@@ -351,7 +364,7 @@ impl<'a> Outgoing<'a> {
                 for range in &cuts[..complete] {
                     let piece = &buffer[start + range.start..start + range.end];
                     read.chunks
-                        .push(self.writer.add(Digest::of(piece), piece, band)?);
+                        .push(self.writer.add(digest_of(piece), piece, band)?);
                     if let Some(pack) = self.writer.take_full_pack(self.entropy) {
                         sending.add(pack).await?;
                         if let Some(buffer) = sending.spare.take() {
@@ -366,7 +379,7 @@ impl<'a> Outgoing<'a> {
                 break;
             }
         }
-        read.digest = hasher.finish().0;
+        read.digest = hasher.map_or(digest, |hasher| hasher.finish().0);
         Ok(read)
     }
 

@@ -226,7 +226,7 @@ impl Engine {
             _ => None,
         });
         let to_send: Vec<&RepoPath> = to_send.collect();
-        let mut searched = search(&self.folder, &to_send);
+        let mut searched = search(&self.folder, &now.scan, &to_send);
         let before = searched.found.len();
         searched.found.retain(|file| {
             let is_named = self.allowed_secrets.contains(&file.path);

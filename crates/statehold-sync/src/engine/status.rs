@@ -15,7 +15,7 @@ impl Engine {
     /// since without its end the answer would be a guess.
     pub async fn status(&self, scope: Scope) -> Result<Status> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;
-        let mut now = self.look(self.read_index())?;
+        let mut now = self.look(self.read_index(), 0)?;
         let asked = match self.settle(&mut now.index).await {
             // Who may not write may still look.
             Err(EngineError::Remote(error @ statehold_repository::Error::Denied { .. })) => {

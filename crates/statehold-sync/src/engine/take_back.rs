@@ -26,7 +26,7 @@ impl Engine {
     /// here afterwards is this machine's change.
     pub async fn take_back(&self, before: &State, after: &State, dry: bool) -> Result<TakenBack> {
         let _lock = lock_workspace(&self.workspace, "undo", Wait::Yes)?;
-        let mut now = self.look(self.read_index())?;
+        let mut now = self.look(self.read_index(), 0)?;
         let is_scanned = |path: &RepoPath| {
             let entry = after.tree.get(path.as_str());
             let entry = entry.or_else(|| before.tree.get(path.as_str()));

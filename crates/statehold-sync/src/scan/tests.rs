@@ -4,8 +4,10 @@ use std::fs::{self, File, FileTimes};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use super::reading::{PARALLEL_FILES_MIN, READ_BYTES};
 use super::*;
 
 /// A folder that is scanned again and again, each scan with the cache of the one before.
@@ -16,6 +18,7 @@ struct World {
     ignore: IgnoreFile,
     known_directories: Vec<&'static str>,
     cache: StatCache,
+    keep_bytes: usize,
 }
 
 fn world(files: &[(&str, &str)]) -> World {
@@ -32,6 +35,7 @@ fn world(files: &[(&str, &str)]) -> World {
         ignore: IgnoreFile::default(),
         known_directories: Vec::new(),
         cache: StatCache::default(),
+        keep_bytes: 0,
     }
 }
 
@@ -48,6 +52,7 @@ impl World {
             ignore: &self.ignore,
             cache: &self.cache,
             known_directories: &known,
+            keep_bytes: self.keep_bytes,
         };
         let folder = Folder::open(&self.root).unwrap();
         let scan = scan(&folder, &options).unwrap();
@@ -349,4 +354,26 @@ fn a_store_in_the_folder_is_left_out_whole() {
         assert_eq!(reason(&scan, store), &SkipReason::Store);
         assert!(scan.is_held(&RepoPath::parse(&format!("{store}/t/x")).unwrap()));
     }
+}
+
+#[test]
+fn small_files_are_kept_while_there_is_room() {
+    let large = "l".repeat(100_000);
+    let mut world = world(&[
+        ("a", "first"),
+        ("b", &large),
+        ("c", "second"),
+        ("empty", ""),
+    ]);
+    let kept = |scan: &Scan, at: &str| scan.kept(&RepoPath::parse(at).unwrap()).map(<[u8]>::to_vec);
+    world.keep_bytes = 8;
+    let scan = world.scan();
+    assert_eq!(kept(&scan, "a"), Some(b"first".to_vec()));
+    for at in ["b", "c", "missing"] {
+        assert_eq!(kept(&scan, at), None, "{at}");
+    }
+    // What is known is not read, so there is nothing to keep.
+    settle();
+    world.scan();
+    assert_eq!(kept(&world.scan(), "a"), None);
 }

@@ -14,6 +14,7 @@ mod replicate;
 mod simulation;
 mod state_kill;
 mod tree;
+mod worm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -47,6 +48,8 @@ enum Show {
     StateKill(state_kill::StateKillArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
+    /// Every verb over a bucket that refuses overwrites and deletes.
+    Worm(worm::WormArgs),
     /// The process that `state-kill` kills.
     #[command(hide = true)]
     StateWriter(state_kill::StateWriterArgs),
@@ -64,6 +67,7 @@ fn main() -> Result<()> {
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
+        Show::Worm(args) => worm::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
 }
