@@ -62,6 +62,29 @@ impl Default for Policy {
     }
 }
 
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.within_days {
+            1 => f.write_str("everything of the last day")?,
+            days => write!(f, "everything of the last {days} days")?,
+        }
+        if self.last > 0 {
+            write!(f, ", the newest {}", self.last)?;
+        }
+        let slots = [
+            (self.hourly, "an hour"),
+            (self.daily, "a day"),
+            (self.weekly, "a week"),
+            (self.monthly, "a month"),
+            (self.yearly, "a year"),
+        ];
+        for (count, slot) in slots.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, ", {count} times one {slot}")?;
+        }
+        f.write_str(", and what snapshots name")
+    }
+}
+
 /// A point, as far as its expiry depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PointAge {

@@ -10,7 +10,6 @@ use statehold_core::id::MachineId;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, Kind};
-use statehold_core::snapshot::SnapshotId;
 use statehold_core::time::Timestamp;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredRecord;
@@ -152,8 +151,9 @@ fn said(body: &Body) -> Option<String> {
         )),
         Body::Backup(backup) => Some(format!("up to record {} to {}", backup.at, backup.to)),
         Body::Forget(forget) => {
-            let names: Vec<&str> = forget.snapshots.iter().map(SnapshotId::as_str).collect();
-            Some(names.join(", "))
+            let names = forget.snapshots.iter().map(ToString::to_string);
+            let kept = forget.policy.map(|policy| format!("keeps {policy}"));
+            Some(names.chain(kept).collect::<Vec<_>>().join(", "))
         }
         Body::Note(note) => Some(note.text.escape_debug().to_string()),
         Body::Compact(compact) => {

@@ -7,6 +7,7 @@ mod demo;
 mod diff;
 mod doctor;
 mod export;
+mod forget;
 mod init;
 mod link;
 mod log;
@@ -100,6 +101,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Snapshot(snapshot::SnapshotArgs),
     Rollback(rollback::RollbackArgs),
+    Forget(forget::ForgetArgs),
     Undo(undo::UndoArgs),
     Doctor(doctor::DoctorArgs),
     Rules(rules::RulesArgs),
@@ -134,6 +136,7 @@ impl Command {
             | Self::Diff(_)
             | Self::Snapshot(_)
             | Self::Rollback(_)
+            | Self::Forget(_)
             | Self::Undo(_)
             | Self::Doctor(_)
             | Self::Cat(_)
@@ -195,6 +198,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Versions(args) => versions::run(&args, &global, output),
         Command::Snapshot(args) => snapshot::run(&args, &global, output),
         Command::Rollback(args) => rollback::run(&args, &global, output),
+        Command::Forget(args) => forget::run(&args, &global, output),
         Command::Undo(args) => undo::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),

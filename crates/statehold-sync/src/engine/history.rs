@@ -9,6 +9,7 @@ use statehold_core::point::Point;
 use statehold_core::record::{
     Body, DraftHead, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
 };
+use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_core::snapshot::{Label, SnapshotId};
@@ -128,9 +129,22 @@ impl Engine {
         })
     }
 
-    /// Takes snapshots out of the list. Their records stay in the log.
+    /// Takes snapshots out of the list: what nothing else keeps goes with a later compaction.
     pub async fn forget_snapshots(&self, snapshots: Vec<SnapshotId>) -> Result<RecordRef> {
-        let _lock = lock_workspace(&self.workspace, "snapshot", Wait::Yes)?;
+        self.forget(snapshots, None).await
+    }
+
+    /// Says how long earlier states are kept from now on. Nothing goes before a compaction.
+    pub async fn keep_by(&self, policy: Policy) -> Result<RecordRef> {
+        self.forget(Vec::new(), Some(policy)).await
+    }
+
+    async fn forget(
+        &self,
+        snapshots: Vec<SnapshotId>,
+        policy: Option<Policy>,
+    ) -> Result<RecordRef> {
+        let _lock = lock_workspace(&self.workspace, "forget", Wait::Yes)?;
         self.check_may_push()?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
@@ -138,7 +152,7 @@ impl Engine {
         let body = Body::Forget(ForgetBody {
             base,
             snapshots,
-            policy: None,
+            policy,
         });
         self.append(&mut index, &state, body).await
     }
