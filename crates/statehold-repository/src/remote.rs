@@ -242,7 +242,7 @@ async fn try_load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
 
 /// The state at the last record of an opening, or at a point if that comes first, and whether
 /// there may be more on the way to it.
-fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
+pub(crate) fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
     let state = match opening.checkpoint {
         None => State::empty(genesis),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
@@ -18,6 +19,7 @@ use statehold_core::point::Point;
 use statehold_core::rebase::{Overlap, may_follow};
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use statehold_core::tree::Tree;
 use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
@@ -28,7 +30,7 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, check_range, fold, load, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, fold_opening, load, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -213,6 +215,68 @@ impl Repository {
                 Err(Error::damaged(key, reason))
             }
         }
+    }
+
+    /// What ages are reckoned by where the store has no clock of its own.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// What names are drawn from.
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        &*self.entropy
+    }
+
+    /// What the newest checkpoint says of collecting.
+    pub(crate) async fn newest_collection(&self) -> Result<Collection> {
+        let newest = self.checkpoint(None).await?;
+        Ok(newest.map(|newest| newest.collection).unwrap_or_default())
+    }
+
+    /// The state at a record as it was then: content lies where it lay.
+    pub(crate) async fn state_then(&self, number: u64) -> Result<State> {
+        if number == 0 {
+            return Ok(self.empty_state());
+        }
+        let opening = self
+            .opening_from(Some(number), Until::Record(number))
+            .await?;
+        let (loaded, _) = fold_opening(self.genesis, opening, Point::Record(number))?;
+        let found = loaded.state.head.number;
+        if found != number {
+            let reason = format!("it leads to record {found} instead of {number}");
+            return Err(Error::damaged("the log", reason));
+        }
+        Ok(Arc::unwrap_or_clone(loaded.state))
+    }
+
+    /// The state that the checkpoint at a record stands for.
+    pub(crate) async fn state_from_checkpoint(&self, number: u64) -> Result<State> {
+        let checkpoint = self.checkpoint(Some(number)).await?;
+        let missing = || Error::NotFound {
+            object: layout::checkpoint(number, 0),
+        };
+        let checkpoint = checkpoint.filter(|found| found.at.number == number);
+        let checkpoint = checkpoint.ok_or_else(missing)?;
+        let tree = self.tree_of(&checkpoint.tree).await?;
+        Ok(checkpoint.into_state(tree))
+    }
+
+    /// A stored tree.
+    pub(crate) async fn tree_of(&self, reference: &tree::TreeRef) -> Result<Tree> {
+        tree::read(reference, &self.tree_objects(reference).await?)
+    }
+
+    /// Writes a tree, sharing these pages of an earlier one.
+    pub(crate) async fn write_tree(
+        &self,
+        tree: &Tree,
+        pages: &[(TreeId, tree::PageLine)],
+    ) -> Result<tree::TreeRef> {
+        let id = TreeId::random(&*self.entropy);
+        let (reference, bytes) = tree::write(id, tree, pages);
+        self.store.create(&layout::tree(id), bytes).await?;
+        Ok(reference)
     }
 
     /// The state of the repository before its first record.
@@ -525,7 +589,11 @@ impl Repository {
     }
 
     /// A checkpoint; `None` when it is gone or of no use.
-    async fn read_checkpoint(&self, number: u64, key: &str) -> Result<Option<Checkpoint>> {
+    pub(crate) async fn read_checkpoint(
+        &self,
+        number: u64,
+        key: &str,
+    ) -> Result<Option<Checkpoint>> {
         let Some(bytes) = self.store.read(key).await? else {
             return Ok(None);
         };
@@ -569,7 +637,7 @@ impl Repository {
     }
 
     /// The pages of a tree, proven to be readable.
-    async fn shareable_pages(
+    pub(crate) async fn shareable_pages(
         &self,
         reference: &tree::TreeRef,
     ) -> Result<Vec<(TreeId, tree::PageLine)>> {
@@ -790,7 +858,8 @@ impl Repository {
             .map(drop)
     }
 
-    async fn write_checkpoint(&self, state: &State) -> Result<()> {
+    /// Writes the checkpoint at a state, unless there is one of use.
+    pub(crate) async fn write_checkpoint(&self, state: &State) -> Result<()> {
         let number = state.head.number;
         let mut before = self.checkpoint(Some(number)).await?;
         if let Some(found) = before.take_if(|found| found.at.number == number) {
@@ -821,9 +890,7 @@ impl Repository {
                 tree,
             });
         }
-        let id = TreeId::random(&*self.entropy);
-        let (reference, bytes) = tree::write(id, &state.tree, &pages);
-        self.store.create(&layout::tree(id), bytes).await?;
+        let reference = self.write_tree(&state.tree, &pages).await?;
         let checkpoint = Checkpoint::of(state, reference, earlier);
         let bytes = checkpoint.write();
         for copy in 0.. {

@@ -480,7 +480,7 @@ impl Client {
             client: self,
             after: known.tree.clone(),
             known: &known,
-            content: ContentWriter::new(&known.tree, &self.entropy),
+            content: ContentWriter::new(&known.tree, &known.collection, &self.entropy),
             push: PushBody {
                 base: known.head,
                 upserts: Vec::new(),

@@ -35,6 +35,7 @@ pub mod client;
 pub mod commits;
 pub mod conformance;
 pub mod crash;
+pub mod dated_store;
 pub mod delay_proxy;
 pub mod environment;
 pub mod faulty_store;

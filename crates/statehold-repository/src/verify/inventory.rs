@@ -29,7 +29,8 @@ pub(super) struct Inventory {
 
 impl Inventory {
     pub(super) async fn take(store: &Store) -> Result<Self> {
-        Ok(Self::of(store.list_lengths().await?))
+        let listed = store.list_objects().await?;
+        Ok(Self::of(listed.into_iter().map(|one| (one.key, one.bytes))))
     }
 
     /// Sorts a listing.

@@ -7,6 +7,7 @@
 )]
 
 mod append;
+mod collect;
 mod damage;
 mod golden;
 mod history;
