@@ -27,6 +27,7 @@
 //! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
 //!   it exists, and the writer's nonce says whose record stands there.
 
+pub mod batches;
 pub mod content;
 pub mod credentials;
 pub mod error;
