@@ -518,17 +518,18 @@ impl Repository {
         Ok(None)
     }
 
+    /// The objects of a tree, as far as they are there: reading the tree says what is missing.
     async fn tree_objects(&self, reference: &tree::TreeRef) -> Result<HashMap<TreeId, Bytes>> {
         let mut ids = vec![reference.id];
         ids.extend(&reference.others);
         let read = |id| async move {
-            let key = layout::tree(id);
-            let bytes = self.store.read(&key).await?;
-            Ok((id, bytes.ok_or(Error::NotFound { object: key })?))
+            let bytes = self.store.read(&layout::tree(id)).await?;
+            Ok(bytes.map(|bytes| (id, bytes)))
         };
         stream::iter(ids)
             .map(read)
             .buffer_unordered(PARALLEL)
+            .try_filter_map(async |found| Ok(found))
             .try_collect()
             .await
     }
@@ -638,12 +639,9 @@ impl Repository {
                 let Some(checkpoint) = self.read_checkpoint(number, &key).await? else {
                     return Ok(None);
                 };
-                match self.tree_objects(&checkpoint.tree).await {
-                    Ok(trees) => Ok(Some((checkpoint, trees))),
-                    // Without its tree it is of no use; the reader takes an older one.
-                    Err(Error::NotFound { .. }) => Ok(Some((checkpoint, HashMap::new()))),
-                    Err(error) => Err(error),
-                }
+                // Without all of its tree it is of no use; the reader takes an older one.
+                let trees = self.tree_objects(&checkpoint.tree).await?;
+                Ok::<_, Error>(Some((checkpoint, trees)))
             };
             let (checkpoint, batch) = futures::join!(checkpoint, self.records_from(number, until));
             let checkpoint = checkpoint?;

@@ -8,6 +8,7 @@
 
 mod append;
 mod damage;
+mod drill;
 mod golden;
 mod history;
 mod replicate;
