@@ -3,7 +3,8 @@
 //! compared there.
 //!
 //! Reading order: `scratch`, the folder that is used and gone afterwards; `restoring`, one tree;
-//! [`receipt`], what is kept of a drill; and this file, which says what is restored.
+//! [`receipt`], what is kept of a drill; this file, which says what is restored; and [`stored`], all of it
+//! for whoever reaches the store.
 //!
 //! `verify` looks at every object and asks what it should be; a drill does what a person in need would
 //! do, with the caches that are there, and so finds what only shows then.
@@ -11,6 +12,7 @@
 pub mod receipt;
 mod restoring;
 mod scratch;
+pub mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
