@@ -8,6 +8,7 @@ mod damage;
 mod histories;
 mod kill;
 mod model;
+mod points;
 mod program;
 mod replay;
 mod replicate;
@@ -47,6 +48,8 @@ enum Show {
     StateKill(state_kill::StateKillArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
+    /// Very many records: listing, restoring and pulling stay few requests in few rounds.
+    Points(points::PointsArgs),
     /// The process that `state-kill` kills.
     #[command(hide = true)]
     StateWriter(state_kill::StateWriterArgs),
@@ -64,6 +67,7 @@ fn main() -> Result<()> {
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
+        Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
 }
