@@ -166,13 +166,27 @@ const RETIRED_MEANWHILE_MAX: u32 = 3;
 
 /// Reads the state at the head of a repository.
 pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
-    load_until(remote, Point::Newest).await
+    load_until(remote, Point::Newest, &mut pass_over).await
+}
+
+/// A checkpoint is a cache, so one that can't be used is no more than worth a line.
+fn pass_over(error: Error) {
+    tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
 }
 
 /// Reads an earlier state: its tree, with where the content lies now. A moment before the first record, and a record that doesn't exist, are
 /// refused.
 pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
-    let state = load_until(remote, at).await?.state;
+    load_telling(remote, at, &mut pass_over).await
+}
+
+/// [`load_at`], for a caller that wants to know why checkpoints on the way could not be used.
+pub async fn load_telling(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Arc<State>> {
+    let state = load_until(remote, at, passed_over).await?.state;
     let head = state.head.number;
     match at {
         Point::Record(number) if head != number => Err(Error::refused(format!(
@@ -195,20 +209,28 @@ pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
     }
 }
 
-async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
+async fn load_until(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Loaded> {
     // What is retired while it is read is found in a newer checkpoint.
     for _ in 0..RETIRED_MEANWHILE_MAX {
-        match try_load_until(remote, at).await {
+        match try_load_until(remote, at, passed_over).await {
             Err(Error::Retired { number }) => {
                 tracing::info!(number, "a record was retired meanwhile; beginning again");
             }
             loaded => return loaded,
         }
     }
-    try_load_until(remote, at).await
+    try_load_until(remote, at, passed_over).await
 }
 
-async fn try_load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
+async fn try_load_until(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Loaded> {
     let mut from = at;
     loop {
         let mut opening = remote.open(from).await?;
@@ -226,13 +248,8 @@ async fn try_load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
                 }
                 return Ok(loaded);
             }
-            // A checkpoint is a cache: one that can't be used is passed over.
-            Err(Error::Damaged { object, reason }) if after.is_some_and(|after| after > 0) => {
-                tracing::warn!(
-                    object,
-                    reason,
-                    "a checkpoint cannot be used; taking an older one"
-                );
+            Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
+                passed_over(error);
                 from = Point::Record(after.unwrap_or_default().saturating_sub(1));
             }
             Err(error) => return Err(error),

@@ -19,6 +19,7 @@ use statehold_core::point::Point;
 use statehold_core::rebase::{Overlap, may_follow};
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 use tokio::sync::OnceCell;
 
@@ -37,6 +38,8 @@ use crate::store::{Creation, Store};
 const PARALLEL: usize = 16;
 /// Stored bytes of records kept in memory.
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// So many records of a segment are worth reading all of it.
+const SEGMENT_WORTH_RECORDS: u64 = 4;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
 const BEGINNING_BYTES: u64 = 16 * 1024;
 
@@ -478,31 +481,40 @@ impl Repository {
             .transpose()
     }
 
-    /// The records of a range that is known to exist. Aligned runs come out of segments.
+    /// The records of a range that is known to exist. What lies in a whole segment comes out of it.
     async fn range(&self, from: u64, to: u64) -> Result<Vec<StoredRecord>> {
         let mut parts = Vec::new();
         let mut next = from;
         while next <= to {
-            let end = next.saturating_add(SEGMENT_RECORDS - 1);
-            let aligned = next % SEGMENT_RECORDS == 1;
-            let last = if aligned && end <= to { end } else { next };
+            let (_, end) = segment_of(next);
+            let worth_it = end - next + 1 >= SEGMENT_WORTH_RECORDS;
+            let last = if worth_it && end <= to { end } else { next };
             parts.push((next, last));
             next = last + 1;
         }
         let read = |(from, to): (u64, u64)| async move {
-            if from < to
+            let (begin, end) = segment_of(from);
+            if to == end
+                && from < to
                 && self.recent().get(from).is_none()
-                && let Some(records) = self.segment(from, to).await?
+                && let Some(mut records) = self.segment(begin, end).await?
             {
+                records.retain(|stored| stored.record.envelope.number >= from);
                 return Ok((records, true));
             }
             Ok::<_, Error>((self.one_by_one(from, to).await?, false))
         };
-        let mut parts: Vec<(Vec<StoredRecord>, bool)> = stream::iter(parts)
-            .map(read)
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        // What vouches for the last segment is read meanwhile.
+        let ends_in_segment = parts.last().is_some_and(|(from, to)| from < to);
+        let end = async {
+            match ends_in_segment {
+                true => self.record(to).await,
+                false => Ok(None),
+            }
+        };
+        let parts = stream::iter(parts).map(read).buffered(PARALLEL);
+        let (mut parts, end): (Vec<(Vec<StoredRecord>, bool)>, _) =
+            futures::try_join!(parts.try_collect(), end)?;
         // A segment is a cache. Its last record has to be the one that the log names, and then the
         // chain vouches for the others; one that doesn't match is passed over.
         let mut next_parent = None;
@@ -513,10 +525,7 @@ impl Repository {
                 continue;
             };
             if *from_segment {
-                let end = match next_parent {
-                    Some(parent) => Some(parent),
-                    None => self.record(to).await?.map(|stored| stored.record.id),
-                };
+                let end = next_parent.or_else(|| end.as_ref().map(|end| end.record.id));
                 if !is_chain(records) || records.last().map(|stored| stored.record.id) != end {
                     tracing::warn!(from, to, "a segment is not the log's; reading its records");
                     *records = self.one_by_one(from, to).await?;
@@ -609,17 +618,18 @@ impl Repository {
         Ok(None)
     }
 
+    /// The objects of a tree, as far as they are there: reading the tree says what is missing.
     async fn tree_objects(&self, reference: &tree::TreeRef) -> Result<HashMap<TreeId, Bytes>> {
         let mut ids = vec![reference.id];
         ids.extend(&reference.others);
         let read = |id| async move {
-            let key = layout::tree(id);
-            let bytes = self.store.read(&key).await?;
-            Ok((id, bytes.ok_or(Error::NotFound { object: key })?))
+            let bytes = self.store.read(&layout::tree(id)).await?;
+            Ok(bytes.map(|bytes| (id, bytes)))
         };
         stream::iter(ids)
             .map(read)
             .buffer_unordered(PARALLEL)
+            .try_filter_map(async |found| Ok(found))
             .try_collect()
             .await
     }
@@ -701,29 +711,67 @@ impl Repository {
         match at {
             Point::Newest => self.opening_from(None, Until::TheEnd).await,
             Point::Record(number) => self.opening_at(number).await,
-            Point::Time(time) => {
-                // The newest checkpoint knows where the earlier ones stand in time.
-                let Some(newest) = self.checkpoint(None).await? else {
-                    return self.opening_from(None, Until::TheEnd).await;
-                };
-                if newest.time <= time {
-                    return self.opening_from(None, Until::TheEnd).await;
-                }
-                let number = newest.at.number;
-                let at = newest
-                    .earlier
-                    .partition_point(|earlier| earlier.time <= time);
-                let until = newest.earlier.get(at).map_or(number, |next| next.number);
-                let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
-                let from = from.map_or(0, |earlier| earlier.number);
-                if newest.collection.collected == 0 {
-                    return self.opening_from(Some(from), Until::Record(until)).await;
-                }
-                // What is left of a record says what time it was, also where it is retired.
-                let records = self.range(from + 1, until).await?;
-                let is_past = |stored: &StoredRecord| stored.record.envelope.time > time;
-                let past = records.iter().position(is_past).unwrap_or(records.len());
-                self.opening_at(from + past as u64).await
+            Point::Time(time) => self.opening_at_time(time).await,
+        }
+    }
+
+    /// What leads to a moment: the newest checkpoint knows where the earlier ones stand in time, and where
+    /// their listings are.
+    async fn opening_at_time(&self, time: Timestamp) -> Result<Opening> {
+        let keys = self.checkpoint_keys(None).await?;
+        let Some((number, key)) = keys.first() else {
+            return self.opening_from(None, Until::TheEnd).await;
+        };
+        let numbers = self.numbers_after(number.saturating_sub(1));
+        let newest = self.read_checkpoint(*number, key);
+        let (newest, numbers) = futures::try_join!(newest, numbers)?;
+        let Some(newest) = newest else {
+            return self.opening_from(None, Until::TheEnd).await;
+        };
+        if newest.time <= time {
+            let trees = self.tree_objects(&newest.tree);
+            let records = self.listed_of(newest.at.number, &numbers);
+            let (trees, batch) = futures::try_join!(trees, records)?;
+            let checkpoint = Some((newest, trees));
+            return Ok(Opening {
+                checkpoint,
+                batch,
+                moves: None,
+            });
+        }
+        let number = newest.at.number;
+        let at = newest
+            .earlier
+            .partition_point(|earlier| earlier.time <= time);
+        let until = newest.earlier.get(at).map_or(number, |next| next.number);
+        let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
+        if newest.collection.collected > 0 {
+            // What is left of a record says what time it was, also where it is retired.
+            let from = from.map_or(0, |earlier| earlier.number);
+            let records = self.range(from + 1, until).await?;
+            let is_past = |stored: &StoredRecord| stored.record.envelope.time > time;
+            let past = records.iter().position(is_past).unwrap_or(records.len());
+            return self.opening_at(from + past as u64).await;
+        }
+        let Some(from) = from else {
+            return self.opening_from(Some(0), Until::Record(until)).await;
+        };
+        let key = layout::checkpoint(from.number, 0);
+        let (checkpoint, trees, batch) = futures::try_join!(
+            self.read_checkpoint(from.number, &key),
+            self.tree_objects(&from.tree),
+            self.records_from(from.number, Until::Record(until)),
+        )?;
+        match checkpoint.filter(|found| found.tree == from.tree) {
+            Some(found) => Ok(Opening {
+                checkpoint: Some((found, trees)),
+                batch,
+                moves: None,
+            }),
+            // Another one was written in its place.
+            None => {
+                self.opening_from(Some(from.number), Until::Record(until))
+                    .await
             }
         }
     }
@@ -788,12 +836,9 @@ impl Repository {
                 let Some(checkpoint) = self.read_checkpoint(number, &key).await? else {
                     return Ok(None);
                 };
-                match self.tree_objects(&checkpoint.tree).await {
-                    Ok(trees) => Ok(Some((checkpoint, trees))),
-                    // Without its tree it is of no use; the reader takes an older one.
-                    Err(Error::NotFound { .. }) => Ok(Some((checkpoint, HashMap::new()))),
-                    Err(error) => Err(error),
-                }
+                // Without all of its tree it is of no use; the reader takes an older one.
+                let trees = self.tree_objects(&checkpoint.tree).await?;
+                Ok::<_, Error>(Some((checkpoint, trees)))
             };
             let (checkpoint, batch) = futures::join!(checkpoint, self.records_from(number, until));
             let checkpoint = checkpoint?;
@@ -836,11 +881,16 @@ impl Repository {
 
     async fn listed_from(&self, own: u64) -> Result<Batch> {
         let numbers = self.numbers_after(own.saturating_sub(1)).await?;
+        self.listed_of(own, &numbers).await
+    }
+
+    /// The same by a listing that was taken.
+    async fn listed_of(&self, own: u64, numbers: &[u64]) -> Result<Batch> {
         match numbers.split_first() {
             Some((first, rest)) if *first == own && !rest.is_empty() => {
                 self.listed(own + 1, rest).await
             }
-            _ => self.listed(own.max(1), &numbers).await,
+            _ => self.listed(own.max(1), numbers).await,
         }
     }
 
@@ -916,6 +966,12 @@ enum Until {
     TheEnd,
     /// Up to this record.
     Record(u64),
+}
+
+/// The first and the last record of the segment that a record lies in.
+const fn segment_of(number: u64) -> (u64, u64) {
+    let before = number.saturating_sub(1) / SEGMENT_RECORDS * SEGMENT_RECORDS;
+    (before + 1, before + SEGMENT_RECORDS)
 }
 
 /// Whether each record names the one before it as its parent.

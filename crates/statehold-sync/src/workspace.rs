@@ -379,6 +379,11 @@ impl Workspace {
         self.own("restoring")
     }
 
+    /// Receipts of the drills that were made here.
+    pub fn drills(&self) -> PathBuf {
+        self.own("drills")
+    }
+
     /// Folders whose folders and files go by their bare names.
     pub fn item_roots(&self) -> Vec<RepoPath> {
         match &self.settings.item_roots {

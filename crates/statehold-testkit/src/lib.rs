@@ -26,7 +26,7 @@
 //! And for measurements:
 //!
 //! - [`text_tree`]: folders full of small text files.
-//! - [`delay_proxy`]: a server seen from further away.
+//! - [`delay_proxy`]: a server seen from further away; [`slow_store`]: rounds of requests.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +50,7 @@ pub mod mount;
 pub mod process;
 pub mod replay;
 pub mod servers;
+pub mod slow_store;
 pub mod state_killing;
 pub mod text_tree;
 pub mod trace;

@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod diff;
 mod doctor;
+mod drill;
 mod export;
 mod forget;
 mod init;
@@ -114,6 +115,7 @@ enum Command {
     Replicate(replicate::ReplicateArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
+    Drill(drill::DrillArgs),
     Repair(repair::RepairArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
@@ -127,6 +129,7 @@ impl Command {
             Self::Serve(_)
             | Self::Probe(_)
             | Self::Verify(_)
+            | Self::Drill(_)
             | Self::Repair(_)
             | Self::Replicate(_)
             | Self::Link(_)
@@ -212,6 +215,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Replicate(args) => replicate::run(&args, &global, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
+        Command::Drill(args) => drill::run(&args, &global, output),
         Command::Repair(args) => repair::run(&args, &global, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),

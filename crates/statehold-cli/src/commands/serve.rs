@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_core::snapshot::Label;
+use statehold_gateway::drills::NamedStore;
 use statehold_gateway::replication::Rhythm;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
@@ -36,7 +37,8 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
   statehold serve --store ./vault
   statehold serve --store s3://team-state/agents
   pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
-  statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents
+  statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents \\
+      --drill-every weekly
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
@@ -63,6 +65,10 @@ pub(crate) struct ServeArgs {
     /// What the copy is called in the logs
     #[arg(long, requires = "replicate_to", value_name = "LABEL", default_value = DEFAULT_LABEL)]
     replicate_label: Label,
+    /// Restore from the store, and from its copy, into scratch space and compare, so often: weekly,
+    /// daily or a length of time such as 6h
+    #[arg(long, value_name = "RHYTHM", value_parser = every)]
+    drill_every: Option<Duration>,
     /// How long the lease lasts on a store for one writer
     #[arg(long, hide = true, value_name = "N", default_value_t = LEASE_PERIOD.as_secs())]
     lease_seconds: u64,
@@ -71,16 +77,23 @@ pub(crate) struct ServeArgs {
     behind_proxy: bool,
 }
 
-/// A rhythm as it is typed.
-fn rhythm(text: &str) -> Result<Rhythm, String> {
+/// How often something is done, as it is typed.
+fn every(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     match text {
-        "weekly" => Ok(Rhythm::Every(7 * DAY)),
-        "daily" => Ok(Rhythm::Every(DAY)),
+        "weekly" => Ok(7 * DAY),
+        "daily" => Ok(DAY),
+        length => duration::parse(length).map_err(|error| format!("{error}, nor weekly or daily")),
+    }
+}
+
+/// A rhythm as it is typed.
+fn rhythm(text: &str) -> Result<Rhythm, String> {
+    match text {
         "continuous" => Ok(Rhythm::Continuous),
-        length => duration::parse(length)
+        text => every(text)
             .map(Rhythm::Every)
-            .map_err(|error| format!("{error}, nor weekly, daily or continuous")),
+            .map_err(|error| format!("{error}, nor continuous")),
     }
 }
 
@@ -114,6 +127,15 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
         };
         let started = Started::on(store, args.listen, tls, &home()?).await?;
         started.announce(output);
+        let drilling = args.drill_every.map(|every| {
+            let copy = target.as_ref().map(|(to, target)| NamedStore {
+                store: target.clone(),
+                at: to.to_string(),
+            });
+            let scratch = std::env::temp_dir();
+            let drills = started.gateway.drills(location.to_string(), copy, scratch);
+            tokio::spawn(async move { drills.keep(every).await })
+        });
         let replication = target.map(|(to, target)| {
             let row = Row {
                 label: args.replicate_label,
@@ -127,6 +149,11 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             (replication, keeping, replica_lease)
         });
         let served = started.server.serve(stop_signal()).await;
+        if let Some(drilling) = drilling {
+            // Nothing of a drill is of use before its end, and its scratch space goes with it.
+            drilling.abort();
+            drop(drilling.await);
+        }
         if let Some((replication, keeping, replica_lease)) = replication {
             // A pass may be ended anywhere; what it was at is handed to the last one.
             keeping.abort();

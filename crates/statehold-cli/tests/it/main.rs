@@ -11,6 +11,8 @@ mod demo;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod drill;
+#[cfg(test)]
 mod export;
 #[cfg(test)]
 mod history;

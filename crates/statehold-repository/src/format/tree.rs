@@ -100,13 +100,10 @@ pub fn page_table(id: TreeId, bytes: Bytes) -> Result<Vec<(TreeId, PageLine)>> {
 pub fn read(reference: &TreeRef, objects: &HashMap<TreeId, Bytes>) -> Result<Tree> {
     let name = layout::tree(reference.id);
     let object = |id: TreeId| {
-        let bytes = objects.get(&id).ok_or_else(|| {
-            Error::damaged(
-                &name,
-                format!("it needs {}, which is not listed", layout::tree(id)),
-            )
-        })?;
-        Container::<PageLine>::read(&layout::tree(id), bytes.clone(), ObjectKind::Tree)
+        let key = layout::tree(id);
+        let bytes = objects.get(&id);
+        let bytes = bytes.ok_or_else(|| Error::damaged(&key, "it is missing"))?;
+        Container::<PageLine>::read(&key, bytes.clone(), ObjectKind::Tree)
     };
     let main = object(reference.id)?;
     let mut containers = HashMap::new();

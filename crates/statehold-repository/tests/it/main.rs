@@ -9,6 +9,7 @@
 mod append;
 mod collect;
 mod damage;
+mod drill;
 mod golden;
 mod history;
 mod replicate;

@@ -8,6 +8,7 @@ mod damage;
 mod histories;
 mod kill;
 mod model;
+mod points;
 mod program;
 mod replay;
 mod replicate;
@@ -50,6 +51,8 @@ enum Show {
     Replay(replay::ReplayArgs),
     /// Every verb over a bucket that refuses overwrites and deletes.
     Worm(worm::WormArgs),
+    /// Very many records: listing, restoring and pulling stay few requests in few rounds.
+    Points(points::PointsArgs),
     /// The process that `state-kill` kills.
     #[command(hide = true)]
     StateWriter(state_kill::StateWriterArgs),
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
         Show::Worm(args) => worm::run(&args),
+        Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
 }
