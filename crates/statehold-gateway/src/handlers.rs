@@ -43,7 +43,7 @@ use crate::refusal::Refusal;
 /// Drafts that are expanded at once: each may take half a gigabyte while it is.
 pub(crate) const DRAFT_READERS_MAX: usize = 2;
 /// Largest body of a request that says a few words, in bytes.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) type Answer<T> = Result<T, Refusal>;
 
@@ -76,7 +76,12 @@ impl<T: DeserializeOwned> FromRequestParts<Gateway> for Asked<T> {
     }
 }
 
-async fn take_json<T: DeserializeOwned>(gateway: &Gateway, body: Body, limit: usize) -> Answer<T> {
+/// Reads a JSON body of at most so many bytes.
+pub(crate) async fn take_json<T: DeserializeOwned>(
+    gateway: &Gateway,
+    body: Body,
+    limit: usize,
+) -> Answer<T> {
     let taken = take_body(gateway, body, limit).await?;
     Ok(serde_json::from_slice(&taken.bytes).map_err(Problem::refused)?)
 }

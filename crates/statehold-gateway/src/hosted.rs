@@ -9,14 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
 use statehold_core::state::State;
+use statehold_repository::collect::{Collected, Collector, Settings, Usage};
 use statehold_repository::content::{check_pack, open_chunk};
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -31,6 +35,8 @@ use crate::replication::Changes;
 
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
+/// How often a collector looks again because another one came first.
+const COLLECTING_ROUNDS_MAX: usize = 4;
 
 /// A repository that is served.
 #[derive(Debug, Clone)]
@@ -48,6 +54,8 @@ struct Inner {
     /// Held by the append under way.
     turn: tokio::sync::Mutex<()>,
     loading: tokio::sync::Mutex<()>,
+    /// Held by the collector at work.
+    collecting: tokio::sync::Mutex<()>,
     places: Semaphore,
     tasks: TaskTracker,
     /// Told of every append, if anybody wants to know.
@@ -67,6 +75,7 @@ impl HostedRepository {
             rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            collecting: tokio::sync::Mutex::default(),
             places: Semaphore::new(QUEUE_MAX),
             tasks,
             changes,
@@ -87,6 +96,83 @@ impl HostedRepository {
             // It ended somewhere on its way.
             tracing::error!(%error, "an append ended early");
             Err(Error::Unknown { number: next })
+        })
+    }
+
+    /// What takes space.
+    pub(crate) async fn usage(&self, settings: Settings) -> Result<Usage> {
+        let _alone = self.inner.collecting.lock().await;
+        Collector::new(&self.inner.repository, settings)
+            .usage()
+            .await
+    }
+
+    /// What [`Self::compact`] would do.
+    pub(crate) async fn compact_dry(&self, settings: Settings) -> Result<Collected> {
+        let _alone = self.inner.collecting.lock().await;
+        let compacted = Collector::new(&self.inner.repository, settings)
+            .dry()
+            .await?;
+        Ok(Collected {
+            compacted,
+            removed: None,
+        })
+    }
+
+    /// Lets go of what the policy lets go, and deletes what was condemned long enough ago.
+    pub(crate) async fn compact(&self, settings: Settings, is_approved: bool) -> Result<Collected> {
+        self.collect(move |inner| {
+            async move {
+                Collector::new(&inner.repository, settings)
+                    .collect(is_approved)
+                    .await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Makes what was ever at a path unreadable, and deletes it.
+    pub(crate) async fn purge(&self, settings: Settings, path: RepoPath) -> Result<Collected> {
+        self.collect(move |inner| {
+            let path = path.clone();
+            async move {
+                Collector::new(&inner.repository, settings)
+                    .purge(&path)
+                    .await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Collects when nobody else does here, and carries it through even when the caller goes away. Another
+    /// gateway's collector may come first; then this one looks again.
+    async fn collect(
+        &self,
+        work: impl Fn(Arc<Inner>) -> BoxFuture<'static, Result<Collected>> + Send + 'static,
+    ) -> Result<Collected> {
+        let inner = Arc::clone(&self.inner);
+        let task = async move {
+            let _alone = inner.collecting.lock().await;
+            for _ in 0..COLLECTING_ROUNDS_MAX {
+                match work(Arc::clone(&inner)).await {
+                    Err(Error::Conflict { .. }) => {}
+                    collected => return collected,
+                }
+            }
+            Err(Error::Unavailable {
+                what: "collecting".into(),
+                source: "others collect in this repository too; try again later".into(),
+            })
+        };
+        let done = self.inner.tasks.spawn(task).await;
+        done.unwrap_or_else(|error| {
+            tracing::error!(%error, "a collector ended early");
+            Err(Error::Unavailable {
+                what: "collecting".into(),
+                source: error.into(),
+            })
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cat;
+mod compact;
 mod completions;
 mod demo;
 mod diff;
@@ -15,6 +16,7 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod purge;
 mod repair;
 mod replicate;
 mod restore;
@@ -25,6 +27,7 @@ mod snapshot;
 mod status;
 mod sync;
 mod undo;
+mod usage;
 mod verify;
 mod versions;
 
@@ -103,6 +106,9 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     Rollback(rollback::RollbackArgs),
     Forget(forget::ForgetArgs),
+    Compact(compact::CompactArgs),
+    Usage(usage::UsageArgs),
+    Purge(purge::PurgeArgs),
     Undo(undo::UndoArgs),
     Doctor(doctor::DoctorArgs),
     Rules(rules::RulesArgs),
@@ -140,6 +146,9 @@ impl Command {
             | Self::Snapshot(_)
             | Self::Rollback(_)
             | Self::Forget(_)
+            | Self::Compact(_)
+            | Self::Usage(_)
+            | Self::Purge(_)
             | Self::Undo(_)
             | Self::Doctor(_)
             | Self::Cat(_)
@@ -202,6 +211,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::run(&args, &global, output),
         Command::Rollback(args) => rollback::run(&args, &global, output),
         Command::Forget(args) => forget::run(&args, &global, output),
+        Command::Compact(args) => compact::run(&args, &global, output),
+        Command::Usage(args) => usage::run(&args, &global, output),
+        Command::Purge(args) => purge::run(&args, &global, output),
         Command::Undo(args) => undo::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),

@@ -14,6 +14,7 @@ use statehold_gateway::drills::NamedStore;
 use statehold_gateway::replication::Rhythm;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
+use statehold_repository::collect::Settings;
 use statehold_repository::lease::LEASE_PERIOD;
 use statehold_repository::replicate::plan::{DEFAULT_LABEL, Row};
 use statehold_repository::store::Store;
@@ -69,6 +70,13 @@ pub(crate) struct ServeArgs {
     /// daily or a length of time such as 6h
     #[arg(long, value_name = "RHYTHM", value_parser = every)]
     drill_every: Option<Duration>,
+    /// Let earlier states go that nothing keeps any more, and delete what only they needed, so often:
+    /// weekly, daily, a length of time such as 6h, or never
+    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "daily")]
+    compact_every: Compacting,
+    /// Hold what was condemned for so long before it is deleted; less than a day is for tests
+    #[arg(long, value_name = "LENGTH", value_parser = duration::parse, default_value = "7d")]
+    retention_floor: Duration,
     /// How long the lease lasts on a store for one writer
     #[arg(long, hide = true, value_name = "N", default_value_t = LEASE_PERIOD.as_secs())]
     lease_seconds: u64,
@@ -84,6 +92,19 @@ fn every(text: &str) -> Result<Duration, String> {
         "weekly" => Ok(7 * DAY),
         "daily" => Ok(DAY),
         length => duration::parse(length).map_err(|error| format!("{error}, nor weekly or daily")),
+    }
+}
+
+/// How often a gateway collects, if it does.
+#[derive(Debug, Clone, Copy)]
+struct Compacting(Option<Duration>);
+
+fn compacting(text: &str) -> Result<Compacting, String> {
+    match text {
+        "never" => Ok(Compacting(None)),
+        text => every(text)
+            .map(|every| Compacting(Some(every)))
+            .map_err(|error| format!("{error}, nor never")),
     }
 }
 
@@ -125,8 +146,18 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             Some(to) => Some((to, open_replica(to, lease_period).await?)),
             None => None,
         };
-        let started = Started::on(store, args.listen, tls, &home()?).await?;
+        let settings = Settings::default();
+        let floor = args.retention_floor;
+        let settings = Settings {
+            floor,
+            upload: settings.upload.min(floor),
+        };
+        let started = Started::on(store, args.listen, tls, &home()?, settings).await?;
         started.announce(output);
+        let collecting = args.compact_every.0.map(|every| {
+            let gateway = started.gateway.clone();
+            tokio::spawn(async move { gateway.keep_collecting(every).await })
+        });
         let drilling = args.drill_every.map(|every| {
             let copy = target.as_ref().map(|(to, target)| NamedStore {
                 store: target.clone(),
@@ -149,6 +180,11 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             (replication, keeping, replica_lease)
         });
         let served = started.server.serve(stop_signal()).await;
+        if let Some(collecting) = collecting {
+            // It may end anywhere: the next one goes on.
+            collecting.abort();
+            drop(collecting.await);
+        }
         if let Some(drilling) = drilling {
             // Nothing of a drill is of use before its end, and its scratch space goes with it.
             drilling.abort();
@@ -190,10 +226,11 @@ impl Started {
         listen: SocketAddr,
         tls: Option<TlsFiles>,
         home: &Home,
+        collecting: Settings,
     ) -> Result<Self> {
         let (clock, entropy) = system();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (gateway, key) = Gateway::bootstrap(store, clock, entropy).await?;
+        let (gateway, key) = Gateway::bootstrap_with(store, clock, entropy, collecting).await?;
         // Kept at once: it is not to be had a second time.
         let operator_key = match key {
             Some(key) => Some(home.write_operator_key(&key)?),

@@ -642,6 +642,19 @@ async fn keys(checked: &Checked<'_>, operator: &Key, pusher: &Key) {
         .assert_status(path, ask("POST", path).body("{"), 422)
         .await;
 
+    checked.call("/v1/usage", ask("GET", "/v1/usage")).await;
+    for dry in [true, false] {
+        let request = CompactRequest {
+            dry,
+            approve: false,
+        };
+        let compact = ask("POST", "/v1/compact").json(&request);
+        checked.call("/v1/compact", compact).await;
+    }
+    let path: RepoPath = "nothing/of/the/kind".parse().unwrap();
+    let purge = ask("POST", "/v1/purge").json(&PurgeRequest { path });
+    checked.call("/v1/purge", purge).await;
+
     for path in ["/v1/invites", "/v1/admin/invites"] {
         let invite = Invite::random(&Random);
         let new = NewInvite {

@@ -22,7 +22,7 @@ mod usage;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statehold_core::collection::{CompactBody, RemoveBody};
 use statehold_core::entry::ContentObject;
 use statehold_core::id::{MachineId, Nonce, PackId, TreeId};
@@ -61,8 +61,17 @@ impl Default for Settings {
     }
 }
 
+/// What collecting came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// What was let go and condemned.
+    pub compacted: Compacted,
+    /// What was deleted, of what had been condemned before; `None` where nothing was done.
+    pub removed: Option<Removed>,
+}
+
 /// What a compaction came to, or would.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compacted {
     /// Its record; `None` where there was nothing to say, or nothing was said.
     pub record: Option<u64>,
@@ -89,7 +98,7 @@ pub struct Compacted {
 }
 
 /// What a removal came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
     /// Its record; `None` where nothing was due.
     pub record: Option<u64>,
@@ -151,9 +160,17 @@ impl<'a> Collector<'a> {
         self.remove_after(&look, None).await
     }
 
+    /// [`Self::compact`], and then [`Self::remove`].
+    pub async fn collect(&self, is_approved: bool) -> Result<Collected> {
+        Ok(Collected {
+            compacted: self.compact(is_approved).await?,
+            removed: Some(self.remove().await?),
+        })
+    }
+
     /// Makes the content that was ever at a path, or beneath it, unreadable at every point, and deletes it
     /// at once. The directory must not have it any more.
-    pub async fn purge(&self, path: &RepoPath) -> Result<(Compacted, Removed)> {
+    pub async fn purge(&self, path: &RepoPath) -> Result<Collected> {
         let looked = look(self.repository, Some(path)).await?;
         let mut entries = looked.state.tree.iter();
         let has = |entry| {
@@ -172,7 +189,10 @@ impl<'a> Collector<'a> {
         let compacted = self.carry_out(&looked, &plan(&looked, wish)).await?;
         let looked = look(self.repository, None).await?;
         let removed = self.remove_after(&looked, compacted.record).await?;
-        Ok((compacted, removed))
+        Ok(Collected {
+            compacted,
+            removed: Some(removed),
+        })
     }
 
     fn wish(&self, is_approved: bool) -> Wish {

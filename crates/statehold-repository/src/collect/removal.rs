@@ -6,7 +6,7 @@
 //! `remove` landed. Another collector's listing that names one was made before as well, and is void then.
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statehold_core::id::TreeId;
 use statehold_core::state::State;
 
@@ -23,7 +23,7 @@ const PARALLEL: usize = 16;
 const RETIRED_IN_A_ROW: u64 = 4 * PARALLEL as u64;
 
 /// What was deleted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deleted {
     /// Packs.
     pub packs: u64,

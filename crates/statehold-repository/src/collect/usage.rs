@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statehold_core::collection::Place;
 
 use super::look::Look;
@@ -10,7 +10,7 @@ use super::plan::{current, is_kept, orphans};
 use crate::layout;
 
 /// Stored bytes, by what they are there for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// All objects of the repository.
     pub objects: u64,

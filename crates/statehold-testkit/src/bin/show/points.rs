@@ -19,7 +19,7 @@ use statehold_core::state::State;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::remote::{advance, fold, load, load_at};
-use statehold_repository::store::{Listing, Store};
+use statehold_repository::store::{Listed, Listing, Store};
 use statehold_repository::{Remote as _, Repository};
 use statehold_testkit::author::{Author, read_file};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
