@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::collection::HoldBody;
 use statehold_core::id::RepositoryId;
 use statehold_core::point::Point;
@@ -18,6 +19,8 @@ use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{advance, load, load_at};
 use statehold_repository::store::{Listing, Store};
+use statehold_repository::verify::subset::{Day, Share};
+use statehold_repository::verify::{Options, Unwatched, verify};
 use statehold_repository::{Error, Remote as _, Repository, layout};
 use statehold_testkit::author::{Author, read_file};
 use statehold_testkit::crash::after_polls;
@@ -211,6 +214,11 @@ impl World {
     async fn check(&self, what: &str) -> (u64, u64) {
         let repository = self.open().await;
         let newest = load(&repository).await.unwrap().state;
+        let report = verify(&self.store, &everything(), &Unwatched)
+            .await
+            .unwrap();
+        assert!(report.damaged.is_empty(), "{what}: {:?}", report.damaged);
+        assert!(report.gaps.is_empty(), "{what}: {:?}", report.gaps);
         let (mut kept, mut gone) = (0, 0);
         for (number, files) in (0_u64..).zip(&self.at).skip(1) {
             let loaded = load_at(&repository, Point::Record(number)).await;
@@ -259,6 +267,16 @@ impl World {
 
     async fn keys(&self, folder: &str) -> Vec<String> {
         self.store.list(folder, folder).await.unwrap()
+    }
+}
+
+/// All content is read.
+fn everything() -> Options {
+    Options {
+        read: Some(Share::WHOLE),
+        day: Day::default(),
+        known: Vec::new(),
+        packs: BTreeSet::new(),
     }
 }
 
@@ -571,4 +589,48 @@ async fn a_purge_takes_a_content_out_of_every_point() {
         let has = bytes.windows(frame.len()).any(|window| window == frame);
         assert!(!has, "{} has it", listed.key);
     }
+}
+
+/// What stands in for what is retired is no cache: verification names it when it is gone.
+#[tokio::test]
+async fn a_loss_is_named_whatever_was_collected() {
+    let mut world = grown(8).await;
+    world.compact().await;
+    world.remove().await;
+    world.push_something().await;
+    let collection = &world.state.collection;
+    let listing = layout::tree(collection.listings[0].tree.id);
+    let (live, _) = world.state.packs.last_key_value().unwrap();
+    let lost = [
+        listing,
+        layout::checkpoint(collection.cut, 0),
+        layout::pack(*live),
+        layout::record(collection.cut + 1),
+        layout::record(3),
+    ];
+    for key in lost {
+        let world = world.fork();
+        let path = Path::from(key.as_str());
+        world.memory.delete(&path).await.unwrap();
+        let report = verify(&world.store, &everything(), &Unwatched)
+            .await
+            .unwrap();
+        let named: Vec<&str> = report.damaged.iter().map(|one| one.key.as_str()).collect();
+        assert_eq!(named, [key.as_str()]);
+    }
+    // A body that was cut away without a word in the log is a loss as well.
+    let cut_away = layout::record(collection.cut + 2);
+    let bytes = world.store.read(&cut_away).await.unwrap().unwrap();
+    let stored = StoredRecord::read(collection.cut + 2, bytes).unwrap();
+    let envelope = stored.retired().unwrap();
+    world
+        .memory
+        .put(&Path::from(cut_away.as_str()), envelope.into())
+        .await
+        .unwrap();
+    let report = verify(&world.store, &everything(), &Unwatched)
+        .await
+        .unwrap();
+    let named: Vec<&str> = report.damaged.iter().map(|one| one.key.as_str()).collect();
+    assert!(named.contains(&cut_away.as_str()), "{named:?}");
 }
