@@ -18,6 +18,7 @@ use statehold_core::state::State;
 use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{advance, load, load_at};
+use statehold_repository::replicate::{Replicator, Unwatched as NobodyLooks};
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::verify::subset::{Day, Share};
 use statehold_repository::verify::{Options, Unwatched, verify};
@@ -212,15 +213,18 @@ impl World {
     /// Every record whose state is kept reads back byte for byte, by a program without memory; of another
     /// one it is said that it is kept no longer. Gives how many of each there are.
     async fn check(&self, what: &str) -> (u64, u64) {
-        let repository = self.open().await;
+        self.check_in(&self.store, what).await
+    }
+
+    async fn check_in(&self, store: &Store, what: &str) -> (u64, u64) {
+        let repository = open(store, &self.clock, &self.entropy).await;
         let newest = load(&repository).await.unwrap().state;
-        let report = verify(&self.store, &everything(), &Unwatched)
-            .await
-            .unwrap();
+        let report = verify(store, &everything(), &Unwatched).await.unwrap();
         assert!(report.damaged.is_empty(), "{what}: {:?}", report.damaged);
         assert!(report.gaps.is_empty(), "{what}: {:?}", report.gaps);
+        let up_to = usize::try_from(newest.head.number).unwrap();
         let (mut kept, mut gone) = (0, 0);
-        for (number, files) in (0_u64..).zip(&self.at).skip(1) {
+        for (number, files) in (0_u64..).zip(&self.at[..=up_to]).skip(1) {
             let loaded = load_at(&repository, Point::Record(number)).await;
             let state = match loaded {
                 Ok(state) => state,
@@ -263,6 +267,16 @@ impl World {
         let done = Collector::new(&repository, AT_ONCE).remove().await.unwrap();
         self.follow(self.files()).await;
         done.record
+    }
+
+    /// Brings a replica up to the head.
+    async fn replicate(&self, replica: &Store) {
+        let clock: Arc<SimulatedClock> = Arc::clone(&self.clock);
+        let entropy = Arc::new(self.entropy.branch());
+        let replicator = Replicator::new(clock, entropy, Arc::new(NobodyLooks));
+        let copied = replicator.copy(&self.store, replica, None, None).await;
+        assert!(copied.stopped.is_none(), "{copied:?}");
+        assert_eq!(copied.at, Some(self.state.head));
     }
 
     async fn keys(&self, folder: &str) -> Vec<String> {
@@ -633,4 +647,42 @@ async fn a_loss_is_named_whatever_was_collected() {
         .unwrap();
     let named: Vec<&str> = report.damaged.iter().map(|one| one.key.as_str()).collect();
     assert!(named.contains(&cut_away.as_str()), "{named:?}");
+}
+
+/// A replica holds all that is kept, whenever it was begun, and loses in time what was removed.
+#[tokio::test]
+async fn a_replica_follows_what_is_collected() {
+    let mut tidied = 0;
+    for seed in 20..22 {
+        let mut world = World::new(seed).await;
+        let (replica, mut seen) = (Store::memory(), BTreeSet::new());
+        world.keep(Policy { last: 5, ..NOTHING }).await;
+        for step in 0..170 {
+            let what = format!("seed {seed}, step {step}");
+            world.clock.advance(DAY / 4);
+            match world.entropy.below(24) {
+                0 => drop(world.compact().await),
+                1 => drop(world.remove().await),
+                2 => {
+                    world.replicate(&replica).await;
+                    seen.extend(replica.list("packs", "packs").await.unwrap());
+                    world.check_in(&replica, &what).await;
+                }
+                3 => world.snapshot(world.state.head.number).await,
+                _ => world.push_something().await,
+            }
+        }
+        let there = replica.list("packs", "packs").await.unwrap();
+        tidied += seen.difference(&there.into_iter().collect()).count();
+        world.compact().await;
+        world.remove().await;
+        for replica in [replica, Store::memory()] {
+            world.replicate(&replica).await;
+            let (kept, gone) = world
+                .check_in(&replica, &format!("seed {seed}, copied"))
+                .await;
+            assert!(kept > 5 && gone > 30, "{kept} {gone}");
+        }
+    }
+    assert!(tidied > 0);
 }
