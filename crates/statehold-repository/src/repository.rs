@@ -236,6 +236,24 @@ impl Repository {
         Ok(newest.map(|newest| newest.collection).unwrap_or_default())
     }
 
+    /// What the newest checkpoint at or before a record says of collecting.
+    pub(crate) async fn collection_at(&self, number: u64) -> Result<Option<Collection>> {
+        let found = self.checkpoint(Some(number)).await?;
+        Ok(found.map(|found| found.collection))
+    }
+
+    /// The checkpoint at a record, with its key.
+    pub(crate) async fn checkpoint_at(&self, number: u64) -> Result<Option<(String, Checkpoint)>> {
+        for (found, key) in self.checkpoint_keys(Some(number)).await? {
+            if found == number
+                && let Some(checkpoint) = self.read_checkpoint(number, &key).await?
+            {
+                return Ok(Some((key, checkpoint)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The state at a record as it was then: content lies where it lay.
     pub(crate) async fn state_then(&self, number: u64) -> Result<State> {
         if number == 0 {
@@ -255,12 +273,10 @@ impl Repository {
 
     /// The state that the checkpoint at a record stands for.
     pub(crate) async fn state_from_checkpoint(&self, number: u64) -> Result<State> {
-        let checkpoint = self.checkpoint(Some(number)).await?;
         let missing = || Error::NotFound {
             object: layout::checkpoint(number, 0),
         };
-        let checkpoint = checkpoint.filter(|found| found.at.number == number);
-        let checkpoint = checkpoint.ok_or_else(missing)?;
+        let (_, checkpoint) = self.checkpoint_at(number).await?.ok_or_else(missing)?;
         let tree = self.tree_of(&checkpoint.tree).await?;
         Ok(checkpoint.into_state(tree))
     }

@@ -35,6 +35,16 @@ impl DatedStore {
         }
     }
 
+    /// A copy of the store in which the copied objects are as old as they are here.
+    pub fn fork(&self, inner: Arc<dyn ObjectStore>) -> Self {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            inner,
+            clock: Arc::clone(&self.clock),
+            written: Arc::new(Mutex::new(written.clone())),
+        }
+    }
+
     fn dated(written: &Mutex<HashMap<Path, u64>>, mut meta: ObjectMeta) -> ObjectMeta {
         let written = written.lock().unwrap_or_else(PoisonError::into_inner);
         let millis = written.get(&meta.location).copied().unwrap_or_default();

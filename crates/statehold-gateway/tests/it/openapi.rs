@@ -9,12 +9,14 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use statehold_core::digest::Digest;
 use statehold_core::id::{RepositoryId, TenantId};
+use statehold_core::path::RepoPath;
 use statehold_gateway::openapi::{DOCUMENT, routed_paths};
 use statehold_repository::content::Pack;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{
-    NewInvite, NewTenant, Place, ReadRequest, RedeemRequest, RenameRequest, Role,
+    CompactRequest, NewInvite, NewTenant, Place, PurgeRequest, ReadRequest, RedeemRequest,
+    RenameRequest, Role,
 };
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_repository::wire::problem::{Fault, Problem};

@@ -362,7 +362,8 @@ impl<'a> Collector<'a> {
             self.repository.write_checkpoint(state).await?;
         }
         let listed = look.objects.keys().map(String::as_str);
-        removal::run(self.repository.store(), state, listed, trees).await
+        let collection = &state.collection;
+        removal::run(self.repository.store(), collection, listed, trees).await
     }
 
     async fn append(

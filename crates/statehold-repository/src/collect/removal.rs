@@ -7,8 +7,8 @@
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
+use statehold_core::collection::Collection;
 use statehold_core::id::TreeId;
-use statehold_core::state::State;
 
 use crate::error::Result;
 use crate::format::header::{HEADER_BYTES, is_retired};
@@ -37,11 +37,10 @@ pub struct Deleted {
 /// does nothing the second time.
 pub(crate) async fn run<'a>(
     store: &Store,
-    state: &State,
+    collection: &Collection,
     listed: impl IntoIterator<Item = &'a str>,
     trees: &[TreeId],
 ) -> Result<Deleted> {
-    let collection = &state.collection;
     let (mut packs, mut caches) = (Vec::new(), Vec::new());
     for key in listed {
         let is_removed = layout::parse_pack(key)
