@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
+mod compaction;
 mod crowd;
 mod damage;
 mod histories;
@@ -49,6 +50,8 @@ enum Show {
     StateKill(state_kill::StateKillArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
+    /// Compaction without a pause while machines push and restore: nobody fails.
+    Compaction(compaction::CompactionArgs),
     /// Every verb over a bucket that refuses overwrites and deletes.
     Worm(worm::WormArgs),
     /// Very many records: listing, restoring and pulling stay few requests in few rounds.
@@ -70,6 +73,7 @@ fn main() -> Result<()> {
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
+        Show::Compaction(args) => compaction::run(&args),
         Show::Worm(args) => worm::run(&args),
         Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
