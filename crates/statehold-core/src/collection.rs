@@ -55,7 +55,6 @@ pub struct Condemned {
     /// The record that condemned it.
     pub by: u64,
     /// Whether a `remove` has named it since, so that it may be deleted.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
 }
 

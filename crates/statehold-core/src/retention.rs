@@ -20,31 +20,23 @@ pub struct Policy {
     /// Every point that was superseded within so many days.
     pub within_days: u32,
     /// The newest so many points.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub last: u32,
     /// The last point of each of the newest so many hours that have one, in UTC.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub hourly: u32,
     /// The same of days.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub daily: u32,
     /// The same of weeks, which begin on Mondays.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub weekly: u32,
     /// The same of months.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub monthly: u32,
     /// The same of years.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub yearly: u32,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-const fn is_zero(value: &u32) -> bool {
-    *value == 0
 }
 
 impl Default for Policy {

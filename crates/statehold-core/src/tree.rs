@@ -224,7 +224,7 @@ pub struct TreeRef {
     /// The object with the table.
     pub id: TreeId,
     /// Further objects that hold pages of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub others: Vec<TreeId>,
     /// Digest of the whole listing.
     pub root: Digest,

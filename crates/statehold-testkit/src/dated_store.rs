@@ -10,12 +10,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use statehold_core::environment::Clock;
+use statehold_repository::store::{Listing, Store};
 
 /// Dates objects by a clock.
 #[derive(Debug)]
@@ -33,6 +35,12 @@ impl DatedStore {
             clock,
             written: Arc::default(),
         }
+    }
+
+    /// A store in memory, by this clock.
+    pub fn in_memory(clock: Arc<dyn Clock>) -> Store {
+        let dated = Self::new(Arc::new(InMemory::new()), clock);
+        Store::new(Arc::new(dated), Listing::Sorted)
     }
 
     /// A copy of the store in which the copied objects are as old as they are here.

@@ -32,6 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod author;
 pub mod client;
+pub mod collecting;
 pub mod commits;
 pub mod conformance;
 pub mod crash;

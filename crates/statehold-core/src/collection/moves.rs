@@ -78,18 +78,17 @@ impl Moves {
     }
 
     pub(super) fn lines(&self) -> Vec<MovesLine> {
-        let mut lines: BTreeMap<(ContentObject, Option<PackId>), Vec<(u64, u64)>> = BTreeMap::new();
+        let mut lines = BTreeMap::new();
         for ((object, offset), to) in self.iter() {
             let (pack, now) = to.unzip();
-            let frames = lines.entry((object, pack)).or_default();
-            frames.push((offset, now.unwrap_or(0)));
+            let line = lines.entry((object, pack)).or_insert_with(|| MovesLine {
+                from: object.to_string(),
+                to: pack,
+                frames: Vec::new(),
+            });
+            line.frames.push((offset, now.unwrap_or(0)));
         }
-        let lines = lines.into_iter().map(|((from, to), frames)| MovesLine {
-            from: from.to_string(),
-            to,
-            frames,
-        });
-        lines.collect()
+        lines.into_values().collect()
     }
 
     pub(super) fn take(&mut self, line: MovesLine) -> Result<(), String> {

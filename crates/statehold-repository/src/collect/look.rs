@@ -11,7 +11,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry};
 use statehold_core::id::PackId;
 use statehold_core::path::RepoPath;
-use statehold_core::record::Body;
+use statehold_core::record::{Body, PushBody};
 use statehold_core::retention::PointAge;
 use statehold_core::state::{Applied, FoldError, State};
 use statehold_core::time::Timestamp;
@@ -229,7 +229,7 @@ fn step(state: &mut State, stored: &StoredRecord, tracker: &mut Tracker) -> Resu
     let number = stored.record.envelope.number;
     let mut before = Vec::new();
     let changes = stored.record.body.changes();
-    let paths = || changes.into_iter().flat_map(|push| push.paths());
+    let paths = || changes.into_iter().flat_map(PushBody::paths);
     for path in paths() {
         if let Some(entry) = state.tree.get(path.as_str()) {
             before.extend_from_slice(chunks_of(entry));

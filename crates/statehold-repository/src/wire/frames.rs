@@ -388,6 +388,7 @@ mod tests {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
         prop_oneof![
             (any::<u64>(), bytes()).prop_map(|(number, bytes)| Frame::Record { number, bytes }),
+            (any::<u64>(), bytes()).prop_map(|(number, bytes)| Frame::Moves { number, bytes }),
             bytes().prop_map(Frame::Checkpoint),
             (any::<[u8; 16]>(), bytes()).prop_map(|(id, bytes)| Frame::Tree {
                 id: TreeId::from_bytes(id),
