@@ -270,6 +270,7 @@ pub(crate) async fn admit(
     check_kind(access, &draft)?;
     if access.key().role < Role::Own {
         check_rules(repository, &draft).await?;
+        repository.check_room(&draft).await?;
     }
     Ok(draft)
 }
@@ -321,9 +322,11 @@ pub(crate) fn from_outside(error: Error) -> Error {
 /// What a role may append.
 fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     match &draft.draft.head.kind {
-        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note => {
+        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Note => {
             access.require(Role::Push).map(drop)
         }
+        // A row is believed by whoever asks for the age of a copy.
+        Kind::Backup => access.require(Role::Maintain).map(drop),
         Kind::Forget => access.require(Role::Own).map(drop),
         kind @ (Kind::Registry | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
