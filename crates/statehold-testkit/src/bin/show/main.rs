@@ -6,8 +6,10 @@
 mod crowd;
 mod damage;
 mod histories;
+mod hostile;
 mod kill;
 mod model;
+mod owned;
 mod points;
 mod program;
 mod replay;
@@ -48,6 +50,8 @@ enum Show {
     StateKill(state_kill::StateKillArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
+    /// A machine that is somebody else's: one command rewinds what it did, and nothing is missing.
+    Owned(owned::OwnedArgs),
     /// Very many records: listing, restoring and pulling stay few requests in few rounds.
     Points(points::PointsArgs),
     /// The process that `state-kill` kills.
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::Replay(args) => replay::run(&args),
+        Show::Owned(args) => owned::run(&args),
         Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
