@@ -38,7 +38,7 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 7] = [
+const NEEDS_BINARY: [&str; 8] = [
     "kill",
     "crowd",
     "tree",
@@ -46,6 +46,7 @@ const NEEDS_BINARY: [&str; 7] = [
     "replicate",
     "worm",
     "compaction",
+    "owned",
 ];
 
 fn main() -> Result<()> {

@@ -280,6 +280,7 @@ pub(crate) async fn admit(
     check_kind(access, &draft)?;
     if access.key().role < Role::Own {
         check_rules(repository, &draft).await?;
+        repository.check_room(&draft).await?;
     }
     Ok(draft)
 }
@@ -331,9 +332,11 @@ pub(crate) fn from_outside(error: Error) -> Error {
 /// What a role may append.
 fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     match &draft.draft.head.kind {
-        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note | Kind::Hold => {
+        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Note | Kind::Hold => {
             access.require(Role::Push).map(drop)
         }
+        // A row is believed by whoever asks for the age of a copy.
+        Kind::Backup => access.require(Role::Maintain).map(drop),
         Kind::Forget => access.require(Role::Own).map(drop),
         // A state can't know all that makes a removal right, so the gateway collects by itself.
         kind @ (Kind::Compact | Kind::Remove | Kind::Registry | Kind::Other(_)) => {

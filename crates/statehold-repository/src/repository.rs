@@ -702,12 +702,13 @@ impl Repository {
     /// Records from `from` on, as far as the listing says and a batch holds. A record is only made
     /// when the one before it is there. So all up to the highest number are there, and one that the
     /// listing lacks was made while it went on, or is lost: reading it tells.
-    async fn listed(&self, from: u64, numbers: &[u64]) -> Result<Batch> {
+    /// `bytes` of the batch are taken already.
+    async fn listed(&self, from: u64, numbers: &[u64], mut bytes: usize) -> Result<Batch> {
         let end = match numbers.last() {
             Some(highest) if *highest >= from => *highest,
             _ => return Ok(Batch::default()),
         };
-        let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
+        let (mut records, mut next) = (Vec::new(), from);
         while next <= end && bytes < LOG_BATCH_BYTES {
             // Up to the end of a segment, so that the next round begins with a whole one.
             let aligned = (next / SEGMENT_RECORDS + 4) * SEGMENT_RECORDS;
@@ -904,9 +905,9 @@ impl Repository {
     async fn listed_of(&self, own: u64, numbers: &[u64]) -> Result<Batch> {
         match numbers.split_first() {
             Some((first, rest)) if *first == own && !rest.is_empty() => {
-                self.listed(own + 1, rest).await
+                self.listed(own + 1, rest, 0).await
             }
-            _ => self.listed(own.max(1), numbers).await,
+            _ => self.listed(own.max(1), numbers, 0).await,
         }
     }
 
@@ -1057,7 +1058,8 @@ impl Remote for Repository {
         // Far behind: the listing says how far, and segments make it few reads.
         let last = after + records.len() as u64;
         let numbers = self.numbers_after(last).await?;
-        let rest = self.listed(last + 1, &numbers).await?;
+        let bytes = records.iter().map(|stored| stored.bytes.len()).sum();
+        let rest = self.listed(last + 1, &numbers, bytes).await?;
         records.extend(rest.records);
         Ok(Batch {
             records,

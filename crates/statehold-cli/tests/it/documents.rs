@@ -235,7 +235,7 @@ fn the_commands_of_the_pages_run() {
             "README.md" => 6,
             "operations.md" => 4,
             "recovery-by-hand.md" => 4,
-            "history.md" => 2,
+            "history.md" => 3,
             _ => 0,
         };
         assert_eq!(
@@ -245,7 +245,7 @@ fn the_commands_of_the_pages_run() {
         );
     }
     let page = shell_blocks("history.md");
-    let [restore, export] = &page[..] else {
+    let [restore, drill, export] = &page[..] else {
         panic!("history.md has other blocks: {page:?}");
     };
     // The tests' own build stands in for the one that cargo would make.
@@ -274,6 +274,10 @@ fn the_commands_of_the_pages_run() {
     step(
         "one",
         &format!("sleep 2\n{restore}grep this _restore/notes.md-*/notes.md"),
+    );
+    step(
+        "one",
+        &format!("{drill}grep '\"passed\": true' .statehold/drills/*"),
     );
     step(
         "one",

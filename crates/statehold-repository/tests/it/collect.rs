@@ -572,7 +572,8 @@ async fn a_purge_takes_a_content_out_of_every_point() {
     let collector = Collector::new(&repository, Settings::default());
     for path in ["secret", "keys"] {
         let path = path.parse().unwrap();
-        let (compacted, removed) = collector.purge(&path).await.unwrap();
+        let Collected { compacted, removed } = collector.purge(&path).await.unwrap();
+        let removed = removed.unwrap();
         assert!(
             compacted.purged == 1 && removed.record.is_some(),
             "{compacted:?} {removed:?}"

@@ -7,8 +7,10 @@ mod compaction;
 mod crowd;
 mod damage;
 mod histories;
+mod hostile;
 mod kill;
 mod model;
+mod owned;
 mod points;
 mod program;
 mod replay;
@@ -54,6 +56,8 @@ enum Show {
     Compaction(compaction::CompactionArgs),
     /// Every verb over a bucket that refuses overwrites and deletes.
     Worm(worm::WormArgs),
+    /// A machine that is somebody else's: one command rewinds what it did, and nothing is missing.
+    Owned(owned::OwnedArgs),
     /// Very many records: listing, restoring and pulling stay few requests in few rounds.
     Points(points::PointsArgs),
     /// The process that `state-kill` kills.
@@ -75,6 +79,7 @@ fn main() -> Result<()> {
         Show::Replay(args) => replay::run(&args),
         Show::Compaction(args) => compaction::run(&args),
         Show::Worm(args) => worm::run(&args),
+        Show::Owned(args) => owned::run(&args),
         Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }

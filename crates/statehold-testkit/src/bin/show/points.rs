@@ -1,7 +1,7 @@
 //! A repository with very many records: listing, restoring and pulling stay few requests in few rounds, and
 //! what lies beside the log stays small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ const FILES: u64 = 1_000;
 const PAUSE: Duration = Duration::from_secs(60);
 /// Every so many records one names a snapshot.
 const SNAPSHOT_EVERY: u64 = 1_000;
+/// Records before the newest that are restored besides those drawn.
+const RECENT: u64 = 80;
 /// Records that a log shows at first.
 const LISTED: u64 = 20;
 
@@ -72,8 +74,10 @@ struct Scene {
     store: Store,
     meter: Arc<Meter>,
     clock: Arc<SimulatedClock>,
-    /// Time and listing of each record.
+    /// Time and listing of the records that are restored.
     expected: BTreeMap<u64, (i64, Digest)>,
+    /// Those of them that were drawn.
+    drawn: Vec<u64>,
     head: Arc<State>,
     /// A state of some time ago, as a machine that was away has it.
     away: Arc<State>,
@@ -115,8 +119,6 @@ async fn show(args: &PointsArgs) -> Result<()> {
         begun.elapsed().as_secs_f64()
     );
     let mut rows: Vec<(&str, Worst)> = Vec::new();
-    let entropy = SeededEntropy::new(args.seed);
-
     let mut worst = Worst::default();
     let repository = scene.open().await?;
     measured(&scene, &mut worst, async {
@@ -165,12 +167,11 @@ async fn show(args: &PointsArgs) -> Result<()> {
 
     let (mut by_number, mut by_time, mut content) =
         (Worst::default(), Worst::default(), Worst::default());
-    for round in 0..args.restores {
-        let number = 1 + entropy.below(scene.head.head.number);
+    for (round, number) in (0..).zip(scene.drawn.iter().copied()) {
         let (time, root) = scene.expected[&number];
         let late = statehold_core::time::Timestamp::from_millis(time + 1);
         // The newest moments, too, which other rules find.
-        let recent = scene.head.head.number - round % 80;
+        let recent = scene.head.head.number - round % RECENT;
         for point in [
             Point::Record(number),
             Point::Time(late),
@@ -276,9 +277,14 @@ async fn build(args: &PointsArgs) -> Result<Scene> {
         meter,
         clock,
         expected: BTreeMap::new(),
+        drawn: Vec::new(),
         head: Arc::new(State::empty(Digest::of(b""))),
         away: Arc::new(State::empty(Digest::of(b""))),
     };
+    let entropy = SeededEntropy::new(args.seed);
+    let draws = 0..args.restores;
+    scene.drawn = draws.map(|_| 1 + entropy.below(args.count)).collect();
+    let wanted: BTreeSet<u64> = scene.drawn.iter().copied().collect();
     let repository = scene.open().await?;
     let author = Author::new(args.seed);
     let mut state = Arc::new(repository.empty_state());
@@ -303,8 +309,10 @@ async fn build(args: &PointsArgs) -> Result<Scene> {
         let stored = repository.append(&draft, &state).await?;
         fold(Arc::make_mut(&mut state), &stored)?;
         repository.tend(&state).await?;
-        let time = state.time.as_millis();
-        scene.expected.insert(number, (time, state.tree.root()));
+        if wanted.contains(&number) || number + RECENT > args.count {
+            let time = state.time.as_millis();
+            scene.expected.insert(number, (time, state.tree.root()));
+        }
         if number == args.count / 2 {
             scene.away = Arc::clone(&state);
         }
