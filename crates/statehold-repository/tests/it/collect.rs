@@ -15,7 +15,7 @@ use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
-use statehold_repository::collect::{Collector, Settings};
+use statehold_repository::collect::{Collected, Collector, Settings};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{advance, load, load_at};
 use statehold_repository::replicate::{Replicator, Unwatched as NobodyLooks};
