@@ -42,9 +42,9 @@ pub(crate) struct CompactionArgs {
 }
 
 /// Earlier states that are kept. Far more than come while one of them is restored.
-const KEPT: u32 = 400;
+const KEPT: u32 = 150;
 /// Restores pick one of so many newest records.
-const RESTORED_FROM: usize = 100;
+const RESTORED_FROM: usize = 40;
 /// Condemned content is held for so long. Longer than anybody takes to read a state and its content.
 const FLOOR: Duration = Duration::from_secs(10);
 /// Files of each writer, one of them too large for a record.
