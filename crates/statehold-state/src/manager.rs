@@ -412,7 +412,7 @@ impl Manager {
     }
 
     /// Becomes another node if others know more of this one than it does itself.
-    fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
+    pub(crate) fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
         if !writer.is_outrun {
             return Ok(());
         }
