@@ -476,17 +476,36 @@ impl Manager {
         Ok(operations)
     }
 
-    /// Every event of a state that is still kept, by whichever node, oldest first.
-    pub(crate) fn history(&self, key: &Key) -> Result<Vec<Operation>> {
+    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
+    /// kept.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn history(&self) -> Result<Vec<Operation>> {
+        self.history_of(|_| true)
+    }
+
+    /// The same of states that are wanted.
+    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
         let writer = self.writer();
         let mut operations = Vec::new();
         for frame in writer.journal.history()? {
             let events = frame.batch()?.events;
-            let events = events.iter().filter(|event| event.key == *key);
+            let events = events.iter().filter(|event| is_wanted(&event.key));
             operations.extend(events.map(Operation::of));
         }
         operations.sort_by_key(|operation| (operation.stamp, operation.dot));
         Ok(operations)
+    }
+
+    /// The names of all collections that hold anything, in order.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn collections(&self) -> Result<Vec<String>> {
+        let known = self.known()?;
+        let names = known.replica.collections();
+        Ok(names.map(ToString::to_string).collect())
     }
 
     /// All states that several nodes wrote at once and nobody has written since.
