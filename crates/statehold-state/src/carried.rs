@@ -164,7 +164,9 @@ impl CarriedFolder {
                 Ok(own.log_bytes()? > most)
             };
             match missing {
-                Some((end, frames)) if is_held && !is_long()? => own.append(end, &frames)?,
+                Some((end, frames)) if is_held && own.is_whole()? && !is_long()? => {
+                    own.append(end, &frames)?;
+                }
                 _ => {
                     let replica = manager.known()?.replica.clone();
                     own.write_snapshot(head.clone(), replica)?;

@@ -146,6 +146,15 @@ impl NodeFolder {
         }
     }
 
+    /// Whether the log begins at the first event, or where the snapshot ends.
+    pub(crate) fn is_whole(&self) -> Result<bool> {
+        let Some((first, _)) = self.segments()?.into_iter().next() else {
+            return Ok(true);
+        };
+        let snapshot = || self.snapshot_head().ok().flatten();
+        Ok(first <= 1 || snapshot().is_some_and(|head| head.clock().get(&self.node) + 1 >= first))
+    }
+
     /// How long the log is, in bytes.
     pub(crate) fn log_bytes(&self) -> Result<u64> {
         let mut bytes = 0;

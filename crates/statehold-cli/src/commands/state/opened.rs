@@ -241,8 +241,8 @@ fn tell_notices(mut notices: Notices) {
 fn tell_received(received: &Received) {
     for file in &received.refused {
         complain(&format!(
-            "note: {} is not taken, and nothing has changed by it: {}; `statehold pull` brings another \
-             once node {} has written it anew, which its next `statehold state` command does",
+            "note: {} is not taken, and nothing has changed by it: {}; on the machine of that node remove \
+             the folder {NODE_LOGS}/{}, run `statehold state list`, which writes all of it anew, and push",
             file.path.display(),
             file.why,
             file.node

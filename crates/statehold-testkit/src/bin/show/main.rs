@@ -13,6 +13,7 @@ mod replay;
 mod replicate;
 mod simulation;
 mod state_kill;
+mod states;
 mod tree;
 
 use anyhow::Result;
@@ -45,6 +46,8 @@ enum Show {
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
     StateKill(state_kill::StateKillArgs),
+    /// Application state carried by push and pull between machines that are copied, put back and killed.
+    States(states::StatesArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
     /// The process that `state-kill` kills.
@@ -63,6 +66,7 @@ fn main() -> Result<()> {
         Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
+        Show::States(args) => states::run(&args),
         Show::Replay(args) => replay::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
