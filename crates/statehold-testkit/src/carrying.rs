@@ -26,7 +26,7 @@ const MACHINES_MAX: usize = 6;
 /// come round.
 const SETTLING_ROUNDS: usize = 4;
 /// Longest time from the start of a command to its kill, in microseconds.
-const KILL_MICROS_MAX: u64 = 60_000;
+const KILL_MICROS_MAX: u64 = 25_000;
 /// How far clocks differ, in milliseconds.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
