@@ -299,6 +299,16 @@ fn any_folder_will_do_and_bad_input_is_told() {
         "Statehold's own",
     );
     told(&["resolve", "x"], 2, "--take");
+    let secret = format!(
+        "{{\"note\":\"ghp_{}\"}}",
+        "16C7e42F292c6912E7710c838347Ae178B4a"
+    );
+    told(&["set", "x", &secret], 1, "GitHub token");
+    run(
+        &machine,
+        &["state", "set", "s", &secret, "--allow-secret"],
+        0,
+    );
     let set = machine
         .run_with(&["state", "set", "x", "-"], "[1, 2]\n")
         .unwrap();

@@ -109,6 +109,9 @@ fn show(conflict: &Conflict, output: Output) {
 
 pub(super) fn resolve(args: &ResolveArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let value = args.value.as_deref().map(values::parse).transpose()?;
+    if let Some(value) = &value {
+        values::refuse_secrets(value)?;
+    }
     let opened = Opened::open(global, Make::No)?;
     let Some(collection) = opened.existing(&args.name.within.collection) else {
         return values::absent(&args.name);

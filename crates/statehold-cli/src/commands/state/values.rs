@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use statehold_core::secrets::Search;
 use statehold_state::{OperationKind, Strategy};
 
 use super::super::GlobalArgs;
@@ -49,6 +50,9 @@ pub(super) struct SetArgs {
     /// see each other: last-write-wins, merge, manual, local-wins or remote-wins
     #[arg(long, value_name = "NAME")]
     strategy: Option<Strategy>,
+    /// Keep it although it looks like a secret: other machines and the store will have it
+    #[arg(long)]
+    allow_secret: bool,
 }
 
 /// Delete a state
@@ -123,6 +127,9 @@ pub(super) fn absent<T>(name: &StateName) -> Result<T> {
 pub(super) fn set(args: &SetArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     // Before anything is made.
     let value = parse(&args.value)?;
+    if !args.allow_secret {
+        refuse_secrets(&value)?;
+    }
     let name = &args.name.within.collection;
     let opened = match &args.strategy {
         Some(strategy) => Opened::open_with(global, name, strategy)?,
@@ -166,6 +173,21 @@ pub(super) fn parse(typed: &str) -> Result<Value> {
             "the value is not JSON: {error}; a text needs quotes, as in '\"dark\"'"
         ))
     })
+}
+
+/// A push looks for secrets in texts, and the logs of states are none; so it is done here.
+pub(super) fn refuse_secrets(value: &Value) -> Result<()> {
+    let mut search = Search::default();
+    search.add(value.to_string().as_bytes());
+    let found = search.finish();
+    if let Some(first) = found.first() {
+        bail!(
+            "the value holds what looks like a secret ({}), and every machine and the store would have \
+             it; take it out, or set it all the same with `statehold state set --allow-secret`",
+            first.rule
+        );
+    }
+    Ok(())
 }
 
 pub(super) fn delete(args: &DeleteArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
