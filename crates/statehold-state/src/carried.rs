@@ -101,7 +101,11 @@ impl CarriedFolder {
     /// As of [`receive`](Self::receive) and [`publish`](Self::publish).
     pub fn exchange(&self, manager: &Manager) -> Result<Received> {
         let mut received = self.receive(manager)?;
-        received.reconciled.alarms.extend(self.publish(manager)?);
+        for alarm in self.publish(manager)? {
+            if !received.reconciled.alarms.contains(&alarm) {
+                received.reconciled.alarms.push(alarm);
+            }
+        }
         Ok(received)
     }
 
@@ -140,7 +144,38 @@ impl CarriedFolder {
                 note_missing(manager, head, &mut received)?;
             }
         }
+        if let Some(alarm) = self.own_fork(manager)?
+            && !received.reconciled.alarms.contains(&alarm)
+        {
+            received.reconciled.alarms.push(alarm);
+        }
         Ok(received)
+    }
+
+    /// Finds out whether what lies in this node's folder goes on otherwise than its own log: then a
+    /// copy of this machine writes under the same name, and this one has to take another.
+    fn own_fork(&self, manager: &Manager) -> Result<Option<Alarm>> {
+        let mut writer = manager.writer();
+        let node = manager.node();
+        let mark = manager.known()?.replica.mark(node);
+        let Some(end) = NodeFolder::new(&self.path, node).log_end()? else {
+            return Ok(None);
+        };
+        let end = end.mark;
+        let is_other = if end.sequence < mark.sequence {
+            let frames = writer.journal.frames_of(node, end.sequence, mark)?;
+            frames
+                .is_some_and(|frames| frames.first().is_some_and(|next| next.previous != end.link))
+        } else {
+            // One that is longer was taken in just now, or refused for not going on from here.
+            end.sequence == mark.sequence && end.link != mark.link
+        };
+        writer.is_outrun |= is_other;
+        Ok(is_other.then_some(Alarm::Forked {
+            node,
+            log: node,
+            sequence: end.sequence,
+        }))
     }
 
     /// Puts there what others lack of what this node knows, once it is noted outside of the manager's

@@ -113,6 +113,14 @@ pub enum Error {
         /// Which node.
         node: NodeId,
     },
+    /// Two copies of a machine wrote as one node, and it is not known any more where they parted.
+    #[error(
+        "where the two logs of node {node} parted is not kept any more; write again what only this machine has"
+    )]
+    PartedTooLongAgo {
+        /// Whose logs.
+        node: NodeId,
+    },
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes: {0}")]
     NoRandomness(String),

@@ -27,6 +27,7 @@ mod durable;
 mod error;
 mod exchange;
 mod fields;
+mod fork;
 mod hybrid_clock;
 mod identity;
 mod journal;

@@ -20,7 +20,7 @@ use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::operation::Operation;
 use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
-use crate::revision::Revision;
+use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
 use crate::strategy::{Rules, Strategy, is_settled};
@@ -385,8 +385,19 @@ impl Manager {
         let Some((batch, clock)) = transaction.finish()? else {
             return Ok((result, Vec::new()));
         };
-        let before = known.replica.mark(known.node);
         drop(known);
+        let changes = self.commit(writer, batch, clock)?;
+        Ok((result, changes))
+    }
+
+    /// Makes a batch of this node's own durable, and shows it to readers.
+    pub(crate) fn commit(
+        &self,
+        writer: &mut Writer,
+        batch: Batch,
+        clock: HybridClock,
+    ) -> Result<Vec<Change>> {
+        let before = self.known()?.replica.mark(batch.node);
         let frame = Frame::of(&batch, before.link);
         if frame.bytes.len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
@@ -399,8 +410,8 @@ impl Manager {
         })?;
         self.snapshot_if_due(writer)?;
         match arrival {
-            Arrival::New(changes) => Ok((result, changes)),
-            Arrival::Known => Ok((result, Vec::new())),
+            Arrival::New(changes) => Ok(changes),
+            Arrival::Known => Ok(Vec::new()),
         }
     }
 
@@ -432,7 +443,7 @@ impl Manager {
         Ok(())
     }
 
-    fn tell_own(&self, changes: &[Change]) {
+    pub(crate) fn tell_own(&self, changes: &[Change]) {
         if !self.inner.listeners.is_empty() {
             for change in changes {
                 let key = change.key.clone();

@@ -186,14 +186,29 @@ impl World {
         Ok(())
     }
 
-    /// What nobody else has seen of a machine is lost with it, so it exchanges first.
+    /// What nobody else has seen of a machine is lost with it, so it exchanges first. Nothing tells the
+    /// machine that it was put back: the folders are the same ones, and what it sets next is set under
+    /// numbers that others know already.
     fn put_back(&mut self) -> Result<()> {
         let Some(at) = self.image else { return Ok(()) };
         let machine = &self.machines[at];
         sync(machine)?;
         sync(machine)?;
-        replace(&self.image_path("work"), &machine.root)?;
-        replace(&self.image_path("home"), &machine.home)?;
+        for (image, place) in [("work", &machine.root), ("home", &machine.home)] {
+            let emptied = Command::new("find")
+                .arg(place)
+                .args(["-type", "f", "-delete"])
+                .status()?;
+            ensure!(emptied.success(), "could not empty {}", place.display());
+            let image = self.image_path(image);
+            let copied = Command::new("cp")
+                .args(["-a", "-T"])
+                .arg(image)
+                .arg(place)
+                .status()?;
+            ensure!(copied.success(), "could not put back {}", place.display());
+        }
+        self.set(at, &format!("back{}", self.done.put_back), json!("back"))?;
         self.done.put_back += 1;
         Ok(())
     }

@@ -223,6 +223,50 @@ fn copied_and_restored_workspaces_become_other_nodes() {
     }
 }
 
+/// Goal: two running images of one machine, with everything by which one could be told, both write; the
+/// second one finds out by a pull, and what it wrote is there in the end.
+#[test]
+fn images_that_both_run_lose_nothing() {
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    run(a, &["state", "set", "x", "1"], 0);
+    carry(a, b);
+    let first = node(a);
+    let image = two.installation.path("image");
+    fs::create_dir(&image).unwrap();
+    copy(&a.root, &image.join("work"));
+    copy(&a.home, &image.join("home"));
+    run(a, &["state", "set", "x", "\"by the first\""], 0);
+    carry(a, b);
+    // From here on this is the other image: the folders are the same ones.
+    for (image, place) in [(image.join("work"), &a.root), (image.join("home"), &a.home)] {
+        let (image, place) = (image.to_str().unwrap(), place.to_str().unwrap());
+        for (program, arguments) in [
+            ("find", [place, "-type", "f", "-delete"]),
+            ("cp", ["-a", "-T", image, place]),
+        ] {
+            let done = Command::new(program).args(arguments).status();
+            assert!(done.unwrap().success());
+        }
+    }
+    assert_eq!(node(a), first);
+    run(a, &["state", "set", "x", "\"by the second\""], 0);
+    run(a, &["state", "set", "y", "1"], 0);
+    run(a, &["push"], 0);
+    run(a, &["pull"], 0);
+    let told = run(a, &["state", "list"], 0);
+    assert!(told.err.contains("2 events"), "{}", told.err);
+    assert_ne!(node(a), first);
+    carry(a, b);
+    for machine in [a, b] {
+        let conflicts = json(machine, &["state", "conflicts"], 0);
+        assert_eq!(conflicts[0]["sides"].as_array().unwrap().len(), 2);
+        assert_eq!(value(machine, "x"), "by the second");
+        assert_eq!(value(machine, "y"), 1);
+        run(machine, &["state", "nodes"], 0);
+    }
+}
+
 #[test]
 fn damage_that_was_carried_is_named_and_written_anew() {
     let two = Two::new();

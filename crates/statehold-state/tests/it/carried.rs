@@ -363,60 +363,108 @@ fn a_retired_node_is_let_go_of_and_may_come_back() {
     assert_eq!(c.manager.node(), node);
 }
 
-/// Goal: two running clones of one machine, witness and all, are found when they hear of each other,
-/// and the second one writes under another name from then on.
-#[test]
-fn clones_that_both_write_are_found() {
-    let home = tempfile::tempdir().unwrap();
-    let a = Machine::new(home.path(), "a");
-    a.put("x", 1);
-    a.exchange();
-    let node = a.manager.node();
-    for part in ["a", "witness", "a-carried"] {
-        copy(
-            &home.path().join(part),
-            &home.path().join(format!("{part}-image")),
+/// Puts everything in a folder back as it was in an image; the folders stay the same ones, as on a
+/// machine that is such an image.
+fn put_back(image: &Path, place: &Path) {
+    for (program, arguments) in [
+        ("find", [place.to_str().unwrap(), "-type", "f", "-delete"]),
+        (
+            "cp",
+            ["-a", "-T", image.to_str().unwrap(), place.to_str().unwrap()],
+        ),
+    ] {
+        assert!(
+            Command::new(program)
+                .args(arguments)
+                .status()
+                .unwrap()
+                .success()
         );
     }
-    a.put("x", "by the first");
-    a.exchange();
-    let first = home.path().join("first");
-    copy(&a.of(node), &first);
-    drop(a);
-    // The image in its place is, for all that it can tell, the machine itself.
-    for part in ["a", "witness", "a-carried"] {
-        let image = home.path().join(format!("{part}-image"));
-        let place = home.path().join(part);
-        if part == "a" {
-            // The folder stays the same one, its content is that of the image.
-            for item in fs::read_dir(&place).unwrap() {
-                let path = item.unwrap().path();
-                fs::remove_dir_all(&path)
-                    .or_else(|_| fs::remove_file(&path))
-                    .unwrap();
-            }
-            for item in fs::read_dir(&image).unwrap() {
-                let path = item.unwrap().path();
-                copy(&path, &place.join(path.file_name().unwrap()));
-            }
-        } else {
-            copy(&image, &place);
+}
+
+/// Goal: of two running clones of one machine, witness and all, the second to be heard of finds out,
+/// and what only it wrote is there in the end, as the concurrent edits that they are.
+#[test]
+fn clones_that_both_write_are_found_and_lose_nothing() {
+    for (by_first, by_clone) in [(1, 1), (1, 3), (3, 1)] {
+        let home = tempfile::tempdir().unwrap();
+        let (live, image) = (home.path().join("live"), home.path().join("image"));
+        fs::create_dir(&live).unwrap();
+        let merged = |machine: &Machine| -> Collection<Value> {
+            let manager = &machine.manager;
+            manager.collection("merged", Strategy::Merge).unwrap()
+        };
+        let a = Machine::new(&live, "a");
+        let node = a.manager.node();
+        a.put("x", "old");
+        a.put("gone", "old");
+        merged(&a).put("m", &json!({"f": 0, "g": 0})).unwrap();
+        a.exchange();
+        drop(a);
+        copy(&live, &image);
+
+        let a = Machine::new(&live, "a");
+        merged(&a).update("m", |m| m["f"] = json!("first")).unwrap();
+        for number in 0..by_first {
+            a.put("x", format!("first {number}"));
         }
+        a.exchange();
+        let other = Machine::new(home.path(), "other");
+        merged(&other);
+        a.carry_to(&other);
+        other.exchange();
+        drop(a);
+        put_back(&image, &live);
+
+        let clone = Machine::new(&live, "a");
+        assert_eq!(
+            clone.manager.node(),
+            node,
+            "nothing says that it is a clone"
+        );
+        merged(&clone)
+            .update("m", |m| m["g"] = json!("clone"))
+            .unwrap();
+        all(&clone.manager).delete("gone").unwrap();
+        for number in 0..by_clone {
+            clone.put("x", format!("clone {number}"));
+        }
+        clone.exchange();
+        // What came first stays where it is, as a pull sees to.
+        copy(&other.of(node), &clone.of(node));
+        let alarms = clone.folder.receive(&clone.manager).unwrap();
+        let alarms = alarms.reconciled.alarms;
+        let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
+        assert!(
+            alarms.iter().any(is_fork),
+            "{by_first}, {by_clone}: {alarms:?}"
+        );
+
+        let fresh = Machine {
+            manager: open(&live, "fresh"),
+            folder: clone.folder.clone(),
+            path: clone.path.clone(),
+        };
+        merged(&fresh);
+        all(&fresh.manager);
+        fresh.folder.receive(&fresh.manager).unwrap();
+        let adopted = fresh.manager.adopt(&clone.manager).unwrap();
+        assert_eq!(adopted, 2 + by_clone);
+        settle(&[&fresh, &other]);
+        for machine in [&fresh, &other] {
+            assert_eq!(value(&machine.manager, "gone"), None);
+            let conflict = all(&machine.manager).conflict("x").unwrap().unwrap();
+            assert_eq!(conflict.sides.len(), 2, "{conflict:?}");
+            let m = merged(machine).get("m").unwrap().unwrap().data;
+            assert_eq!(m, json!({"f": "first", "g": "clone"}));
+        }
+        // And whoever edits it now has seen both.
+        fresh.put("x", "after");
+        settle(&[&fresh, &other]);
+        assert_eq!(value(&other.manager, "x"), Some(json!("after")));
+        assert_eq!(all(&other.manager).conflict("x").unwrap(), None);
     }
-    let clone = Machine::new(home.path(), "a");
-    assert_eq!(clone.manager.node(), node);
-    clone.put("x", "by the clone");
-    clone.exchange();
-    // The other's log comes in its place, as a pull brings it.
-    copy(&first, &clone.of(node));
-    let received = clone.exchange();
-    let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
-    assert!(
-        received.reconciled.alarms.iter().any(is_fork),
-        "{received:?}"
-    );
-    clone.put("y", 1);
-    assert_ne!(clone.manager.node(), node);
 }
 
 #[test]

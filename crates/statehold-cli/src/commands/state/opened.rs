@@ -88,13 +88,23 @@ impl Opened {
             );
         }
         make_own_folder(&root.join(RESERVED_NAME))?;
-        let options = Options::new(states_of(&root), home()?.witnesses());
-        let manager = open_manager(&options)?;
+        let place = Place {
+            states: states_of(&root),
+            witnesses: home()?.witnesses(),
+        };
+        place.finish_repair()?;
         let carried = CarriedFolder::at(carried);
+        let mut manager = place.open()?;
         let notices = manager.listen();
         tell_origin(&manager);
-        let received = carried.receive(&manager)?;
+        let mut received = carried.receive(&manager)?;
         tell_notices(notices);
+        if is_forked(&manager, &received)
+            && let Some(repaired) = place.repair(&manager, &carried)?
+        {
+            manager = repaired;
+            received = carried.receive(&manager)?;
+        }
         tell_received(&received);
         Ok(Self {
             manager,
@@ -203,15 +213,83 @@ fn make_own_folder(own: &Path) -> Result<()> {
     make().with_context(|| format!("could not make {}", own.display()))
 }
 
-/// Opens the manager, once other commands on it have ended.
-fn open_manager(options: &Options) -> Result<Manager> {
-    let started = Instant::now();
-    loop {
-        match Manager::open(options.clone()) {
-            Err(Error::InUse { .. }) if started.elapsed() < PATIENCE => thread::sleep(LOOK_AGAIN),
-            opened => return Ok(opened?),
+/// Where the states of a folder are kept on this machine.
+struct Place {
+    states: PathBuf,
+    witnesses: PathBuf,
+}
+
+impl Place {
+    /// Opens the manager, once other commands on it have ended.
+    fn open(&self) -> Result<Manager> {
+        let started = Instant::now();
+        loop {
+            match self.open_at(&self.states) {
+                Err(Error::InUse { .. }) if started.elapsed() < PATIENCE => {
+                    thread::sleep(LOOK_AGAIN);
+                }
+                opened => return Ok(opened?),
+            }
         }
     }
+
+    fn open_at(&self, states: &Path) -> Result<Manager, Error> {
+        Manager::open(Options::new(states, &self.witnesses))
+    }
+
+    /// Where a new node is made that takes over from a forked one.
+    fn fresh(&self) -> PathBuf {
+        self.states.with_extension("fresh")
+    }
+
+    /// Takes over from a node that a running copy of this machine is too, with what only this machine
+    /// has. What it kept so far is put aside. Nothing where it can't be told what that is.
+    fn repair(&self, forked: &Manager, carried: &CarriedFolder) -> Result<Option<Manager>> {
+        let fresh = self.fresh();
+        let io = |path: &Path| format!("could not put {} in place", path.display());
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).with_context(|| io(&fresh))?;
+        }
+        let manager = self.open_at(&fresh)?;
+        carried.receive(&manager)?;
+        let events = match manager.adopt(forked) {
+            Err(Error::PartedTooLongAgo { .. }) => return Ok(None),
+            adopted => adopted?,
+        };
+        complain(&format!(
+            "note: a running copy of this machine writes as node {} too; this folder writes as node {} \
+             from now on, and {events} events that the other one lacks are written again",
+            forked.node(),
+            manager.node()
+        ));
+        manager.close();
+        let aside = self
+            .states
+            .with_extension(format!("forked-{}", forked.node()));
+        fs::rename(&self.states, &aside).with_context(|| io(&aside))?;
+        forked.close();
+        self.finish_repair()?;
+        self.open().map(Some)
+    }
+
+    /// Puts in place what a killed repair had made.
+    fn finish_repair(&self) -> Result<()> {
+        let fresh = self.fresh();
+        if !self.states.exists() && fresh.exists() {
+            fs::rename(&fresh, &self.states)
+                .with_context(|| format!("could not put {} in place", fresh.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a running copy of this machine writes under this node's name.
+fn is_forked(manager: &Manager, received: &Received) -> bool {
+    let node = manager.node();
+    let alarms = &received.reconciled.alarms;
+    alarms
+        .iter()
+        .any(|alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node))
 }
 
 fn tell_origin(manager: &Manager) {
