@@ -324,7 +324,11 @@ fn node_logs_are_never_in_conflict() {
                 remote: one(remote),
             };
             let plan = plan(&trees, Direction::Bidirectional, strategy);
-            assert_eq!(plan.actions, [expected.clone()], "{strategy:?}");
+            assert_eq!(
+                plan.actions,
+                std::slice::from_ref(&expected),
+                "{strategy:?}"
+            );
             assert!(plan.conflicts.is_empty());
         }
     }
