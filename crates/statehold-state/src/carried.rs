@@ -57,6 +57,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// Whether a copy of its machine writes under this node's name too.
+    pub fn is_forked(&self, node: NodeId) -> bool {
+        let is_own = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
+        self.reconciled.alarms.iter().any(is_own)
+    }
+
     /// Whether everything that is there was taken and nothing is wrong.
     pub fn is_success(&self) -> bool {
         self.refused.is_empty() && self.reconciled.is_success()
@@ -115,6 +121,11 @@ impl CarriedFolder {
     /// The folder cannot be listed, or what came could not be made durable.
     pub fn receive(&self, manager: &Manager) -> Result<Received> {
         let mut received = Received::default();
+        // First, since a snapshot of somebody who knows the other log would pass over it.
+        if let Some(alarm) = self.own_fork(manager)? {
+            received.reconciled.alarms.push(alarm);
+            return Ok(received);
+        }
         let mut heads = Vec::new();
         for folder in self.folders()? {
             match folder.head() {
@@ -144,21 +155,18 @@ impl CarriedFolder {
                 note_missing(manager, head, &mut received)?;
             }
         }
-        if let Some(alarm) = self.own_fork(manager)?
-            && !received.reconciled.alarms.contains(&alarm)
-        {
-            received.reconciled.alarms.push(alarm);
-        }
         Ok(received)
     }
 
     /// Finds out whether what lies in this node's folder goes on otherwise than its own log: then a
-    /// copy of this machine writes under the same name, and this one has to take another.
+    /// copy of this machine writes under the same name, and this one has to take another. Nothing else
+    /// is taken in before, so that it stays known what only this one wrote.
     fn own_fork(&self, manager: &Manager) -> Result<Option<Alarm>> {
         let mut writer = manager.writer();
         let node = manager.node();
         let mark = manager.known()?.replica.mark(node);
-        let Some(end) = NodeFolder::new(&self.path, node).log_end()? else {
+        let own = NodeFolder::new(&self.path, node);
+        let Some(end) = own.log_end()? else {
             return Ok(None);
         };
         let end = end.mark;
@@ -167,14 +175,13 @@ impl CarriedFolder {
             frames
                 .is_some_and(|frames| frames.first().is_some_and(|next| next.previous != end.link))
         } else {
-            // One that is longer was taken in just now, or refused for not going on from here.
-            end.sequence == mark.sequence && end.link != mark.link
+            !own.goes_through(mark)?
         };
         writer.is_outrun |= is_other;
         Ok(is_other.then_some(Alarm::Forked {
             node,
             log: node,
-            sequence: end.sequence,
+            sequence: end.sequence.min(mark.sequence),
         }))
     }
 

@@ -192,6 +192,33 @@ impl NodeFolder {
         }))
     }
 
+    /// Whether the log goes through this mark, as far as what is there tells.
+    pub(crate) fn goes_through(&self, mark: Mark) -> Result<bool> {
+        let segments = self.segments()?;
+        let is_before = |(first, _): &CarriedSegment| *first <= mark.sequence + 1;
+        let Some(place) = segments.iter().rposition(is_before) else {
+            return Ok(true);
+        };
+        let is_last = place + 1 == segments.len();
+        // What is damaged says nothing.
+        let Ok(contents) = self.contents(&segments[place].1, is_last) else {
+            return Ok(true);
+        };
+        let is_other = |there: Mark| there.sequence == mark.sequence && there.link != mark.link;
+        if contents.before.is_some_and(is_other) {
+            return Ok(false);
+        }
+        for frame in &contents.frames {
+            let (first, sequence) = frame.sequences()?;
+            let link = frame.link();
+            let is_across = first <= mark.sequence && mark.sequence < sequence;
+            if is_across || is_other(Mark { sequence, link }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Adds frames behind the end of the log.
     pub(crate) fn append(&self, end: LogEnd, frames: &[Frame]) -> Result<()> {
         let mut mark = end.mark;

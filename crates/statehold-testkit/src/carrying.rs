@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -25,8 +25,6 @@ const MACHINES_MAX: usize = 6;
 /// How often everybody exchanges before all have to be equal: what one says about the others' has to
 /// come round.
 const SETTLING_ROUNDS: usize = 4;
-/// Longest time from the start of a command to its kill, in microseconds.
-const KILL_MICROS_MAX: u64 = 25_000;
 /// How far clocks differ, in milliseconds.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
@@ -229,7 +227,7 @@ impl World {
         Ok(())
     }
 
-    /// Flips a bit in a file that another node wrote, as a bad disk does.
+    /// Flips a bit in a file that another node wrote, as a bad disk does, until it is brought again.
     fn damage(&mut self, at: usize) -> Result<()> {
         let machine = &self.machines[at];
         sync(machine)?;
@@ -246,14 +244,15 @@ impl World {
         let Some(head) = self.random.pick(&heads) else {
             return Ok(());
         };
-        let mut bytes = fs::read(head)?;
+        let whole = fs::read(head)?;
+        let mut bytes = whole.clone();
         let place = usize::try_from(self.random.below(bytes.len() as u64))?;
         bytes[place] ^= 1;
         fs::write(head, bytes)?;
         let told = machine.run(&["state", "nodes"])?;
         ensure!(told.code == Some(7), "the damage is not told: {}", told.out);
-        // Taken away, it is written anew by its node, and if that is gone, into another one's snapshot.
-        head.parent().map_or(Ok(()), fs::remove_dir_all)?;
+        fs::write(head, whole)?;
+        machine.run(&["state", "nodes"])?.expect(0)?;
         self.done.damaged += 1;
         Ok(())
     }
@@ -354,13 +353,19 @@ pub fn kill_setters(binary: &Path, count: u64, seed: u64) -> Result<Killed> {
         anyhow::bail!("too few machines");
     };
     let mut killed = Killed::default();
+    // A moment while it runs or just after it, however fast this machine is today.
+    let started = Instant::now();
+    for _ in 0..3 {
+        setter.run(&["state", "set", "first", "1"])?.expect(0)?;
+    }
+    let longest = u64::try_from(started.elapsed().as_micros() / 2)?;
     let mut acknowledged = BTreeSet::new();
     for number in 0..count {
         let id = format!("k{number}");
         let set = setter.start(setter.command(&["state", "set", &id, "1"]), "")?;
         let verb = if number % 2 == 0 { "push" } else { "pull" };
         let exchange = setter.start(setter.command(&[verb]), "")?;
-        std::thread::sleep(Duration::from_micros(world.random.below(KILL_MICROS_MAX)));
+        std::thread::sleep(Duration::from_micros(world.random.below(longest)));
         let ran = set.kill()?;
         killed.kills += u64::from(ran.code.is_none());
         if ran.code == Some(0) {
@@ -376,7 +381,7 @@ pub fn kill_setters(binary: &Path, count: u64, seed: u64) -> Result<Killed> {
         );
     }
     setter.run(&["state", "set", "end", "1"])?.expect(0)?;
-    acknowledged.insert("end".into());
+    acknowledged.extend(["first".to_owned(), "end".to_owned()]);
     setter.run(&["push"])?.expect(0)?;
     other.run(&["pull"])?.expect(0)?;
     let there = states_of(other)?;

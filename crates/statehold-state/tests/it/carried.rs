@@ -414,6 +414,14 @@ fn clones_that_both_write_are_found_and_lose_nothing() {
         merged(&other);
         a.carry_to(&other);
         other.exchange();
+        // Somebody's snapshot holds the first one's log too, and must not pass over the clone's.
+        let gone = Machine::new(home.path(), "gone");
+        gone.put("z", 1);
+        gone.exchange();
+        gone.carry_to(&other);
+        other.exchange();
+        let left = gone.manager.node();
+        assert!(other.folder.retire(&other.manager, left).unwrap());
         drop(a);
         put_back(&image, &live);
 
@@ -433,6 +441,7 @@ fn clones_that_both_write_are_found_and_lose_nothing() {
         clone.exchange();
         // What came first stays where it is, as a pull sees to.
         copy(&other.of(node), &clone.of(node));
+        other.carry_to(&clone);
         let alarms = clone.folder.receive(&clone.manager).unwrap();
         let alarms = alarms.reconciled.alarms;
         let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);

@@ -3,6 +3,7 @@
 mod conflicts;
 mod nodes;
 mod opened;
+mod place;
 mod restore;
 mod shown;
 mod values;

@@ -2,31 +2,18 @@
 //! the command changed is put where a push finds it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 use statehold_core::node_logs::NODE_LOGS;
-use statehold_core::path::RESERVED_NAME;
 use statehold_state::{
-    Alarm, CarriedFolder, Collection, Error, Manager, Notice, Notices, Options, Origin, Received,
-    Strategy,
+    Alarm, CarriedFolder, Collection, Manager, Notice, Notices, Origin, Received, Strategy,
 };
-use statehold_sync::workspace::{Workspace, WorkspaceError};
 
 use super::super::GlobalArgs;
-use crate::environment::home;
+use super::place::Place;
 use crate::exit::WrongUsage;
 use crate::output::complain;
-
-/// How long another command on the same states is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked whether it has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where the strategy of each collection is kept: a collection itself, so that all machines decide by
 /// the same.
@@ -78,28 +65,21 @@ impl Opened {
 
     /// Takes in what was brought here.
     fn receive(global: &GlobalArgs, make: Make) -> Result<Self> {
-        let root = root_of(&global.directory()?)?;
-        let carried = root.join(NODE_LOGS);
-        if make == Make::No && !states_of(&root).is_dir() && !carried.is_dir() {
+        let place = Place::of(&global.directory()?)?;
+        if make == Make::No && !place.is_used() {
             bail!(
                 "there are no states in {}; `statehold state set ID VALUE` makes the first, and \
                  `statehold pull` brings those of other machines",
-                root.display()
+                place.root().display()
             );
         }
-        make_own_folder(&root.join(RESERVED_NAME))?;
-        let place = Place {
-            states: states_of(&root),
-            witnesses: home()?.witnesses(),
-        };
-        place.finish_repair()?;
-        let carried = CarriedFolder::at(carried);
+        let carried = CarriedFolder::at(place.carried());
         let mut manager = place.open()?;
         let notices = manager.listen();
         tell_origin(&manager);
         let mut received = carried.receive(&manager)?;
         tell_notices(notices);
-        if is_forked(&manager, &received)
+        if received.is_forked(manager.node())
             && let Some(repaired) = place.repair(&manager, &carried)?
         {
             manager = repaired;
@@ -147,11 +127,14 @@ impl Opened {
             .collection(name, strategy.unwrap_or_default())?)
     }
 
-    /// Puts what others lack where a push finds it.
+    /// Puts what others lack where a push finds it. Everything that cannot be right.
     pub(super) fn publish(&self) -> Result<Vec<Alarm>> {
-        let alarms = self.carried.publish(&self.manager)?;
-        for alarm in &alarms {
-            complain(&format!("alarm: {}", describe_alarm(alarm)));
+        let mut alarms = self.received.reconciled.alarms.clone();
+        for alarm in self.carried.publish(&self.manager)? {
+            if !alarms.contains(&alarm) {
+                complain(&format!("alarm: {}", describe_alarm(&alarm)));
+                alarms.push(alarm);
+            }
         }
         Ok(alarms)
     }
@@ -179,117 +162,6 @@ pub(super) fn strategies(manager: &Manager) -> Result<BTreeMap<String, Strategy>
         }
     }
     Ok(strategies)
-}
-
-/// The folder whose states are meant: the workspace, or the nearest folder that has some.
-fn root_of(folder: &Path) -> Result<PathBuf> {
-    match Workspace::find(folder) {
-        Ok(workspace) => return Ok(workspace.root().to_owned()),
-        Err(WorkspaceError::NotFound { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let folder = fs::canonicalize(folder)
-        .with_context(|| format!("the folder {} cannot be found", folder.display()))?;
-    let mut above = folder.ancestors();
-    let with_states = above.find(|folder| states_of(folder).is_dir());
-    Ok(with_states.unwrap_or(&folder).to_owned())
-}
-
-/// What this machine keeps of a folder's states.
-fn states_of(root: &Path) -> PathBuf {
-    root.join(RESERVED_NAME).join("states")
-}
-
-/// Makes what a workspace has anyway: a folder for this user alone, that no Git repository takes in.
-fn make_own_folder(own: &Path) -> Result<()> {
-    let make = || -> std::io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(own)?;
-        let ignored = own.join(".gitignore");
-        if !ignored.exists() {
-            fs::write(ignored, "*\n")?;
-        }
-        Ok(())
-    };
-    make().with_context(|| format!("could not make {}", own.display()))
-}
-
-/// Where the states of a folder are kept on this machine.
-struct Place {
-    states: PathBuf,
-    witnesses: PathBuf,
-}
-
-impl Place {
-    /// Opens the manager, once other commands on it have ended.
-    fn open(&self) -> Result<Manager> {
-        let started = Instant::now();
-        loop {
-            match self.open_at(&self.states) {
-                Err(Error::InUse { .. }) if started.elapsed() < PATIENCE => {
-                    thread::sleep(LOOK_AGAIN);
-                }
-                opened => return Ok(opened?),
-            }
-        }
-    }
-
-    fn open_at(&self, states: &Path) -> Result<Manager, Error> {
-        Manager::open(Options::new(states, &self.witnesses))
-    }
-
-    /// Where a new node is made that takes over from a forked one.
-    fn fresh(&self) -> PathBuf {
-        self.states.with_extension("fresh")
-    }
-
-    /// Takes over from a node that a running copy of this machine is too, with what only this machine
-    /// has. What it kept so far is put aside. Nothing where it can't be told what that is.
-    fn repair(&self, forked: &Manager, carried: &CarriedFolder) -> Result<Option<Manager>> {
-        let fresh = self.fresh();
-        let io = |path: &Path| format!("could not put {} in place", path.display());
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh).with_context(|| io(&fresh))?;
-        }
-        let manager = self.open_at(&fresh)?;
-        carried.receive(&manager)?;
-        let events = match manager.adopt(forked) {
-            Err(Error::PartedTooLongAgo { .. }) => return Ok(None),
-            adopted => adopted?,
-        };
-        complain(&format!(
-            "note: a running copy of this machine writes as node {} too; this folder writes as node {} \
-             from now on, and {events} events that the other one lacks are written again",
-            forked.node(),
-            manager.node()
-        ));
-        manager.close();
-        let aside = self
-            .states
-            .with_extension(format!("forked-{}", forked.node()));
-        fs::rename(&self.states, &aside).with_context(|| io(&aside))?;
-        forked.close();
-        self.finish_repair()?;
-        self.open().map(Some)
-    }
-
-    /// Puts in place what a killed repair had made.
-    fn finish_repair(&self) -> Result<()> {
-        let fresh = self.fresh();
-        if !self.states.exists() && fresh.exists() {
-            fs::rename(&fresh, &self.states)
-                .with_context(|| format!("could not put {} in place", fresh.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a running copy of this machine writes under this node's name.
-fn is_forked(manager: &Manager, received: &Received) -> bool {
-    let node = manager.node();
-    let alarms = &received.reconciled.alarms;
-    alarms
-        .iter()
-        .any(|alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node))
 }
 
 fn tell_origin(manager: &Manager) {
