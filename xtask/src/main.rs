@@ -38,7 +38,7 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 8] = [
+const NEEDS_BINARY: [&str; 9] = [
     "kill",
     "crowd",
     "tree",
@@ -47,6 +47,7 @@ const NEEDS_BINARY: [&str; 8] = [
     "worm",
     "compaction",
     "owned",
+    "states",
 ];
 
 fn main() -> Result<()> {

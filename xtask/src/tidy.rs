@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
         &[
             "statehold-core",
             "statehold-repository",
+            "statehold-state",
             "statehold-sync",
             "statehold-gateway",
         ],

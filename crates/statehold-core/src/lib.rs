@@ -12,7 +12,8 @@
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out. [`rollback`]: the way back.
-//! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
+//! 7. [`rules`], [`scope`], [`bands`]: what may travel and how. [`node_logs`]: what application state is
+//!    carried in.
 //! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
 //! 9. [`chunking`]: where files are cut, and which tails are merged.
 //! 10. [`manifest`], [`event`], [`snapshot_index`]: the files people and scripts read.
@@ -36,6 +37,7 @@ pub mod event;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod node_logs;
 pub mod numbers;
 pub mod path;
 pub mod plan;

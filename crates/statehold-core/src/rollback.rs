@@ -41,6 +41,12 @@ impl WayBack {
         }
     }
 
+    /// Leaves paths as they are.
+    pub fn leave_out(&mut self, is_left: impl Fn(&RepoPath) -> bool) {
+        self.upserts.retain(|upsert| !is_left(&upsert.path));
+        self.deletes.retain(|path| !is_left(path));
+    }
+
     /// Whether nothing has to change.
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.deletes.is_empty()

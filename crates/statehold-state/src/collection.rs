@@ -199,7 +199,7 @@ impl<T> Collection<T> {
     /// The logs cannot be read.
     pub fn why(&self, id: &str) -> Result<Why> {
         let key = self.key(id)?;
-        let history = self.manager.history(&key)?;
+        let history = self.manager.history_of(|other| *other == key)?;
         let known = self.manager.known()?;
         let rules = known.rules(&self.name);
         let siblings = known.replica.siblings(&self.name, id);

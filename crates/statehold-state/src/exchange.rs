@@ -37,6 +37,23 @@ pub struct Reconciled {
 }
 
 impl Reconciled {
+    /// Adds what became of something that came later.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.states.extend(later.states);
+        self.states.sort_unstable();
+        self.states.dedup();
+        self.conflicts.extend(later.conflicts);
+        self.settled.extend(later.settled);
+        self.operations += later.operations;
+        self.known += later.known;
+        self.missing.extend(later.missing);
+        for alarm in later.alarms {
+            if !self.alarms.contains(&alarm) {
+                self.alarms.push(alarm);
+            }
+        }
+    }
+
     /// Whether everything was taken and nothing is wrong.
     pub fn is_success(&self) -> bool {
         self.missing.is_empty() && self.alarms.is_empty()
@@ -49,12 +66,12 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see them.
     pub fn head(&self) -> Result<Vec<u8>> {
-        self.publish(&mut self.writer())?;
+        self.witness(&mut self.writer())?;
         Ok(Message::Head(self.own_head()?).encode())
     }
 
-    /// Notes that others may see this node's events, before they do.
-    fn publish(&self, writer: &mut Writer) -> Result<()> {
+    /// Notes outside the folder that others may see this node's events, before they do.
+    pub(crate) fn witness(&self, writer: &mut Writer) -> Result<()> {
         let known = self.known()?;
         let mark = known.replica.mark(known.node);
         match &mut writer.identity {
@@ -63,7 +80,7 @@ impl Manager {
         }
     }
 
-    fn own_head(&self) -> Result<Head> {
+    pub(crate) fn own_head(&self) -> Result<Head> {
         let known = self.known()?;
         let collections = known.rules.iter().take(HEAD_COLLECTIONS_MAX);
         Ok(Head {
@@ -100,7 +117,7 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see it.
     pub fn export(&self) -> Result<Vec<u8>> {
-        self.publish(&mut self.writer())?;
+        self.witness(&mut self.writer())?;
         let replica = self.known()?.replica.clone();
         Ok(Message::Snapshot(Box::new(replica)).encode())
     }
@@ -111,7 +128,7 @@ impl Manager {
     /// The logs cannot be read.
     pub fn export_since(&self, clock: &VectorClock) -> Result<Vec<u8>> {
         let mut writer = self.writer();
-        self.publish(&mut writer)?;
+        self.witness(&mut writer)?;
         let frames = writer.journal.frames_since(clock, &self.known()?.replica)?;
         drop(writer);
         match frames {
@@ -134,7 +151,10 @@ impl Manager {
     /// # Errors
     /// The bytes are damaged or hostile; nothing has changed. Or they could not be made durable.
     pub fn reconcile(&self, message: &[u8]) -> Result<Reconciled> {
-        let message = Message::decode(message)?;
+        self.take(Message::decode(message)?)
+    }
+
+    pub(crate) fn take(&self, message: Message) -> Result<Reconciled> {
         self.set_status(Status::Syncing);
         let result = match message {
             Message::Head(head) => self.note_head(&head).map(|alarms| Reconciled {
@@ -159,20 +179,30 @@ impl Manager {
         }
     }
 
+    /// Holds this node against another one's head, takes note of that, and tells what is wrong.
     fn note_head(&self, head: &Head) -> Result<Vec<Alarm>> {
-        let own = self.own_head()?;
-        let alarms = alarm::compare(&own, head);
-        let mut writer = self.writer();
-        writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
-        if head.node != own.node {
-            self.change(|known| known.peers.insert(head.node, head.clock()));
-        }
-        drop(writer);
+        let alarms = self.note_peer(head)?;
         for alarm in &alarms {
             self.tell(&Notice::Alarm {
                 alarm: alarm.clone(),
             });
         }
+        Ok(alarms)
+    }
+
+    /// Takes note of another node's head, and finds what is wrong between the two.
+    pub(crate) fn note_peer(&self, head: &Head) -> Result<Vec<Alarm>> {
+        let own = self.own_head()?;
+        let alarms = alarm::compare(&own, head);
+        let is_fork =
+            |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == own.node);
+        let mut writer = self.writer();
+        writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
+        writer.is_outrun |= alarms.iter().any(is_fork);
+        if head.node != own.node {
+            self.change(|known| known.peers.insert(head.node, head.clock()));
+        }
+        drop(writer);
         Ok(alarms)
     }
 

@@ -73,7 +73,12 @@ impl Journal {
     }
 
     /// The frames of one node after a number, if all of them are kept.
-    fn frames_of(&self, node: NodeId, known: u64, mark: Mark) -> Result<Option<Vec<Frame>>> {
+    pub(crate) fn frames_of(
+        &self,
+        node: NodeId,
+        known: u64,
+        mark: Mark,
+    ) -> Result<Option<Vec<Frame>>> {
         let mut found = Vec::new();
         match self {
             Self::Folder(store) => {

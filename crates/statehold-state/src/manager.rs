@@ -20,7 +20,7 @@ use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::operation::Operation;
 use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
-use crate::revision::Revision;
+use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
 use crate::strategy::{Rules, Strategy, is_settled};
@@ -385,8 +385,19 @@ impl Manager {
         let Some((batch, clock)) = transaction.finish()? else {
             return Ok((result, Vec::new()));
         };
-        let before = known.replica.mark(known.node);
         drop(known);
+        let changes = self.commit(writer, batch, clock)?;
+        Ok((result, changes))
+    }
+
+    /// Makes a batch of this node's own durable, and shows it to readers.
+    pub(crate) fn commit(
+        &self,
+        writer: &mut Writer,
+        batch: Batch,
+        clock: HybridClock,
+    ) -> Result<Vec<Change>> {
+        let before = self.known()?.replica.mark(batch.node);
         let frame = Frame::of(&batch, before.link);
         if frame.bytes.len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
@@ -399,8 +410,8 @@ impl Manager {
         })?;
         self.snapshot_if_due(writer)?;
         match arrival {
-            Arrival::New(changes) => Ok((result, changes)),
-            Arrival::Known => Ok((result, Vec::new())),
+            Arrival::New(changes) => Ok(changes),
+            Arrival::Known => Ok(Vec::new()),
         }
     }
 
@@ -412,7 +423,7 @@ impl Manager {
     }
 
     /// Becomes another node if others know more of this one than it does itself.
-    fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
+    pub(crate) fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
         if !writer.is_outrun {
             return Ok(());
         }
@@ -432,7 +443,7 @@ impl Manager {
         Ok(())
     }
 
-    fn tell_own(&self, changes: &[Change]) {
+    pub(crate) fn tell_own(&self, changes: &[Change]) {
         if !self.inner.listeners.is_empty() {
             for change in changes {
                 let key = change.key.clone();
@@ -476,17 +487,36 @@ impl Manager {
         Ok(operations)
     }
 
-    /// Every event of a state that is still kept, by whichever node, oldest first.
-    pub(crate) fn history(&self, key: &Key) -> Result<Vec<Operation>> {
+    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
+    /// kept.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn history(&self) -> Result<Vec<Operation>> {
+        self.history_of(|_| true)
+    }
+
+    /// The same of states that are wanted.
+    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
         let writer = self.writer();
         let mut operations = Vec::new();
         for frame in writer.journal.history()? {
             let events = frame.batch()?.events;
-            let events = events.iter().filter(|event| event.key == *key);
+            let events = events.iter().filter(|event| is_wanted(&event.key));
             operations.extend(events.map(Operation::of));
         }
         operations.sort_by_key(|operation| (operation.stamp, operation.dot));
         Ok(operations)
+    }
+
+    /// The names of all collections that hold anything, in order.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn collections(&self) -> Result<Vec<String>> {
+        let known = self.known()?;
+        let names = known.replica.collections();
+        Ok(names.map(ToString::to_string).collect())
     }
 
     /// All states that several nodes wrote at once and nobody has written since.

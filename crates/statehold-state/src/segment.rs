@@ -109,6 +109,8 @@ impl SegmentWriter {
 /// What a segment holds.
 #[derive(Debug)]
 pub(crate) struct Contents {
+    /// Up to where the log was in earlier segments; nothing if the header is half written.
+    pub before: Option<Mark>,
     /// Its whole frames.
     pub frames: Vec<Frame>,
     /// How many bytes those and the header take.
@@ -117,9 +119,27 @@ pub(crate) struct Contents {
     pub is_torn: bool,
 }
 
+impl Contents {
+    /// Up to where the log is known after this segment.
+    pub(crate) fn end(&self) -> Result<Option<Mark>, Malformed> {
+        match self.frames.last() {
+            Some(last) => Ok(Some(Mark {
+                sequence: last.sequences()?.1,
+                link: last.link(),
+            })),
+            None => Ok(self.before),
+        }
+    }
+}
+
 /// Reads a segment. In the last one of a log, what was half written at its end is left out.
 pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents> {
     let bytes = durable::read(path)?.unwrap_or_default();
+    parse(&bytes, path, node, is_last)
+}
+
+/// Takes the content of a segment apart, which was read from this path.
+pub(crate) fn parse(bytes: &[u8], path: &Path, node: NodeId, is_last: bool) -> Result<Contents> {
     let damaged = |offset: usize, why: &str| {
         Err(Error::Damaged {
             path: path.to_owned(),
@@ -128,6 +148,7 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
         })
     };
     let mut contents = Contents {
+        before: None,
         frames: Vec::new(),
         length: 0,
         is_torn: false,
@@ -152,6 +173,11 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
     }
     let mut previous = Link::default();
     previous.copy_from_slice(&checked[32..48]);
+    let first = checked[24..32].try_into().unwrap_or_default();
+    contents.before = Some(Mark {
+        sequence: u64::from_le_bytes(first).saturating_sub(1),
+        link: previous,
+    });
     let mut offset = HEADER_BYTES;
     while offset < bytes.len() {
         let rest = &bytes[offset..];

@@ -10,6 +10,7 @@
 //!   conflicts/       local content that gave way and exists nowhere else
 //!   allowed-secrets.json  files that may be sent although they seem to hold secrets
 //!   journal/         what a killed pull resumes from
+//!   states/          what this machine keeps of application state
 //!   restoring/       what each folder beneath `_restore` holds, and content on its way there
 //!   log/             manifest and events, unless the preset keeps them elsewhere
 //! ```

@@ -21,7 +21,8 @@
 //! 16. [`mount`]: folders that are full or can't be written to, also for root.
 //! 17. [`histories`]: random histories of application state.
 //! 18. [`state_killing`]: a process that writes application state under `kill -9`.
-//! 19. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
+//! 19. [`carrying`]: application state on real machines, carried by push and pull.
+//! 20. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
 //!
 //! And for measurements:
 //!
@@ -31,6 +32,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod author;
+pub mod carrying;
 pub mod client;
 pub mod collecting;
 pub mod commits;

@@ -24,6 +24,7 @@ mod rollback;
 mod rules;
 mod serve;
 mod snapshot;
+mod state;
 mod status;
 mod sync;
 mod undo;
@@ -99,6 +100,7 @@ enum Command {
     Sync(sync::RunArgs),
     #[command(hide = true)]
     DeferredPush(sync::DeferredPushArgs),
+    State(state::StateArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
     Versions(versions::VersionsArgs),
@@ -139,6 +141,7 @@ impl Command {
             | Self::Repair(_)
             | Self::Replicate(_)
             | Self::Link(_)
+            | Self::State(_)
             | Self::Status(_)
             | Self::Log(_)
             | Self::Versions(_)
@@ -205,6 +208,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pull(args) => sync::run_pull(&args, &global, output),
         Command::Sync(args) => sync::run_sync(&args, &global, output),
         Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
+        Command::State(args) => state::run(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
         Command::Versions(args) => versions::run(&args, &global, output),

@@ -236,6 +236,7 @@ fn the_commands_of_the_pages_run() {
             "operations.md" => 4,
             "recovery-by-hand.md" => 4,
             "history.md" => 3,
+            "state.md" => 3,
             _ => 0,
         };
         assert_eq!(
@@ -252,6 +253,10 @@ fn the_commands_of_the_pages_run() {
     let demo = demo.replace("cargo run --package statehold-cli -- ", "statehold ");
     let hooks = hook_commands();
 
+    let page = shell_blocks("state.md");
+    let [set, elsewhere, merged] = &page[..] else {
+        panic!("state.md has other blocks: {page:?}");
+    };
     let mut script = MACHINE.to_owned();
     let mut step = |who: &str, what: &str| {
         writeln!(script, "as {who}\n{what}\necho \"done: {who}\"").unwrap();
@@ -287,6 +292,9 @@ fn the_commands_of_the_pages_run() {
         "two",
         &format!("{history}! grep 'and this' memory/notes.md"),
     );
+    step("one", &format!("statehold pull\n{set}"));
+    step("two", &format!("statehold pull\n{elsewhere}"));
+    step("one", merged);
     step(
         "agent",
         "mkdir ~/.claude\nstatehold -C ~/.claude init --preset claude-code\n\
@@ -340,6 +348,7 @@ fn the_commands_of_the_pages_run() {
         "push: 2 files,",
         "now at record 2",
         "push +memory/notes.md",
+        "{\n  \"size\": 16,\n  \"theme\": \"light\"\n}\nsettings/app: it was merged from several",
         "/mnt/shared/state",
         "  default",
         "\"kind\": \"push\"",

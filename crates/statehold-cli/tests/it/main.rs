@@ -37,6 +37,8 @@ mod secrets;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]
+mod states;
+#[cfg(test)]
 mod vault;
 #[cfg(test)]
 mod verbs;

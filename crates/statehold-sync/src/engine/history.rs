@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use statehold_core::entry::Entry;
 use statehold_core::id::Nonce;
+use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
@@ -56,6 +57,9 @@ pub struct RollbackPlan {
     pub back: WayBack,
     /// Paths that stay as they are: rules deny them, or they are an owner's to change.
     pub left: Vec<RepoPath>,
+    /// Whether there is other application state than then. Its logs stay: only new events bring values
+    /// back.
+    pub leaves_app_state: bool,
     /// Files and bytes of the state that it starts from.
     present: (u64, u64),
 }
@@ -224,6 +228,9 @@ impl Engine {
         wanted: &impl Fn(&RepoPath) -> bool,
     ) -> Result<RollbackPlan> {
         let mut back = WayBack::between(&state.tree, &to.tree, wanted);
+        let before = back.paths().count();
+        back.leave_out(is_node_log);
+        let leaves_app_state = back.paths().count() < before;
         let mut left = Vec::new();
         if let Some(rules) = self.shared_rules(Some(state), true).await? {
             let stays = |path: &RepoPath| path.as_str() == SHARED_RULES_PATH;
@@ -248,6 +255,7 @@ impl Engine {
             from: state.head,
             back,
             left,
+            leaves_app_state,
             present: size_of(&state.tree),
         })
     }

@@ -17,6 +17,7 @@ mod replay;
 mod replicate;
 mod simulation;
 mod state_kill;
+mod states;
 mod tree;
 mod worm;
 
@@ -50,6 +51,8 @@ enum Show {
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
     StateKill(state_kill::StateKillArgs),
+    /// Application state carried by push and pull between machines that are copied, put back and killed.
+    States(states::StatesArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
     /// Compaction without a pause while machines push and restore: nobody fails.
@@ -76,6 +79,7 @@ fn main() -> Result<()> {
         Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
+        Show::States(args) => states::run(&args),
         Show::Replay(args) => replay::run(&args),
         Show::Compaction(args) => compaction::run(&args),
         Show::Worm(args) => worm::run(&args),
