@@ -16,7 +16,7 @@ use crate::changes::Changes;
 use crate::documents::{Documents, births, updates_of};
 use crate::editor::{Editor, checked_name};
 use crate::error::{Error, Result};
-use crate::merged::{Merged, checked, import};
+use crate::merged::{Checked, Merged};
 use crate::version::Version;
 
 /// Largest document with its history, in bytes: what fits into one value as text.
@@ -238,11 +238,11 @@ impl Document {
     /// Nothing has changed.
     pub fn import(&self, bytes: &[u8]) -> Result<()> {
         let refused = |why| Error::Refused { why };
-        checked(bytes).map_err(refused)?;
+        let checked = Checked::new(bytes).map_err(refused)?;
         let mut merged = self.current()?;
         let before = merged.doc.oplog_vv();
         merged.is_torn = true;
-        if !import(&merged.doc, bytes).map_err(refused)? {
+        if !checked.import(&merged.doc).map_err(refused)? {
             return Err(Error::Incomplete);
         }
         if merged.doc.oplog_vv() != before {

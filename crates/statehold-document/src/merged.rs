@@ -57,23 +57,23 @@ impl Merged {
 
     /// Takes in saved updates, each with its name. Those that are none are noted and left.
     pub(crate) fn take(&mut self, updates: Vec<(String, Vec<u8>)>) {
-        let (good, bad): (Vec<_>, Vec<_>) = updates
-            .into_iter()
-            .map(|(name, bytes)| (checked(&bytes), name, bytes))
-            .partition(|(check, ..)| check.is_ok());
-        for (check, name, _) in bad {
-            self.refused.extend(check.err().map(|why| (name, why)));
-        }
-        for (_, name, bytes) in &good {
-            match import(&self.doc, bytes) {
+        for (name, bytes) in updates {
+            let checked = match Checked::new(&bytes) {
+                Ok(checked) => checked,
+                Err(why) => {
+                    self.refused.insert(name, why);
+                    continue;
+                }
+            };
+            match checked.import(&self.doc) {
                 Ok(is_whole) => {
                     self.taken.insert(name.clone(), bytes.len());
                     if !is_whole {
-                        self.waiting.insert(name.clone());
+                        self.waiting.insert(name);
                     }
                 }
                 Err(why) => {
-                    self.refused.insert(name.clone(), why);
+                    self.refused.insert(name, why);
                     // What a failed import leaves behind is not to be relied on: all is taken
                     // anew, without this one.
                     self.abandon();
@@ -86,7 +86,8 @@ impl Merged {
     /// Notes of which updates all that they build on has come by now.
     pub(crate) fn recheck(&mut self, updates: &[(String, Vec<u8>)]) {
         for (name, bytes) in updates {
-            if import(&self.doc, bytes).is_ok_and(|is_whole| is_whole) {
+            let imported = Checked::new(bytes).and_then(|checked| checked.import(&self.doc));
+            if imported.is_ok_and(|is_whole| is_whole) {
                 self.waiting.remove(name);
             }
         }
@@ -131,30 +132,46 @@ fn empty() -> LoroDoc {
     doc
 }
 
-/// Whether bytes are worth handing to Loro: whole, and with all their history.
-pub(crate) fn checked(bytes: &[u8]) -> Result<(), Why> {
-    if bytes.len() > DOCUMENT_BYTES_MAX {
-        return Err(format!("they are longer than {DOCUMENT_BYTES_MAX} bytes"));
-    }
-    // The check does not cover this part of the header.
-    if bytes.get(BLANK_HEADER) != Some(&[0; BLANK_HEADER.end - BLANK_HEADER.start]) {
-        return Err("their header is none of Loro's".to_owned());
-    }
-    let meta = guarded(|| LoroDoc::decode_import_blob_meta(bytes, true))?;
-    match meta.mode {
-        EncodedBlobMode::Snapshot | EncodedBlobMode::Updates => Ok(()),
-        other => Err(format!(
-            "their form is {other:?}, and not the whole history"
-        )),
-    }
+/// Bytes that are worth handing to Loro: whole, and with all their history.
+pub(crate) struct Checked<'a> {
+    bytes: &'a [u8],
+    is_snapshot: bool,
 }
 
-/// Imports bytes. Whether all that they build on is there.
-pub(crate) fn import(doc: &LoroDoc, bytes: &[u8]) -> Result<bool, Why> {
-    guarded(|| doc.import(bytes)).map(|status| {
+impl<'a> Checked<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, Why> {
+        if bytes.len() > DOCUMENT_BYTES_MAX {
+            return Err(format!("they are longer than {DOCUMENT_BYTES_MAX} bytes"));
+        }
+        // The check does not cover this part of the header.
+        if bytes.get(BLANK_HEADER) != Some(&[0; BLANK_HEADER.end - BLANK_HEADER.start]) {
+            return Err("their header is none of Loro's".to_owned());
+        }
+        let meta = guarded(|| LoroDoc::decode_import_blob_meta(bytes, true))?;
+        match meta.mode {
+            EncodedBlobMode::Snapshot | EncodedBlobMode::Updates => Ok(Self {
+                bytes,
+                is_snapshot: meta.mode.is_snapshot(),
+            }),
+            other => Err(format!(
+                "their form is {other:?}, and not the whole history"
+            )),
+        }
+    }
+
+    /// Imports them. Whether all that they build on is there.
+    pub(crate) fn import(&self, doc: &LoroDoc) -> Result<bool, Why> {
+        let status = guarded(|| {
+            let status = doc.import(self.bytes)?;
+            if self.is_snapshot {
+                // Loro looks at the content of a snapshot when it is asked for: here.
+                doc.get_deep_value();
+            }
+            Ok(status)
+        })?;
         let waiting = status.pending;
-        waiting.is_none_or(|range| range.iter().next().is_none())
-    })
+        Ok(waiting.is_none_or(|range| range.iter().next().is_none()))
+    }
 }
 
 fn export(doc: &LoroDoc, mode: ExportMode<'_>) -> Result<Vec<u8>> {

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::{Node, send};
+use crate::node::{Node, send};
 
 const NODES: usize = 3;
 

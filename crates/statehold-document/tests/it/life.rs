@@ -4,7 +4,7 @@ use serde_json::json;
 use statehold_document::{Change, Error, Version};
 use statehold_state::{Manager, Options, Reason};
 
-use crate::{Node, exchange, send};
+use crate::node::{Node, exchange, send};
 
 fn on_disk(home: &std::path::Path) -> Node {
     let options = Options::new(home.join("state"), home.join("witness"));
@@ -83,6 +83,44 @@ fn nodes_that_put_the_same_document_together_at_once_lose_nothing() {
     let log = one.get("plan").list("log").unwrap();
     assert_eq!(log.len(), 200);
     assert_eq!(other.get("plan").list("log").unwrap(), log);
+}
+
+#[test]
+fn an_edit_that_comes_before_what_it_builds_on_is_kept_until_that_comes() {
+    let [desk, phone, late] = [Node::new(), Node::new(), Node::new()];
+    let plan = desk.notes.create("plan").unwrap();
+    send(&desk, &phone);
+    send(&desk, &late);
+    phone
+        .get("plan")
+        .edit(|editor| editor.text("body")?.insert(0, "milk"))
+        .unwrap();
+    send(&phone, &desk);
+    plan.edit(|editor| editor.text("body")?.insert(4, " and bread"))
+        .unwrap();
+    // The desk's edit comes, and not the phone's.
+    let mut known = late.manager.clock();
+    known.observe(phone.manager.node(), 1_000);
+    let delta = desk.manager.export_since(&known).unwrap();
+    late.manager.reconcile(&delta).unwrap();
+    let document = late.get("plan");
+    assert_eq!(document.text("body").unwrap(), "");
+    assert_eq!(document.updates().unwrap().len(), 1);
+    // Meanwhile much is put together.
+    for number in 0..100 {
+        document
+            .edit(|editor| editor.list("log")?.push(number))
+            .unwrap();
+    }
+    assert!(document.updates().unwrap().len() < 100);
+    exchange(&late, &phone);
+    exchange(&late, &desk);
+    for node in [&late, &phone, &desk] {
+        let document = node.get("plan");
+        assert_eq!(document.text("body").unwrap(), "milk and bread");
+        assert_eq!(document.list("log").unwrap().len(), 100);
+    }
+    assert_eq!(document.text("body").unwrap(), "milk and bread");
 }
 
 #[test]
