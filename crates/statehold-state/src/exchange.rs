@@ -1,6 +1,9 @@
 //! Exchange with other nodes: heads, what others lack, and what they sent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::alarm::{self, Alarm};
 use crate::conflict::Conflict;
@@ -264,7 +267,8 @@ impl Manager {
                 sequence: run[0].1.first - 1,
                 link: run[0].0.previous,
             };
-            writer.journal.append(&frames, before)?;
+            let after = run[run.len() - 1].2;
+            writer.journal.append(&frames, before, after)?;
         }
         let mut changes = Vec::new();
         self.change(|known| {
@@ -319,25 +323,18 @@ impl Manager {
     ) -> Result<()> {
         let is_told =
             |change: &&Change| change.kind != ChangeKind::Superseded || change.conflict.is_some();
-        let mut states: Vec<Key> = changes
-            .iter()
-            .filter(is_told)
-            .map(|change| change.key.clone())
-            .collect();
-        states.sort_unstable();
-        states.dedup();
-        let mut contested: Vec<(Key, ConflictKind)> = changes
-            .iter()
-            .filter_map(|change| Some((change.key.clone(), change.conflict?)))
-            .collect();
-        // Of several about one state the last one says how it is now.
-        contested.sort_by(|(one, _), (other, _)| one.cmp(other));
-        contested.reverse();
-        contested.dedup_by(|(one, _), (other, _)| one == other);
-        contested.reverse();
+        let mut told: Vec<&Change> = changes.iter().filter(is_told).collect();
+        told.sort_by(|one, other| one.key.cmp(&other.key));
+        result.states.reserve(told.len());
         {
             let known = self.known()?;
-            for (key, kind) in contested {
+            for about_one in told.chunk_by(|one, next| one.key == next.key) {
+                let key = about_one[0].key.clone();
+                result.states.push(key.clone());
+                // Of several conflicts the last one says how it is now.
+                let Some(kind) = about_one.iter().rev().find_map(|change| change.conflict) else {
+                    continue;
+                };
                 let siblings = known.replica.siblings(&key.collection, &key.id);
                 if kind == ConflictKind::ConcurrentUpdate && !is_contested(siblings) {
                     continue;
@@ -363,7 +360,6 @@ impl Manager {
                 });
             }
         }
-        result.states = states;
         result.settled = self.settle(writer, &result.states)?;
         Ok(())
     }
@@ -476,29 +472,31 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
     let mut changes = Vec::new();
     let collections: BTreeSet<_> = before.collections().chain(after.collections()).collect();
     for collection in collections {
-        let old: BTreeMap<&str, &[Revision]> = before.states(collection).collect();
-        let new: BTreeMap<&str, &[Revision]> = after.states(collection).collect();
-        let ids: BTreeSet<&&str> = old.keys().chain(new.keys()).collect();
-        for id in ids {
-            let (old, new) = (old.get(*id), new.get(*id));
+        let is_gone = |(id, _): &(&SmolStr, _)| after.siblings(collection, id).is_empty();
+        let gone = before.entries(collection).filter(is_gone);
+        for (id, siblings) in after.entries(collection).chain(gone) {
+            let (old, new) = (
+                before.siblings(collection, id),
+                after.siblings(collection, id),
+            );
             if old == new {
                 continue;
             }
             let kind = match (old, new) {
-                (None, _) => ChangeKind::Created,
-                (Some(_), Some(_)) => ChangeKind::Updated,
-                (Some(_), None) => ChangeKind::Deleted,
+                ([], _) => ChangeKind::Created,
+                (_, []) => ChangeKind::Deleted,
+                _ => ChangeKind::Updated,
             };
-            let siblings = new.or(old).copied().unwrap_or_default();
             let latest = siblings.iter().max_by_key(|sibling| sibling.rank());
             if let Some(latest) = latest {
                 changes.push(Change {
-                    key: Key::new(collection, id),
+                    key: Key {
+                        collection: Arc::clone(collection),
+                        id: id.clone(),
+                    },
                     dot: latest.dot,
                     kind,
-                    conflict: new
-                        .is_some_and(|siblings| is_contested(siblings))
-                        .then(|| kind_of(siblings)),
+                    conflict: is_contested(new).then(|| kind_of(new)),
                 });
             }
         }

@@ -23,7 +23,7 @@ use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
 use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
-use crate::strategy::{Rules, Strategy, is_settled};
+use crate::strategy::{Rules, is_settled};
 use crate::transaction::Transaction;
 use crate::vector_clock::VectorClock;
 
@@ -402,8 +402,8 @@ impl Manager {
         if frame.bytes.len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        writer.journal.append(&[&frame], before)?;
         let link = frame.link();
+        writer.journal.append(&[&frame], before, link)?;
         let arrival = self.change(|known| {
             known.clock = clock;
             known.replica.accept_batch(batch, before.link, link)
@@ -642,12 +642,9 @@ impl Manager {
 
     fn has_open_conflict(&self) -> bool {
         let known = self.peek();
-        // Only these leave anything open, and looking takes time.
-        let may_leave_open =
-            |rules: &Rules| matches!(rules.strategy, Strategy::Manual) || rules.strategy.computes();
         known.replica.conflicts() > 0
             && known.rules.iter().any(|(name, rules)| {
-                may_leave_open(rules)
+                rules.strategy.may_leave_open()
                     && known.replica.states(name).any(|(_, siblings)| {
                         siblings.len() > 1
                             && rules
@@ -669,8 +666,7 @@ impl fmt::Debug for Manager {
 
 /// Whether siblings say different things and nobody has settled it.
 pub(crate) fn is_contested(siblings: &[Revision]) -> bool {
-    let all: Vec<&Revision> = siblings.iter().collect();
-    all.len() > 1 && !is_settled(&all)
+    siblings.len() > 1 && !is_settled(siblings.iter())
 }
 
 pub(crate) fn kind_of(siblings: &[Revision]) -> ConflictKind {

@@ -4,16 +4,20 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
+use std::ops::Bound;
 use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::codec::{self, Malformed};
 use crate::hybrid_clock::HybridClock;
 use crate::limits::{CLOCK_NODES_MAX, PENDING_MAX};
 use crate::node::{Dot, Key, NodeId};
 use crate::revision::{Batch, Content, Event, Revision};
-use crate::root::Root;
+use crate::root::{Digester, Root};
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
@@ -261,9 +265,10 @@ impl Siblings {
     }
 }
 
-type States = BTreeMap<Box<str>, Siblings>;
+/// Short ids lie in the map itself: looking at them elsewhere would be most of what a look costs.
+type States = BTreeMap<SmolStr, Siblings>;
 /// The states of a collection as they were read: ids in order, with their live revisions.
-pub(crate) type ReadStates = Vec<(Box<str>, Siblings)>;
+pub(crate) type ReadStates = Vec<(SmolStr, Siblings)>;
 
 /// What one node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -329,6 +334,30 @@ impl Replica {
             .map(|(id, siblings)| (&**id, siblings.as_slice()))
     }
 
+    /// Those of a collection's states whose ids begin with this, in the order of their ids.
+    pub fn states_starting_with<'a>(
+        &'a self,
+        collection: &str,
+        start: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a [Revision])> {
+        let states = self.collections.get(collection).into_iter();
+        states
+            .flat_map(move |states| {
+                states.range::<str, _>((Bound::Included(start), Bound::Unbounded))
+            })
+            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+            .take_while(move |(id, _)| id.starts_with(start))
+    }
+
+    /// The same with ids that can be shared.
+    pub(crate) fn entries(
+        &self,
+        collection: &str,
+    ) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
+        let states = self.collections.get(collection).into_iter().flatten();
+        states.map(|(id, siblings)| (id, siblings.as_slice()))
+    }
+
     /// How many states a collection has, graves included.
     pub fn count(&self, collection: &str) -> usize {
         self.collections.get(collection).map_or(0, BTreeMap::len)
@@ -351,6 +380,11 @@ impl Replica {
     /// # Errors
     /// The frame is not taken, and nothing has changed.
     pub fn accept(&mut self, frame: &Frame) -> Result<Arrival, Refused> {
+        // Most of what comes twice needs no closer look.
+        let (_, last) = frame.sequences()?;
+        if last < self.mark(frame.node).sequence {
+            return Ok(Arrival::Known);
+        }
         let batch = frame.batch()?;
         let link = frame.link();
         self.accept_batch(batch, frame.previous, link)
@@ -371,10 +405,12 @@ impl Replica {
         }
         self.check_room(std::iter::once(&batch))?;
         let (node, sequence) = (batch.node, batch.last());
-        let changes = batch
-            .events
+        let mut events = batch.events;
+        sort_roughly(&mut events);
+        let mut digester = Digester::default();
+        let changes = events
             .into_iter()
-            .map(|event| self.apply(event))
+            .map(|event| self.apply(event, &mut digester))
             .collect();
         self.marks.insert(node, Mark { sequence, link });
         self.forget_pending(node, sequence);
@@ -409,7 +445,7 @@ impl Replica {
     }
 
     /// Takes one event that has not been seen, after all earlier ones of its node.
-    fn apply(&mut self, event: Event) -> Change {
+    fn apply(&mut self, event: Event, digester: &mut Digester) -> Change {
         let Event { key, revision } = event;
         let dot = revision.dot;
         let was_superseded = self
@@ -431,34 +467,36 @@ impl Replica {
         let mut left_alive = false;
         let was_there;
         let mut is_there = is_live;
-        if let Some(siblings) = states.get_mut(&key.id) {
+        let place = states.entry(key.id.clone());
+        if let Entry::Occupied(mut place) = place {
             was_there = true;
-            let mut all = std::mem::take(siblings);
+            let mut all = std::mem::take(place.get_mut());
             self.conflicts -= usize::from(all.as_slice().len() > 1);
             let root = &mut self.root;
             all.retain(|sibling| {
                 let is_seen = revision.has_seen(sibling.dot);
                 if is_seen {
-                    root.subtract(&key, sibling);
+                    root.subtract(digester.digest(&key.collection, &key.id, sibling));
                 }
                 !is_seen
             });
             left_alive = !all.as_slice().is_empty();
             if is_live {
-                root.add(&key, &revision);
+                root.add(digester.digest(&key.collection, &key.id, &revision));
                 all.add(revision);
             }
             is_there = !all.as_slice().is_empty();
             self.conflicts += usize::from(all.as_slice().len() > 1);
-            *siblings = all;
+            *place.get_mut() = all;
             if !is_there {
-                states.remove(&key.id);
+                place.remove();
             }
         } else {
             was_there = false;
             if is_live {
-                self.root.add(&key, &revision);
-                states.insert(key.id.clone(), Siblings::One(revision));
+                let digest = digester.digest(&key.collection, &key.id, &revision);
+                self.root.add(digest);
+                place.or_insert(Siblings::One(revision));
             }
         }
         if states.is_empty() {
@@ -522,6 +560,10 @@ impl Replica {
     /// # Errors
     /// The two contradict each other, and nothing has changed.
     pub fn join(&mut self, other: &Self) -> Result<(), Refused> {
+        if *self == Self::default() {
+            *self = other.clone();
+            return Ok(());
+        }
         for (node, mark) in &other.marks {
             let known = self.mark(*node);
             if known.sequence == mark.sequence && known.link != mark.link {
@@ -571,7 +613,7 @@ impl Replica {
         let none = States::new();
         let mine = self.collections.get(name).unwrap_or(&none);
         let theirs = other.collections.get(name).unwrap_or(&none);
-        let ids: std::collections::BTreeSet<&Box<str>> = mine.keys().chain(theirs.keys()).collect();
+        let ids: std::collections::BTreeSet<&SmolStr> = mine.keys().chain(theirs.keys()).collect();
         let mut states = Vec::with_capacity(ids.len());
         for id in ids {
             let of = |states: &'_ States| -> Vec<Revision> {
@@ -664,13 +706,14 @@ impl Replica {
     /// Computes the root and the number of conflicts anew from all live revisions.
     pub(crate) fn recount(&mut self) {
         let mut root = Root::default();
+        let mut digester = Digester::default();
         let mut conflicts = 0;
         for (collection, states) in &self.collections {
             for (id, siblings) in states {
                 let siblings = siblings.as_slice();
                 conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
-                    root.add_parts(collection, id, revision);
+                    root.add(digester.digest(collection, id, revision));
                 }
             }
         }
@@ -686,10 +729,58 @@ impl Replica {
             clock,
             now,
             events: Vec::new(),
-            places: HashMap::new(),
+            places: HashMap::default(),
             hashes: RandomState::new(),
         }
     }
+}
+
+/// Hashes numbers that are hashes already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// From so many events on it pays to sort them.
+const SORT_EVENTS_MIN: usize = 256;
+
+/// Puts the events of a large batch into about the order in which their keys stand in the map: each
+/// then finds its neighbours at hand, which is most of what taking it costs. Events of one key stay
+/// in their order.
+fn sort_roughly(events: &mut [Event]) {
+    let Some((first, rest)) = events.split_first() else {
+        return;
+    };
+    if rest.len() < SORT_EVENTS_MIN {
+        return;
+    }
+    let first = first.key.id.as_bytes();
+    let shared = rest.iter().fold(first.len(), |shared, event| {
+        let both = first[..shared].iter().zip(event.key.id.as_bytes());
+        both.take_while(|(one, other)| one == other).count()
+    });
+    events.sort_by_cached_key(|event| {
+        let mut word = [0; 8];
+        let differing = event.key.id.as_bytes().iter().skip(shared);
+        for (byte, differing) in word.iter_mut().zip(differing) {
+            *byte = *differing;
+        }
+        u64::from_be_bytes(word)
+    });
 }
 
 /// A batch in the making: events of one node on top of what its replica knows.
@@ -703,7 +794,7 @@ pub struct Draft<'a> {
     events: Vec<Event>,
     /// Where the last event of a key stands in `events`, by the key's hash; keys of one hash stand
     /// at the next free numbers.
-    places: HashMap<u64, usize>,
+    places: HashMap<u64, usize, BuildHasherDefault<Hashed>>,
     hashes: RandomState,
 }
 
@@ -720,7 +811,7 @@ impl Draft<'_> {
 
     /// The number under which a key's place is or would be found.
     fn slot(&self, key: &Key) -> u64 {
-        let mut slot = self.hashes.hash_one(key);
+        let mut slot = self.hashes.hash_one(&*key.id);
         while let Some(place) = self.places.get(&slot)
             && self.events[*place].key != *key
         {

@@ -34,20 +34,22 @@ fn header(node: NodeId, before: Mark) -> Vec<u8> {
     bytes
 }
 
-/// Frames as they stand in a file: one record.
-fn record(frames: &[&Frame]) -> Vec<u8> {
-    let mut body = Writer::default();
+/// Frames as they stand in a file: one record, with the link after them.
+fn record(frames: &[&Frame], after: Link) -> Vec<u8> {
+    let room = frames.iter().map(|frame| frame.bytes.len() + 10);
+    let mut record = Writer(Vec::with_capacity(
+        RECORD_HEADER_BYTES + room.sum::<usize>(),
+    ));
+    record.raw(&[0; RECORD_HEADER_BYTES]);
     for frame in frames {
-        body.bytes(&frame.bytes);
+        record.bytes(&frame.bytes);
     }
+    let mut bytes = record.0;
     // A record is cut long before it has 4 GiB.
-    let length = u32::try_from(body.0.len()).unwrap_or(u32::MAX);
-    let link = frames.last().map_or_else(Link::default, |last| last.link());
-    let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES + body.0.len());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&(!length).to_le_bytes());
-    bytes.extend_from_slice(&link);
-    bytes.extend_from_slice(&body.0);
+    let length = u32::try_from(bytes.len() - RECORD_HEADER_BYTES).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4..8].copy_from_slice(&(!length).to_le_bytes());
+    bytes[8..RECORD_HEADER_BYTES].copy_from_slice(&after);
     bytes
 }
 
@@ -97,8 +99,8 @@ impl SegmentWriter {
     }
 
     /// Appends frames as one record: all of them are durable when this returns.
-    pub(crate) fn append(&mut self, frames: &[&Frame]) -> Result<u64> {
-        let bytes = record(frames);
+    pub(crate) fn append(&mut self, frames: &[&Frame], after: Link) -> Result<u64> {
+        let bytes = record(frames, after);
         self.file.write_all(&bytes).on("write", &self.path)?;
         self.file.sync_data().on("flush", &self.path)?;
         self.length += bytes.len() as u64;
