@@ -242,13 +242,13 @@ impl NodeFolder {
                 })
                 .map_or(rest.len(), |place| place + 1);
             let (now, later) = rest.split_at(count);
-            open.append(&now.iter().collect::<Vec<_>>())?;
             if let Some(last) = now.last() {
                 mark = Mark {
                     sequence: last.sequences()?.1,
                     link: last.link(),
                 };
             }
+            open.append(&now.iter().collect::<Vec<_>>(), mark.link)?;
             rest = later;
             writer = Some(open);
         }
