@@ -22,10 +22,10 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
-use statehold_core::id::{MachineId, Nonce, PackId, TreeId};
+use statehold_core::id::{MachineId, Nonce, TreeId};
 use statehold_core::limits::BACKUPS_MAX;
 use statehold_core::record::{BackupBody, Body, DraftHead, Kind, NewPack, RecordRef};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
@@ -371,18 +371,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let (by, from, to) = (self.by, self.from, self.to);
         let newest = Arc::clone(&self.collected.newest);
-        let newest = &newest;
+        let newest = &*newest;
         for stored in &records {
             let (_, pack_bytes) = packs_of(&stored.record);
             by.watch.found(stored.bytes.len() as u64 + pack_bytes);
         }
         let with_packs = |stored: StoredRecord| async move {
-            let packs = copy_packs(by, (from, to), &stored, async |id| {
-                let collection = newest.get_or_try_init(|| newest_of(source)).await?;
-                let condemned = collection.condemned.get(&id);
-                Ok(condemned.is_some_and(|condemned| condemned.removed))
-            });
-            let packs = packs.await?;
+            let packs = copy_packs(by, (from, to), &stored, (source, newest)).await?;
             // Content takes a processor for a while where it is large.
             let checked = tokio::task::spawn_blocking(move || {
                 stored.check_content()?;
@@ -618,18 +613,18 @@ async fn copy_packs(
     by: &Replicator,
     (from, to): (&Store, &Store),
     stored: &StoredRecord,
-    was_removed: impl AsyncFn(PackId) -> Result<bool>,
+    (source, newest): (&Repository, &OnceCell<Collection>),
 ) -> Result<Vec<u64>> {
     let (packs, _) = packs_of(&stored.record);
-    let was_removed = &was_removed;
     let copy = |pack: NewPack| async move {
         let _turn = turn(by).await?;
         let key = layout::pack(pack.id);
         let Some(bytes) = from.read(&key).await? else {
-            return if was_removed(pack.id).await? {
-                Ok(None)
-            } else {
-                Err(Error::NotFound { object: key })
+            let collection = newest.get_or_try_init(|| newest_of(source)).await?;
+            let condemned = collection.condemned.get(&pack.id);
+            return match condemned.is_some_and(|condemned| condemned.removed) {
+                true => Ok(None),
+                false => Err(Error::NotFound { object: key }),
             };
         };
         if bytes.len() as u64 != pack.bytes {
