@@ -25,8 +25,7 @@ use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, TreeId};
 use statehold_core::limits::BACKUPS_MAX;
 use statehold_core::record::{BackupBody, Body, DraftHead, Kind, NewPack, RecordRef};
-use tokio::sync::OnceCell;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
@@ -372,14 +371,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let (by, from, to) = (self.by, self.from, self.to);
         let newest = Arc::clone(&self.collected.newest);
-        let newest = &newest;
+        let newest = &*newest;
         for stored in &records {
             let (_, pack_bytes) = packs_of(&stored.record);
             by.watch.found(stored.bytes.len() as u64 + pack_bytes);
         }
         let with_packs = |stored: StoredRecord| async move {
-            let packs = copy_packs(by, (from, to), &stored, (source, newest));
-            let packs = packs.await?;
+            let packs = copy_packs(by, (from, to), &stored, (source, newest)).await?;
             // Content takes a processor for a while where it is large.
             let checked = tokio::task::spawn_blocking(move || {
                 stored.check_content()?;
@@ -624,9 +622,9 @@ async fn copy_packs(
         let Some(bytes) = from.read(&key).await? else {
             let collection = newest.get_or_try_init(|| newest_of(source)).await?;
             let condemned = collection.condemned.get(&pack.id);
-            return match condemned {
-                Some(condemned) if condemned.removed => Ok(None),
-                _ => Err(Error::NotFound { object: key }),
+            return match condemned.is_some_and(|condemned| condemned.removed) {
+                true => Ok(None),
+                false => Err(Error::NotFound { object: key }),
             };
         };
         if bytes.len() as u64 != pack.bytes {

@@ -39,6 +39,11 @@ const AT_ONCE: Settings = Settings {
 
 type Files = BTreeMap<String, Vec<u8>>;
 
+/// A gateway runs them on any of its threads.
+fn sendable<T: Send>(future: T) -> T {
+    future
+}
+
 /// A repository that grows, and what it held at each record.
 struct World {
     memory: Arc<InMemory>,
@@ -254,17 +259,16 @@ impl World {
 
     async fn compact(&mut self) -> Option<u64> {
         let repository = self.open().await;
-        let done = Collector::new(&repository, AT_ONCE)
-            .compact(true)
-            .await
-            .unwrap();
+        let collector = Collector::new(&repository, AT_ONCE);
+        let done = sendable(collector.compact(true)).await.unwrap();
         self.follow(self.files()).await;
         done.record
     }
 
     async fn remove(&mut self) -> Option<u64> {
         let repository = self.open().await;
-        let done = Collector::new(&repository, AT_ONCE).remove().await.unwrap();
+        let collector = Collector::new(&repository, AT_ONCE);
+        let done = sendable(collector.remove()).await.unwrap();
         self.follow(self.files()).await;
         done.record
     }
@@ -572,7 +576,7 @@ async fn a_purge_takes_a_content_out_of_every_point() {
     let collector = Collector::new(&repository, Settings::default());
     for path in ["secret", "keys"] {
         let path = path.parse().unwrap();
-        let Collected { compacted, removed } = collector.purge(&path).await.unwrap();
+        let Collected { compacted, removed } = sendable(collector.purge(&path)).await.unwrap();
         let removed = removed.unwrap();
         assert!(
             compacted.purged == 1 && removed.record.is_some(),
