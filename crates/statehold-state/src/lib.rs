@@ -23,6 +23,7 @@ mod carried;
 mod codec;
 mod collection;
 mod conflict;
+mod draft;
 mod durable;
 mod error;
 mod exchange;
@@ -55,6 +56,7 @@ pub use carried::{CarriedFolder, CarriedNode, Received, RefusedFile};
 pub use codec::Malformed;
 pub use collection::{Collection, Reason, State, Why};
 pub use conflict::{Conflict, Resolution, Side};
+pub use draft::Draft;
 pub use error::{Error, Result};
 pub use exchange::Reconciled;
 pub use hybrid_clock::{HybridClock, Stamp};
@@ -63,9 +65,7 @@ pub use manager::{Manager, Options};
 pub use node::{Dot, InvalidNodeId, Key, NodeId};
 pub use notice::{Notice, Notices, Status};
 pub use operation::{Operation, OperationKind};
-pub use replica::{
-    Arrival, Change, ChangeKind, ConflictKind, Draft, Frame, Link, Refused, Replica,
-};
+pub use replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Link, Refused, Replica};
 pub use revision::{Batch, Content, Event, Origins, Revision};
 pub use root::Root;
 pub use strategy::{
