@@ -103,10 +103,17 @@ impl CarriedFolder {
     /// collections open. What an exchange in the background calls at each tick
     /// ([`Manager::auto_sync`]).
     ///
+    /// If a running copy of this machine writes under the same name ([`Received::is_forked`]), nothing
+    /// is put there: open a new folder, [`receive`](Self::receive) with its manager, and let that
+    /// [`adopt`](Manager::adopt) what only this one wrote.
+    ///
     /// # Errors
     /// As of [`receive`](Self::receive) and [`publish`](Self::publish).
     pub fn exchange(&self, manager: &Manager) -> Result<Received> {
         let mut received = self.receive(manager)?;
+        if received.is_forked(manager.node()) {
+            return Ok(received);
+        }
         for alarm in self.publish(manager)? {
             if !received.reconciled.alarms.contains(&alarm) {
                 received.reconciled.alarms.push(alarm);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use statehold_state::{
-    Alarm, AutoSyncOptions, CarriedFolder, Collection, DeleteRule, Error, Manager, NodeId, Notice,
+    AutoSyncOptions, CarriedFolder, Collection, DeleteRule, Error, Manager, NodeId, Notice,
     Options, Received, Rules, Strategy,
 };
 
@@ -442,12 +442,10 @@ fn clones_that_both_write_are_found_and_lose_nothing() {
         // What came first stays where it is, as a pull sees to.
         copy(&other.of(node), &clone.of(node));
         other.carry_to(&clone);
-        let alarms = clone.folder.receive(&clone.manager).unwrap();
-        let alarms = alarms.reconciled.alarms;
-        let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
+        let received = clone.exchange();
         assert!(
-            alarms.iter().any(is_fork),
-            "{by_first}, {by_clone}: {alarms:?}"
+            received.is_forked(node),
+            "{by_first}, {by_clone}: {received:?}"
         );
 
         let fresh = Machine {
