@@ -38,7 +38,17 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 6] = ["kill", "crowd", "tree", "damage", "replicate", "worm"];
+const NEEDS_BINARY: [&str; 9] = [
+    "kill",
+    "crowd",
+    "tree",
+    "damage",
+    "replicate",
+    "worm",
+    "compaction",
+    "owned",
+    "states",
+];
 
 fn main() -> Result<()> {
     match Arguments::parse().task {

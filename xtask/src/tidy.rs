@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Who may name whom. Dev-dependencies are free.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("statehold-core", &[]),
     ("statehold-repository", &["statehold-core"]),
     (
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
         &[
             "statehold-core",
             "statehold-repository",
+            "statehold-state",
             "statehold-sync",
             "statehold-gateway",
         ],
@@ -39,6 +40,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("statehold-state", &[]),
+    ("statehold-document", &["statehold-state"]),
     ("statehold-model", &[]),
 ];
 

@@ -9,7 +9,7 @@ mod loro_side;
 mod own_side;
 mod yrs_side;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
@@ -18,8 +18,10 @@ use rustix::time::{ClockId, clock_gettime};
 const STATES: usize = 100_000;
 /// States that two nodes write at once.
 const CONTESTED: usize = 10_000;
-/// Updates that are sent at once.
+/// Updates that are sent at once, and as many that are made one after the other.
 const UPDATES: usize = 1_000;
+/// How many operations are one change where all of them are merged.
+const CHANGE: usize = 10;
 
 /// Keys and values, in the order in which they are written.
 pub(crate) type Pairs = Vec<(String, String)>;
@@ -54,6 +56,9 @@ struct Figures {
     take_many: Duration,
     merge: Duration,
     left: usize,
+    /// Updates a second, each a change of its own.
+    singles: f64,
+    merge_all: Duration,
 }
 
 fn pairs(count: usize) -> Pairs {
@@ -139,6 +144,31 @@ fn measure<S: Side>(pairs: &Pairs) -> Result<Figures> {
     Ok(figures)
 }
 
+/// What takes longer: measured once.
+fn measure_changes<S: Side>(pairs: &Pairs, figures: &mut Figures) -> Result<()> {
+    let mut one = S::new(1)?;
+    let mut other = S::new(2)?;
+    let nothing = other.mark()?;
+    for change in pairs.chunks(CHANGE) {
+        one.write(change)?;
+    }
+    let all = one.since(&nothing)?;
+    (_, figures.merge_all) = timed(|| other.take(&all))?;
+    let last = &pairs[STATES - 1];
+    ensure!(
+        other.get(&last.0)?.as_ref() == Some(&last.1),
+        "an operation is lost"
+    );
+    // In time of day: what is durable waits for the disk.
+    let updates = changed(pairs, UPDATES, "one");
+    let started = Instant::now();
+    for update in &updates {
+        one.write(std::slice::from_ref(update))?;
+    }
+    figures.singles = UPDATES as f64 / started.elapsed().as_secs_f64();
+    Ok(())
+}
+
 /// The best of several runs, row by row.
 fn best<S: Side>(pairs: &Pairs, runs: usize) -> Result<Figures> {
     let mut best = measure::<S>(pairs)?;
@@ -151,6 +181,7 @@ fn best<S: Side>(pairs: &Pairs, runs: usize) -> Result<Figures> {
         best.merge = best.merge.min(next.merge);
         best.heap = best.heap.min(next.heap);
     }
+    measure_changes::<S>(pairs, &mut best)?;
     eprintln!("{} is measured", S::NAME);
     Ok(best)
 }
@@ -187,7 +218,7 @@ fn main() -> Result<()> {
     println!("| | {} |", names.join(" | "));
     println!("|---{}|", "|---".repeat(columns.len()));
     let milliseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);
-    let rows: [Row<'_>; 10] = [
+    let rows: [Row<'_>; 12] = [
         ("insert all, ms", &|f| milliseconds(f.insert)),
         ("memory, MB", &|f| format!("{:.1}", f.heap as f64 / 1e6)),
         ("save, ms", &|f| milliseconds(f.save)),
@@ -197,6 +228,12 @@ fn main() -> Result<()> {
         ("1,000 updates, bytes", &|f| f.many.to_string()),
         ("take 1,000 updates, ms", &|f| milliseconds(f.take_many)),
         ("merge 2 x 10,000, ms", &|f| milliseconds(f.merge)),
+        ("merge 100,000 operations, ms", &|f| {
+            milliseconds(f.merge_all)
+        }),
+        ("updates one at a time, a second", &|f| {
+            format!("{:.0}", f.singles)
+        }),
         ("saved after deleting all, bytes", &|f| f.left.to_string()),
     ];
     for (name, figure) in rows {

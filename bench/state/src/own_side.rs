@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use statehold_state::{Collection, Manager, Options, Strategy, VectorClock};
+use anyhow::Result;
+use statehold_state::{Collection, Manager, Options, Strategy};
 use tempfile::TempDir;
 
 use crate::{Pairs, Side};
@@ -181,25 +181,6 @@ pub(crate) fn durable(pairs: &Pairs) -> Result<()> {
         count as f64 / single,
         written as f64 / count as f64,
         20_000.0 / grouped
-    );
-    // All operations of one node, one batch each, taken by another.
-    let other = Own::new(2)?;
-    let memory = Manager::in_memory()?;
-    let all: Collection<String> = memory.collection("all", Strategy::default())?;
-    for chunk in pairs.chunks(10) {
-        memory.batch(|batch| {
-            chunk
-                .iter()
-                .try_for_each(|(key, value)| batch.put(&all, key, value))
-        })?;
-    }
-    let delta = memory.export_since(&VectorClock::new())?;
-    let started = Instant::now();
-    let merged = other.manager.reconcile(&delta).context("a delta")?;
-    println!(
-        "take {} operations in 10,000 batches: {:.0} ms",
-        merged.operations,
-        started.elapsed().as_secs_f64() * 1_000.0
     );
     Ok(())
 }

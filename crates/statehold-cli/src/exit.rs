@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use statehold_core::event::Outcome;
 use statehold_repository::Error as RepositoryError;
 use statehold_repository::wire::key::InvalidKey;
+use statehold_state::Error as StateError;
 use statehold_sync::engine::EngineError;
 use statehold_sync::gateway_client::CertificateError;
 use statehold_sync::home::KeyError;
@@ -82,11 +83,26 @@ impl Exit {
             if cause.is::<KeyError>() || cause.is::<InvalidKey>() {
                 return Self::Authentication;
             }
+            if let Some(error) = cause.downcast_ref::<StateError>() {
+                return Self::of_state(error);
+            }
             if let Some(EngineError::Remote(error)) = cause.downcast_ref::<EngineError>() {
                 return Self::of_repository(error);
             }
         }
         Self::Refused
+    }
+
+    /// The code for what went wrong with application state.
+    const fn of_state(error: &StateError) -> Self {
+        match error {
+            StateError::InvalidName { .. } | StateError::Value { .. } => Self::Usage,
+            StateError::InUse { .. } => Self::Unavailable,
+            StateError::Damaged { .. } | StateError::Malformed(_) | StateError::Refused(_) => {
+                Self::Damaged
+            }
+            _ => Self::Refused,
+        }
     }
 
     /// The code for what went wrong in a repository.
@@ -95,12 +111,14 @@ impl Exit {
             RepositoryError::Denied { .. } => Self::Authentication,
             RepositoryError::Unavailable { .. }
             | RepositoryError::Unknown { .. }
+            | RepositoryError::Retired { .. }
             | RepositoryError::ClockAhead { .. } => Self::Unavailable,
             RepositoryError::Damaged { .. } => Self::Damaged,
             RepositoryError::NotFound { object } if is_stored(object) => Self::Damaged,
             RepositoryError::NotFound { .. } => Self::Refused,
             RepositoryError::Conflict { .. } => Self::Conflict,
             RepositoryError::Refused { .. }
+            | RepositoryError::Expired { .. }
             | RepositoryError::Diverged { .. }
             | RepositoryError::TooNew { .. } => Self::Refused,
         }
@@ -226,6 +244,11 @@ fn hint_there(error: &anyhow::Error) -> Option<&'static str> {
             RepositoryError::Unavailable { .. } => {
                 "nothing is lost; run the same command again once that has passed"
             }
+            RepositoryError::Expired { .. } => {
+                "ask for one of the records named; `statehold snapshot` keeps a state for as long as \
+                 it is wanted"
+            }
+            RepositoryError::Retired { .. } => "run the same command again",
             RepositoryError::Unknown { .. } => {
                 "run the same command again; it settles what happened"
             }

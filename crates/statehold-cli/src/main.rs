@@ -1,5 +1,6 @@
 //! The `statehold` command.
 
+mod collecting;
 mod commands;
 mod comparison;
 mod connection;

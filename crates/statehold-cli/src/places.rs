@@ -11,7 +11,7 @@ use statehold_repository::location::StoreLocation;
 use statehold_repository::store::Store;
 use statehold_repository::verify::places::{Place, Places, find};
 use statehold_sync::checks::Checks;
-use statehold_sync::workspace::Workspace;
+use statehold_sync::workspace::{Link, Workspace};
 
 use crate::connection::{Connection, find_workspace, known_records, store_of};
 use crate::environment::{home, store_variable};
@@ -43,8 +43,12 @@ pub(crate) fn named_store(text: &str) -> Result<StoreLocation> {
     }
 }
 
-/// Opens a store without making anything in it: a folder that isn't mounted is not made.
-pub(crate) fn open_to_look(location: &StoreLocation) -> Result<Store> {
+/// Opens a store with the credentials that these variables hold, without making anything in it: a
+/// folder that isn't mounted is not made.
+pub(crate) fn open_to_look(
+    location: &StoreLocation,
+    variable: &(dyn Fn(&str) -> Option<String> + Sync),
+) -> Result<Store> {
     if let StoreLocation::Folder(folder) = location
         && !folder.is_dir()
     {
@@ -52,7 +56,7 @@ pub(crate) fn open_to_look(location: &StoreLocation) -> Result<Store> {
         let source = "there is no such folder; is it mounted?".into();
         return Err(Error::Unavailable { what, source }.into());
     }
-    Ok(location.open(&store_variable)?)
+    Ok(location.open(&variable)?)
 }
 
 /// All repositories in a store.
@@ -73,7 +77,7 @@ pub(crate) async fn addressed(
 ) -> Result<Addressed> {
     if let Some(text) = store {
         let location = named_store(text)?;
-        let store = open_to_look(&location)?;
+        let store = open_to_look(&location, &store_variable)?;
         let places = places_in(&location, &store).await?;
         return Ok(Addressed::Straight { location, places });
     }
@@ -87,21 +91,15 @@ pub(crate) async fn addressed(
         .as_ref()
         .map(|link| link.url.clone());
     let Some(location) = url.as_deref().map(store_of).transpose()?.flatten() else {
-        let id = workspace
-            .settings()
-            .link
-            .as_ref()
-            .and_then(|link| link.repository_id);
-        let connection = Connection::of(workspace, output, None).await?;
-        let id = id.map(|id| id.to_string()).unwrap_or_default();
-        let of = format!("{} {id}", connection.url);
-        let remote = connection.remote;
+        let link = workspace.settings().link.clone();
+        let remote = Connection::of(workspace, output, None).await?.remote;
+        let of = link.as_ref().map(name_of_linked).unwrap_or_default();
         return Ok(Addressed::Gateway { remote, of });
     };
     let places = Places {
         repositories: vec![Place {
             prefix: String::new(),
-            store: open_to_look(&location)?,
+            store: open_to_look(&location, &store_variable)?,
         }],
         unknown: Vec::new(),
     };
@@ -114,6 +112,15 @@ pub(crate) fn name_of(location: &StoreLocation, place: &Place) -> String {
         "" => location.to_string(),
         prefix => format!("{location}/{prefix}"),
     }
+}
+
+/// The same for the repository that a workspace is linked with.
+pub(crate) fn name_of_linked(link: &Link) -> String {
+    if let Ok(Some(location)) = store_of(&link.url) {
+        return location.to_string();
+    }
+    let id = link.repository_id.map(|id| id.to_string());
+    format!("{} {}", link.url, id.unwrap_or_default())
 }
 
 /// What is remembered of a repository, and the records that are known to have been in its log.

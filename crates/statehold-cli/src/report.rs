@@ -276,6 +276,7 @@ pub(crate) enum Ended<'a> {
 }
 
 /// What a call left in the log that is no push.
+#[derive(Default)]
 pub(crate) struct Appended {
     /// Files that it is about.
     pub(crate) files: u64,

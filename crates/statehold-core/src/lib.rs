@@ -7,10 +7,13 @@
 //! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
 //! 4. [`state`]: `state = fold(log)`, the heart of the program. [`snapshot`]: names for old states;
 //!    [`point`]: which state is meant.
+//!    [`collection`]: what is let go, and when it may be deleted; [`retention`] decides which points are, and
+//!    [`numbers`] is how they are written down.
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out. [`rollback`]: the way back.
-//! 7. [`rules`], [`scope`], [`bands`]: what may travel and how.
+//! 7. [`rules`], [`scope`], [`bands`]: what may travel and how. [`node_logs`]: what application state is
+//!    carried in.
 //! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
 //! 9. [`chunking`]: where files are cut, and which tails are merged.
 //! 10. [`manifest`], [`event`], [`snapshot_index`]: the files people and scripts read.
@@ -26,6 +29,7 @@
 pub mod bands;
 pub mod brought;
 pub mod chunking;
+pub mod collection;
 pub mod digest;
 pub mod entry;
 pub mod environment;
@@ -33,11 +37,14 @@ pub mod event;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod node_logs;
+pub mod numbers;
 pub mod path;
 pub mod plan;
 pub mod point;
 pub mod rebase;
 pub mod record;
+pub mod retention;
 pub mod rollback;
 pub mod rules;
 pub mod scope;

@@ -79,6 +79,21 @@ pub const BACKUPS_MAX: usize = 64;
 /// Most snapshots that one record takes away.
 pub const FORGOTTEN_MAX: usize = 10_000;
 
+/// How long points are kept unless the owner decides otherwise, in days.
+pub const RETENTION_DAYS: u32 = 30;
+/// Nothing is deleted, and no point expires by count, before this many days have passed.
+pub const RETENTION_FLOOR_DAYS: u32 = 7;
+/// What no record knows may be an upload under way for this many hours.
+pub const UPLOAD_HOURS_MAX: u32 = 24;
+/// With fewer points than this, no expiry needs approval.
+pub const APPROVAL_POINTS_MIN: usize = 20;
+/// Most packs that one record condemns, removes or holds.
+pub const COLLECTED_PACKS_MAX: usize = 100_000;
+/// Most frames that the moves of one record name: about 24 bytes each in memory and in its body.
+pub const MOVES_MAX: usize = 4_000_000;
+/// Most listings that stand in for retired records.
+pub const LISTINGS_MAX: usize = 100_000;
+
 /// Records per segment; segments are aligned to this.
 pub const SEGMENT_RECORDS: u64 = 16;
 /// A larger segment is not written, in stored bytes: its records are read one by one.
@@ -97,8 +112,9 @@ pub const PAGE_ENTRIES_AVERAGE: u16 = 1_024;
 /// Most entries in one listing page.
 pub const PAGE_ENTRIES_MAX: usize = 4_096;
 
-/// Records fetched side by side while looking for the head.
-pub const HEAD_WINDOW_MAX: u64 = 16;
+/// Records fetched side by side while looking for the head. Whoever is further behind takes a listing
+/// and segments: fewer requests than one for each record, and fewer that wait for one another.
+pub const HEAD_WINDOW_MAX: u64 = 2;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most records that are asked for by their numbers at once.

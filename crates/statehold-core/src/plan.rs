@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::entry::Signature;
+use crate::node_logs::is_node_log;
 use crate::path::RepoPath;
 use crate::time::Mtime;
 
@@ -233,6 +234,22 @@ fn judge(
     }
 }
 
+/// The strategy for a path. What a node has written can be made again by that node, so it is never in
+/// anybody's way: it comes back where it was deleted, and of two programs that wrote as one node the
+/// first keeps the place, and the other one finds out when it reads that.
+fn strategy_for(
+    path: &RepoPath,
+    local: Option<Seen>,
+    remote: Option<Seen>,
+    asked: Strategy,
+) -> Strategy {
+    match (is_node_log(path), local, remote) {
+        (false, ..) => asked,
+        (true, Some(_), None) => Strategy::Local,
+        (true, ..) => Strategy::Remote,
+    }
+}
+
 /// Computes what makes the two sides alike.
 ///
 /// With [`Direction::Bidirectional`] and no conflicts, carrying out the plan leaves base, local and
@@ -251,6 +268,7 @@ pub fn plan(trees: &Trees, direction: Direction, strategy: Strategy) -> Plan {
         let base = trees.base.get(path).copied();
         let local = trees.local.get(path).copied();
         let remote = trees.remote.get(path).copied();
+        let strategy = strategy_for(path, local, remote, strategy);
         let verdict = judge(base, local, remote, strategy);
         if verdict != Verdict::Settled {
             verdicts.insert(path, verdict);

@@ -19,25 +19,48 @@ pub struct Overlap {
 
 /// Says whether a draft made without knowledge of a record may be appended after it.
 ///
-/// | draft \\ record | push | rollback | snapshot, backup, forget | note, skipped | registry |
-/// |---|---|---|---|---|---|
-/// | push | if disjoint | no | yes | yes | no |
-/// | rollback | no | no | yes | yes | no |
-/// | snapshot, backup, forget, note | yes | yes | yes | yes | no, a note yes |
-/// | registry, unknown | no | no | no | yes | no |
+/// | draft \\ record | push | rollback | snapshot, backup, forget, hold | compact, remove | note, skipped | registry | retired |
+/// |---|---|---|---|---|---|---|---|
+/// | push | if disjoint | no | yes | yes | yes | no | no |
+/// | rollback | no | no | yes | yes | yes | no | no |
+/// | snapshot, backup, forget, hold, note | yes | yes | yes | yes | yes | no, a note yes | no, a note yes |
+/// | compact, remove | yes | yes | yes | no | yes | no | no |
+/// | registry, unknown | no | no | no | no | yes | no | no |
+///
+/// Whether what a draft names was condemned, or has expired, is seen where it is taken in.
 pub fn may_follow(draft: &Body, record: &Body) -> Result<(), Overlap> {
     match (draft, record) {
         (Body::Push(draft), Body::Push(record)) => disjoint(draft, record),
         // A note says nothing about the state, so it is in nobody's way, and neither is what this
         // program doesn't know and may skip.
         (Body::Note(_), _) | (_, Body::Note(_) | Body::Unknown) => Ok(()),
-        (Body::Unknown | Body::Registry(_), _) | (_, Body::Registry(_)) => {
+        // What a retired record changed nobody knows any more.
+        (Body::Unknown | Body::Registry(_) | Body::Retired, _)
+        | (_, Body::Registry(_) | Body::Retired)
+        // One collector goes on from what the other one made.
+        | (Body::Compact(_) | Body::Remove(_), Body::Compact(_) | Body::Remove(_)) => {
             Err(Overlap { paths: Vec::new() })
         }
         // They speak of records that don't change any more. That two snapshots don't have one name
         // is seen to where they are taken in.
-        (Body::Snapshot(_) | Body::Backup(_) | Body::Forget(_), _)
-        | (_, Body::Snapshot(_) | Body::Backup(_) | Body::Forget(_)) => Ok(()),
+        (
+            Body::Snapshot(_)
+            | Body::Backup(_)
+            | Body::Forget(_)
+            | Body::Hold(_)
+            | Body::Compact(_)
+            | Body::Remove(_),
+            _,
+        )
+        | (
+            _,
+            Body::Snapshot(_)
+            | Body::Backup(_)
+            | Body::Forget(_)
+            | Body::Hold(_)
+            | Body::Compact(_)
+            | Body::Remove(_),
+        ) => Ok(()),
         // It is about the whole directory as its writer saw it.
         (Body::Rollback(_), Body::Push(_))
         | (Body::Push(_) | Body::Rollback(_), Body::Rollback(_)) => {
@@ -76,7 +99,9 @@ fn disjoint(draft: &PushBody, record: &PushBody) -> Result<(), Overlap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collection::{CompactBody, Moves};
     use crate::digest::Digest;
+    use crate::numbers::Numbers;
     use crate::record::{NoteBody, RecordRef, RollbackBody, SnapshotBody};
 
     fn push(paths: &[&str]) -> Body {
@@ -110,6 +135,16 @@ mod tests {
         })
     }
 
+    fn compact() -> Body {
+        Body::Compact(CompactBody {
+            base: base(),
+            expired: Numbers::default(),
+            condemned: Vec::new(),
+            records: 0,
+            moves: Moves::default(),
+        })
+    }
+
     fn rollback() -> Body {
         let Body::Push(changes) = push(&["a"]) else {
             unreachable!()
@@ -125,22 +160,27 @@ mod tests {
 
     #[test]
     fn a_rollback_gives_way_to_every_change() {
-        let (push, note) = (push(&["b"]), {
-            let text = String::new();
-            Body::Note(NoteBody { base: base(), text })
-        });
+        let text = String::new();
+        let note = Body::Note(NoteBody { base: base(), text });
         for (draft, record, may) in [
-            (rollback(), push.clone(), false),
-            (push.clone(), rollback(), false),
+            (rollback(), push(&["b"]), false),
+            (push(&["b"]), rollback(), false),
             (rollback(), rollback(), false),
             (rollback(), snapshot(), true),
             (snapshot(), rollback(), true),
-            (snapshot(), push.clone(), true),
-            (push, snapshot(), true),
+            (snapshot(), push(&["b"]), true),
+            (push(&["b"]), snapshot(), true),
             (snapshot(), snapshot(), true),
             (rollback(), note.clone(), true),
             (note, rollback(), true),
             (rollback(), Body::Unknown, true),
+            // A collector waits for nobody and nobody for it, but for another one.
+            (compact(), push(&["b"]), true),
+            (compact(), rollback(), true),
+            (push(&["b"]), compact(), true),
+            (rollback(), compact(), true),
+            (compact(), compact(), false),
+            (push(&["b"]), Body::Retired, false),
         ] {
             let verdict = may_follow(&draft, &record).is_ok();
             assert_eq!(verdict, may, "{draft:?} after {record:?}");

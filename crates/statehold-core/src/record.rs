@@ -10,10 +10,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::collection::{CompactBody, HoldBody, RemoveBody, first_line};
 use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind, EntryLine};
 use crate::id::{KeyId, MachineId, Nonce, PackId};
 use crate::path::RepoPath;
+use crate::retention::Policy;
 use crate::snapshot::SnapshotId;
 use crate::time::Timestamp;
 use crate::tree::write_line;
@@ -41,8 +43,14 @@ pub enum Kind {
     Rollback,
     /// A copy of the repository that was made elsewhere.
     Backup,
-    /// Snapshots that are needed no longer.
+    /// Snapshots that are needed no longer, and how long points are kept.
     Forget,
+    /// Points let go, packs condemned, and what is needed of them moved.
+    Compact,
+    /// What is deleted from now on.
+    Remove,
+    /// Packs of an upload that takes its time.
+    Hold,
     /// A remark that the chain vouches for, without effect on the state.
     Note,
     /// A change to a gateway's registry of tenants and keys; found in control logs only.
@@ -62,6 +70,9 @@ impl Kind {
             | Self::Rollback
             | Self::Backup
             | Self::Forget
+            | Self::Compact
+            | Self::Remove
+            | Self::Hold
             | Self::Registry => true,
             Self::Note | Self::Other(_) => false,
         }
@@ -76,6 +87,9 @@ impl std::fmt::Display for Kind {
             Self::Rollback => "rollback",
             Self::Backup => "backup",
             Self::Forget => "forget",
+            Self::Compact => "compact",
+            Self::Remove => "remove",
+            Self::Hold => "hold",
             Self::Note => "note",
             Self::Registry => "registry",
             Self::Other(name) => name,
@@ -251,6 +265,9 @@ pub struct ForgetBody {
     pub base: RecordRef,
     /// Snapshots that are needed no longer.
     pub snapshots: Vec<SnapshotId>,
+    /// How long points are kept from now on; absent where that stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// The body of a note.
@@ -284,12 +301,20 @@ pub enum Body {
     Backup(BackupBody),
     /// Snapshots taken away.
     Forget(ForgetBody),
+    /// What is let go.
+    Compact(CompactBody),
+    /// What is deleted.
+    Remove(RemoveBody),
+    /// What an upload has written.
+    Hold(HoldBody),
     /// A remark.
     Note(NoteBody),
     /// Changes to a gateway's registry.
     Registry(RegistryBody),
     /// The body of a kind that this program doesn't know, unread.
     Unknown,
+    /// The body of a record that is retired: the envelope alone is left.
+    Retired,
 }
 
 /// A body that cannot be read.
@@ -337,9 +362,12 @@ impl Body {
             Self::Rollback(_) => Some(Kind::Rollback),
             Self::Backup(_) => Some(Kind::Backup),
             Self::Forget(_) => Some(Kind::Forget),
+            Self::Compact(_) => Some(Kind::Compact),
+            Self::Remove(_) => Some(Kind::Remove),
+            Self::Hold(_) => Some(Kind::Hold),
             Self::Note(_) => Some(Kind::Note),
             Self::Registry(_) => Some(Kind::Registry),
-            Self::Unknown => None,
+            Self::Unknown | Self::Retired => None,
         }
     }
 
@@ -351,9 +379,12 @@ impl Body {
             Self::Rollback(rollback) => Some(rollback.changes.base),
             Self::Backup(backup) => Some(backup.base),
             Self::Forget(forget) => Some(forget.base),
+            Self::Compact(compact) => Some(compact.base),
+            Self::Remove(remove) => Some(remove.base),
+            Self::Hold(hold) => Some(hold.base),
             Self::Note(note) => Some(note.base),
             Self::Registry(registry) => Some(registry.base),
-            Self::Unknown => None,
+            Self::Unknown | Self::Retired => None,
         }
     }
 
@@ -394,9 +425,12 @@ impl Body {
             Self::Snapshot(snapshot) => write_line(&mut lines, snapshot),
             Self::Backup(backup) => write_line(&mut lines, backup),
             Self::Forget(forget) => write_line(&mut lines, forget),
+            Self::Compact(compact) => compact.write_lines(&mut lines),
+            Self::Remove(remove) => remove.write_lines(&mut lines),
+            Self::Hold(hold) => write_line(&mut lines, hold),
             Self::Note(note) => write_line(&mut lines, note),
             Self::Registry(registry) => write_line(&mut lines, registry),
-            Self::Unknown => {}
+            Self::Unknown | Self::Retired => {}
         }
         lines
     }
@@ -435,23 +469,14 @@ impl Body {
             Kind::Snapshot => single(lines).map(Self::Snapshot),
             Kind::Backup => single(lines).map(Self::Backup),
             Kind::Forget => single(lines).map(Self::Forget),
+            Kind::Compact => CompactBody::from_lines(lines).map(Self::Compact),
+            Kind::Remove => RemoveBody::from_lines(lines).map(Self::Remove),
+            Kind::Hold => single(lines).map(Self::Hold),
             Kind::Note => single(lines).map(Self::Note),
             Kind::Registry => single(lines).map(Self::Registry),
             Kind::Other(_) => Ok(Self::Unknown),
         }
     }
-}
-
-/// The line that says what a body of many lines is about, and the lines after it.
-fn first_line<'a, T: Deserialize<'a>>(lines: &'a [u8]) -> Result<(T, &'a [u8]), InvalidBody> {
-    let invalid = |message: String| InvalidBody { line: 1, message };
-    let end = lines.iter().position(|byte| *byte == b'\n');
-    let (first, rest) = lines.split_at(end.unwrap_or(lines.len()));
-    if first.is_empty() {
-        return Err(invalid("it is empty".into()));
-    }
-    let head = serde_json::from_slice(first).map_err(|error| invalid(error.to_string()))?;
-    Ok((head, rest))
 }
 
 impl PushBody {
@@ -567,6 +592,10 @@ pub struct Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collection::Listing;
+    use crate::entry::ContentObject;
+    use crate::id::TreeId;
+    use crate::tree::TreeRef;
 
     #[test]
     fn an_unknown_kind_is_kept_by_name() {
@@ -587,6 +616,12 @@ mod tests {
         };
         let id: SnapshotId = "2026-04-16T09-30-00Z-first".parse().unwrap();
         let (files, bytes) = (2, 3);
+        let (pack, other) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
+        let tree = TreeRef {
+            id: TreeId::from_bytes([3; 16]),
+            others: Vec::new(),
+            root: Digest::of(b"tree"),
+        };
         let changes = PushBody {
             base,
             upserts: vec![Upsert {
@@ -623,6 +658,35 @@ mod tests {
             Body::Forget(ForgetBody {
                 base,
                 snapshots: vec![id],
+                policy: Some(Policy::default()),
+            }),
+            Body::Compact(CompactBody {
+                base,
+                expired: [(1, 3), (5, 5)].into_iter().collect(),
+                condemned: vec![pack],
+                records: 4,
+                moves: [
+                    ((ContentObject::Pack(pack), 16), Some((other, 20))),
+                    ((ContentObject::Pack(pack), 40), None),
+                    ((ContentObject::Record(4), 300), Some((other, 90))),
+                ]
+                .into_iter()
+                .collect(),
+            }),
+            Body::Remove(RemoveBody {
+                base,
+                packs: vec![pack],
+                cut: 4,
+                listings: vec![Listing {
+                    from: 2,
+                    to: 3,
+                    time: Timestamp::from_millis(5),
+                    tree,
+                }],
+            }),
+            Body::Hold(HoldBody {
+                base,
+                packs: vec![pack, other],
             }),
             Body::Note(NoteBody {
                 base,

@@ -1,5 +1,6 @@
 //! What has to change for a directory to be again as it was.
 
+use crate::entry::{Chunk, Entry};
 use crate::path::RepoPath;
 use crate::record::Upsert;
 use crate::tree::Tree;
@@ -14,13 +15,13 @@ pub struct WayBack {
 }
 
 impl WayBack {
-    /// Compares two trees at the paths that are wanted. Where both hold the same, nothing changes:
-    /// not even a time, or where content lies.
+    /// Compares two trees at the paths that are wanted. Where both hold the same content in the same
+    /// places, nothing changes, not even a time. Where the places differ, those of the past come back:
+    /// whoever wrote since may have named places at which the content is not.
     pub fn between(present: &Tree, past: &Tree, wanted: impl Fn(&RepoPath) -> bool) -> Self {
         let differs = |path: &RepoPath| {
-            let signature =
-                |tree: &Tree| tree.get(path.as_str()).map(crate::entry::Entry::signature);
-            signature(present) != signature(past)
+            let signature = |tree: &Tree| tree.get(path.as_str()).map(Entry::signature);
+            signature(present) != signature(past) || places(present, path) != places(past, path)
         };
         let upserts = past
             .iter()
@@ -40,6 +41,12 @@ impl WayBack {
         }
     }
 
+    /// Leaves paths as they are.
+    pub fn leave_out(&mut self, is_left: impl Fn(&RepoPath) -> bool) {
+        self.upserts.retain(|upsert| !is_left(&upsert.path));
+        self.deletes.retain(|path| !is_left(path));
+    }
+
     /// Whether nothing has to change.
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.deletes.is_empty()
@@ -52,12 +59,22 @@ impl WayBack {
     }
 }
 
+/// The pieces of a path's content, with the places that they lie in.
+fn places<'t>(tree: &'t Tree, path: &RepoPath) -> &'t [Chunk] {
+    match tree.get(path.as_str()) {
+        Some(Entry::File(file)) => &file.chunks,
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::entry::Entry;
+    use crate::digest::Digest;
+    use crate::entry::{ContentObject, FileEntry, Location};
+    use crate::time::Mtime;
 
     fn tree(entries: &[(u8, u8)]) -> Tree {
         let mut tree = Tree::default();
@@ -67,6 +84,37 @@ mod tests {
             tree.insert(path, Entry::Symlink { target });
         }
         tree
+    }
+
+    /// The same file with its content elsewhere: whoever wrote that may have lied.
+    #[test]
+    fn content_goes_back_to_where_it_was() {
+        let file = |offset| {
+            let chunk = Chunk {
+                digest: Digest::of(b"x"),
+                raw: 1,
+                at: Location {
+                    object: Some(ContentObject::Record(1)),
+                    offset,
+                    stored: 9,
+                },
+            };
+            let mut tree = Tree::default();
+            let entry = Entry::File(FileEntry {
+                size: 1,
+                mtime: Mtime::new(0, 0),
+                executable: false,
+                digest: Digest::of(b"x"),
+                sha256: None,
+                chunks: vec![chunk],
+            });
+            tree.insert(RepoPath::parse("f").unwrap(), entry);
+            tree
+        };
+        let (present, past) = (file(7), file(100));
+        let back = WayBack::between(&present, &past, |_| true);
+        assert_eq!(Some(&back.upserts[0].entry), past.get("f"));
+        assert!(WayBack::between(&past, &past, |_| true).is_empty());
     }
 
     proptest! {

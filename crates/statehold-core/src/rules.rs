@@ -11,6 +11,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::node_logs::is_node_log;
 use crate::path::RepoPath;
 
 /// Where the rules of a repository lie, if it holds any: the agent workspace's own file, which
@@ -330,9 +331,9 @@ impl RuleSet {
         Some(SECRET_NAMES[index])
     }
 
-    /// Whether the path is a log that only grows.
+    /// Whether the path is a log that only grows: one that the rules name, or a node's.
     pub fn is_append_only(&self, path: &RepoPath) -> bool {
-        self.append_only.is_match(path.as_str())
+        self.append_only.is_match(path.as_str()) || is_node_log(path)
     }
 
     /// Whether the path may be larger than an ordinary file.
@@ -391,6 +392,8 @@ mod tests {
         assert_eq!(verdict("nested/.git/config"), denied("**/.git/**"));
         assert!(rules.may_be_large(&RepoPath::parse("sources/a").unwrap()));
         assert!(!rules.may_be_large(&RepoPath::parse("a").unwrap()));
+        let snapshot = format!("state/app/{}/snapshot", "0".repeat(32));
+        assert!(rules.may_be_large(&RepoPath::parse(&snapshot).unwrap()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::collection::{Collection, check_compact, check_remove};
 use crate::digest::Digest;
 use crate::entry::{Chunk, ContentObject, Entry};
 use crate::id::PackId;
@@ -41,6 +42,8 @@ pub struct State {
     pub backups: BTreeMap<Label, Backup>,
     /// How far the log has grown since a checkpoint was last due.
     pub growth: Growth,
+    /// What is expired, condemned, removed, retired and held.
+    pub collection: Collection,
 }
 
 /// What the log says about a pack.
@@ -173,12 +176,108 @@ pub enum Violation {
     /// There are as many copies as there may be.
     #[error("there are {BACKUPS_MAX} copies already, which is the limit")]
     Backups,
+    /// It names or introduces a pack that was condemned.
+    #[error("the pack {pack} was condemned: nobody may name it any more")]
+    Condemned {
+        /// The pack.
+        pack: PackId,
+    },
+    /// It names content in a record that is retired, or is going to be.
+    #[error("{path} lies in record {number}, whose content may not be named any more")]
+    Retired {
+        /// The path.
+        path: RepoPath,
+        /// The record.
+        number: u64,
+    },
+    /// It names content that was purged.
+    #[error("the content of {path} was purged")]
+    Purged {
+        /// The path.
+        path: RepoPath,
+    },
+    /// It names a state that is kept no longer.
+    #[error("the state at record {at} is kept no longer")]
+    Expired {
+        /// The record.
+        at: u64,
+    },
+    /// Somebody else collected since its base.
+    #[error("record {by} collected since its base")]
+    CollectedSince {
+        /// The record.
+        by: u64,
+    },
+    /// It lets go of what was not superseded at its base.
+    #[error("it lets go of the state at its base {base}, or of a later one")]
+    TooNew {
+        /// Number of the base.
+        base: u64,
+    },
+    /// It lets go of what a snapshot keeps.
+    #[error("it lets go of what the snapshot {id} keeps")]
+    Named {
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// It moves content from where it isn't condemned, or to where it can't lie.
+    #[error("it moves content of {object} that is not condemned, or to where it cannot lie")]
+    Move {
+        /// The object.
+        object: String,
+    },
+    /// It removes a pack that is not condemned, or was removed before.
+    #[error("the pack {pack} is not condemned, or was removed before")]
+    NotCondemned {
+        /// The pack.
+        pack: PackId,
+    },
+    /// It removes content that the directory has.
+    #[error("it removes content of {path}, which is still there")]
+    StillNamed {
+        /// The path.
+        path: RepoPath,
+    },
+    /// It retires records that a kept state needs.
+    #[error("it retires what the state at record {at} needs, and has no listing of that")]
+    StillNeeded {
+        /// The record.
+        at: u64,
+    },
+    /// It retires other records than those that are condemned.
+    #[error("it cannot retire the records up to {cut}")]
+    Cut {
+        /// The last one.
+        cut: u64,
+    },
+    /// It has more of something than there may be.
+    #[error("too many {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+    },
     /// One of its entries can't be.
     #[error(transparent)]
     Entry(#[from] crate::entry::InvalidEntry),
     /// It puts something beneath a file.
     #[error(transparent)]
     FileInTheWay(#[from] crate::tree::FileInTheWay),
+}
+
+impl Violation {
+    /// Whether a record that was right where it was made may break this rule further on, because of
+    /// what others did meanwhile. Then it has to be made anew.
+    pub const fn is_overtaken(&self) -> bool {
+        matches!(
+            self,
+            Self::Condemned { .. }
+                | Self::Retired { .. }
+                | Self::Expired { .. }
+                | Self::CollectedSince { .. }
+                | Self::Named { .. }
+                | Self::StillNamed { .. }
+        )
+    }
 }
 
 /// Why a fold cannot go on.
@@ -197,6 +296,12 @@ pub enum FoldError {
         head_number: u64,
         /// Id of the head.
         head: Digest,
+    },
+    /// The record is retired: what it said stands in a checkpoint.
+    #[error("record {number} is retired; a checkpoint stands in for it")]
+    Retired {
+        /// The record's number.
+        number: u64,
     },
     /// The record is of a critical kind that this program doesn't know.
     #[error("record {number} is of kind {kind:?}, which this version does not know")]
@@ -222,6 +327,7 @@ impl State {
             snapshots: BTreeMap::new(),
             backups: BTreeMap::new(),
             growth: Growth::default(),
+            collection: Collection::default(),
         }
     }
 
@@ -239,6 +345,10 @@ impl State {
             });
         }
         let applied = match (&envelope.draft.kind, &record.body) {
+            (_, Body::Retired) => {
+                let number = envelope.number;
+                return Err(FoldError::Retired { number });
+            }
             (Kind::Other(kind), _) if envelope.draft.critical => {
                 let (number, kind) = (envelope.number, kind.clone());
                 return Err(FoldError::UnknownKind { number, kind });
@@ -269,16 +379,24 @@ impl State {
         if let Some(pack) = packs.find(|pack| self.packs.contains_key(&pack.id)) {
             return Err(Violation::PackAgain { pack: pack.id });
         }
+        let mut packs = envelope.draft.packs.iter();
+        if let Some(pack) = packs.find(|pack| self.collection.condemned.contains_key(&pack.id)) {
+            return Err(Violation::Condemned { pack: pack.id });
+        }
         match body {
             Body::Push(push) => return self.check_push(envelope, push),
             Body::Rollback(rollback) => {
                 self.check_snapshot(&rollback.before)?;
                 check_precedes(envelope, rollback.to)?;
+                self.collection.check_kept(rollback.to)?;
+                self.collection.check_kept(rollback.changes.base.number)?;
+                check_not_purged(&rollback.changes)?;
                 return self.check_push(envelope, &rollback.changes);
             }
             Body::Snapshot(snapshot) => {
                 self.check_snapshot(&snapshot.id)?;
                 check_precedes(envelope, snapshot.at)?;
+                self.collection.check_kept(snapshot.at)?;
             }
             Body::Backup(backup) => {
                 check_precedes(envelope, backup.at)?;
@@ -287,7 +405,19 @@ impl State {
                 }
             }
             Body::Forget(forget) => self.check_forget(forget)?,
-            Body::Note(_) | Body::Registry(_) | Body::Unknown => {}
+            Body::Compact(compact) => {
+                check_base(envelope, compact.base)?;
+                check_compact(self, envelope, compact)?;
+            }
+            Body::Remove(remove) => {
+                check_base(envelope, remove.base)?;
+                check_remove(self, remove)?;
+            }
+            Body::Hold(hold) => {
+                check_base(envelope, hold.base)?;
+                self.collection.check_hold(hold)?;
+            }
+            Body::Note(_) | Body::Registry(_) | Body::Unknown | Body::Retired => {}
         }
         Ok(Changes::new())
     }
@@ -339,11 +469,7 @@ impl State {
 
     /// Checks a push against this state and gives the entries it results in.
     fn check_push(&self, envelope: &Envelope, push: &PushBody) -> Result<Changes, Violation> {
-        if push.base.number >= envelope.number {
-            return Err(Violation::Base {
-                base: push.base.number,
-            });
-        }
+        check_base(envelope, push.base)?;
         let mut changes = Changes::new();
         for upsert in &push.upserts {
             let entry = self.whole_entry(envelope, upsert)?;
@@ -382,6 +508,15 @@ impl State {
                     return Err(Violation::Outside {
                         path: path(),
                         object,
+                    });
+                }
+                Some(object) if !self.collection.may_name(object) => {
+                    return Err(match object {
+                        ContentObject::Pack(pack) => Violation::Condemned { pack },
+                        ContentObject::Record(number) => Violation::Retired {
+                            path: path(),
+                            number,
+                        },
                     });
                 }
                 Some(ContentObject::Record(number)) if number < envelope.number => {}
@@ -482,6 +617,7 @@ impl State {
                 for id in &forget.snapshots {
                     self.snapshots.remove(id);
                 }
+                self.collection.policy = forget.policy.or(self.collection.policy);
             }
             Body::Backup(BackupBody {
                 label,
@@ -499,7 +635,21 @@ impl State {
                 };
                 self.backups.insert(label.clone(), backup);
             }
-            Body::Push(_) | Body::Note(_) | Body::Registry(_) | Body::Unknown => {}
+            Body::Compact(compact) => {
+                self.tree.follow(&compact.moves);
+                self.collection.compact(number, compact);
+            }
+            Body::Remove(remove) => {
+                for pack in &remove.packs {
+                    self.packs.remove(pack);
+                }
+                self.collection.remove(number, remove);
+            }
+            Body::Hold(hold) => {
+                let held = hold.packs.iter().map(|pack| (*pack, number));
+                self.collection.held.extend(held);
+            }
+            Body::Push(_) | Body::Note(_) | Body::Registry(_) | Body::Unknown | Body::Retired => {}
         }
         for (path, change) in changes {
             match change {
@@ -521,6 +671,7 @@ impl State {
         }
         for pack in &record.envelope.draft.packs {
             let (since, bytes) = (number, pack.bytes);
+            self.collection.held.remove(&pack.id);
             self.packs.insert(pack.id, PackState { since, bytes });
         }
     }
@@ -542,6 +693,26 @@ impl State {
 /// What a record makes of paths: an entry, or nothing.
 type Changes = BTreeMap<RepoPath, Option<Entry>>;
 
+fn check_base(envelope: &Envelope, base: RecordRef) -> Result<(), Violation> {
+    if base.number < envelope.number {
+        return Ok(());
+    }
+    Err(Violation::Base { base: base.number })
+}
+
+/// What a rollback brings back lies somewhere, and never in the rollback itself.
+fn check_not_purged(changes: &PushBody) -> Result<(), Violation> {
+    let is_gone = |entry: &Entry| match entry {
+        Entry::File(file) => file.chunks.iter().any(|chunk| chunk.at.object.is_none()),
+        Entry::Symlink { .. } | Entry::Directory => false,
+    };
+    let mut upserts = changes.upserts.iter();
+    match upserts.find(|upsert| is_gone(&upsert.entry)) {
+        Some(Upsert { path, .. }) => Err(Violation::Purged { path: path.clone() }),
+        None => Ok(()),
+    }
+}
+
 fn check_precedes(envelope: &Envelope, at: u64) -> Result<(), Violation> {
     if at < envelope.number {
         Ok(())
@@ -551,4 +722,4 @@ fn check_precedes(envelope: &Envelope, at: u64) -> Result<(), Violation> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

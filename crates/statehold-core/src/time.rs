@@ -50,6 +50,20 @@ impl Timestamp {
         (moment.to_file_name() == text).then_some(moment)
     }
 
+    /// Months since the year 0, in UTC.
+    pub fn month(self) -> i32 {
+        let moment = self.to_jiff().to_zoned(jiff::tz::TimeZone::UTC);
+        i32::from(moment.year()) * 12 + i32::from(moment.month()) - 1
+    }
+
+    fn to_jiff(self) -> jiff::Timestamp {
+        jiff::Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        })
+    }
+
     /// The moment that the `Date` of an HTTP answer names, like `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub fn from_http_date(text: &str) -> Option<Self> {
         let date = jiff::fmt::rfc2822::parse(text).ok()?;
@@ -59,12 +73,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        });
-        write!(f, "{moment:.3}")
+        write!(f, "{:.3}", self.to_jiff())
     }
 }
 

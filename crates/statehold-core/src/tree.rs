@@ -7,8 +7,10 @@ use std::ops::Bound;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::collection::Moves;
 use crate::digest::Digest;
 use crate::entry::{Entry, EntryLine};
+use crate::id::TreeId;
 use crate::limits::{PAGE_ENTRIES_AVERAGE, PAGE_ENTRIES_MAX};
 use crate::path::RepoPath;
 
@@ -92,6 +94,15 @@ impl Tree {
     /// Puts an entry at a path, and gives back the one that was there.
     pub fn insert(&mut self, path: RepoPath, entry: Entry) -> Option<Entry> {
         self.entries.insert(path, entry)
+    }
+
+    /// Makes every entry say where its content lies now.
+    pub fn follow(&mut self, moves: &Moves) {
+        if !moves.is_empty() {
+            self.entries
+                .values_mut()
+                .for_each(|entry| moves.apply(entry));
+        }
     }
 
     /// Takes away the entry at a path.
@@ -205,6 +216,18 @@ pub struct InvalidListing {
     pub line: usize,
     /// What is wrong with it.
     pub message: String,
+}
+
+/// A stored tree, named: the object with its table, and every object its pages lie in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeRef {
+    /// The object with the table.
+    pub id: TreeId,
+    /// Further objects that hold pages of it.
+    #[serde(default)]
+    pub others: Vec<TreeId>,
+    /// Digest of the whole listing.
+    pub root: Digest,
 }
 
 /// A run of a tree's entries as JSON lines.

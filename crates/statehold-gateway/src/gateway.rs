@@ -5,6 +5,7 @@ use std::sync::Arc;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, RepositoryId, TenantId};
 use statehold_core::time::Timestamp;
+use statehold_repository::collect::Settings;
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{
     InviteInfo, KeyInfo, NewInvite, NewKey, NewTenant, RedeemRequest, Role, TenantInfo,
@@ -48,6 +49,8 @@ struct Inner {
     answers: Arc<Semaphore>,
     /// Earlier states being read.
     histories: Arc<Semaphore>,
+    /// How long a collector waits.
+    collecting: Settings,
 }
 
 impl Gateway {
@@ -57,6 +60,16 @@ impl Gateway {
         store: Store,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+    ) -> Result<(Self, Option<Key>)> {
+        Self::bootstrap_with(store, clock, entropy, Settings::default()).await
+    }
+
+    /// The same with collectors that wait as these settings say.
+    pub async fn bootstrap_with(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        collecting: Settings,
     ) -> Result<(Self, Option<Key>)> {
         let control = Control::open(&store, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let tasks = TaskTracker::new();
@@ -74,6 +87,7 @@ impl Gateway {
                 drafts: Arc::new(Semaphore::new(DRAFT_READERS_MAX)),
                 answers: Arc::new(Semaphore::new(ANSWER_UNITS_MAX)),
                 histories: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+                collecting,
             }),
         };
         let key = gateway.set_up().await?;
@@ -141,6 +155,11 @@ impl Gateway {
 
     pub(crate) fn histories(&self) -> &Arc<Semaphore> {
         &self.inner.histories
+    }
+
+    /// How long collectors wait.
+    pub(crate) fn collecting(&self) -> Settings {
+        self.inner.collecting
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {

@@ -43,7 +43,7 @@ use crate::refusal::Refusal;
 /// Drafts that are expanded at once: each may take half a gigabyte while it is.
 pub(crate) const DRAFT_READERS_MAX: usize = 2;
 /// Largest body of a request that says a few words, in bytes.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) type Answer<T> = Result<T, Refusal>;
 
@@ -76,7 +76,12 @@ impl<T: DeserializeOwned> FromRequestParts<Gateway> for Asked<T> {
     }
 }
 
-async fn take_json<T: DeserializeOwned>(gateway: &Gateway, body: Body, limit: usize) -> Answer<T> {
+/// Reads a JSON body of at most so many bytes.
+pub(crate) async fn take_json<T: DeserializeOwned>(
+    gateway: &Gateway,
+    body: Body,
+    limit: usize,
+) -> Answer<T> {
     let taken = take_body(gateway, body, limit).await?;
     Ok(serde_json::from_slice(&taken.bytes).map_err(Problem::refused)?)
 }
@@ -142,6 +147,11 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
         frames.extend(trees.into_iter().map(tree));
     }
     frames.extend(opening.batch.records.into_iter().map(record_frame));
+    if let Some(stored) = opening.moves {
+        let number = stored.record.envelope.number;
+        let bytes = stored.bytes;
+        frames.push(Frame::Moves { number, bytes });
+    }
     Ok(Frames::new(frames, head, opening.batch.more))
 }
 
@@ -270,6 +280,7 @@ pub(crate) async fn admit(
     check_kind(access, &draft)?;
     if access.key().role < Role::Own {
         check_rules(repository, &draft).await?;
+        repository.check_room(&draft).await?;
     }
     Ok(draft)
 }
@@ -321,11 +332,14 @@ pub(crate) fn from_outside(error: Error) -> Error {
 /// What a role may append.
 fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
     match &draft.draft.head.kind {
-        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Backup | Kind::Note => {
+        Kind::Push | Kind::Snapshot | Kind::Rollback | Kind::Note | Kind::Hold => {
             access.require(Role::Push).map(drop)
         }
+        // A row is believed by whoever asks for the age of a copy.
+        Kind::Backup => access.require(Role::Maintain).map(drop),
         Kind::Forget => access.require(Role::Own).map(drop),
-        kind @ (Kind::Registry | Kind::Other(_)) => {
+        // A state can't know all that makes a removal right, so the gateway collects by itself.
+        kind @ (Kind::Compact | Kind::Remove | Kind::Registry | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
         }
     }

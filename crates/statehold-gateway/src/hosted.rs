@@ -4,25 +4,30 @@
 //! Other gateways may append to the same log at any time. The kept state is therefore never more
 //! than a guess at the head: an append that finds its number taken catches up and goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
+use statehold_core::limits::SNAPSHOTS_MAX;
+use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Kind, NewPack, RecordRef};
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
 use statehold_core::state::State;
+use statehold_repository::collect::{Collected, Collector, Settings, Usage};
 use statehold_repository::content::{check_pack, open_chunk};
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
 use statehold_repository::store::Store;
-use statehold_repository::{Error, Remote, Repository, Result};
+use statehold_repository::{Error, Remote, Repository, Result, layout};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +36,15 @@ use crate::replication::Changes;
 
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
+/// How often a collector looks again because another one came first.
+const COLLECTING_ROUNDS_MAX: usize = 4;
+
+/// Packs that are remembered to be in the store.
+const PACKS_KNOWN_MAX: usize = 256;
+/// Packs that are looked for at once.
+const LOOKS_AT_ONCE: usize = 16;
+/// So many of all snapshots that there may be are for owners alone.
+pub const SNAPSHOTS_KEPT: usize = 100;
 
 /// A repository that is served.
 #[derive(Debug, Clone)]
@@ -48,7 +62,11 @@ struct Inner {
     /// Held by the append under way.
     turn: tokio::sync::Mutex<()>,
     loading: tokio::sync::Mutex<()>,
+    /// Held by the collector at work.
+    collecting: tokio::sync::Mutex<()>,
     places: Semaphore,
+    /// The packs that were written here last, so that a draft that names them needs no look at the store.
+    packs: Mutex<VecDeque<NewPack>>,
     tasks: TaskTracker,
     /// Told of every append, if anybody wants to know.
     changes: Option<Arc<Changes>>,
@@ -67,7 +85,9 @@ impl HostedRepository {
             rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            collecting: tokio::sync::Mutex::default(),
             places: Semaphore::new(QUEUE_MAX),
+            packs: Mutex::default(),
             tasks,
             changes,
         };
@@ -78,7 +98,11 @@ impl HostedRepository {
 
     /// Appends a draft in the name of a key. The append is carried through even when the caller
     /// goes away, so that a broken connection doesn't leave it half tried.
+    ///
+    /// A draft that introduces packs which nobody wrote is refused: the log would say for ever that
+    /// they are missing, and no copy could go past it.
     pub async fn append_as(&self, draft: &StoredDraft, key: Option<KeyId>) -> Result<StoredRecord> {
+        self.inner.check_packs(&draft.draft.head.packs).await?;
         let (inner, draft) = (Arc::clone(&self.inner), draft.clone());
         let next = draft.draft.body.base().map_or(0, |base| base.number) + 1;
         let task = async move { inner.append(&draft, key).await };
@@ -88,6 +112,99 @@ impl HostedRepository {
             tracing::error!(%error, "an append ended early");
             Err(Error::Unknown { number: next })
         })
+    }
+
+    /// What takes space.
+    pub(crate) async fn usage(&self, settings: Settings) -> Result<Usage> {
+        let _alone = self.inner.collecting.lock().await;
+        Collector::new(&self.inner.repository, settings)
+            .usage()
+            .await
+    }
+
+    /// What [`Self::compact`] would do.
+    pub(crate) async fn compact_dry(&self, settings: Settings) -> Result<Collected> {
+        let _alone = self.inner.collecting.lock().await;
+        let compacted = Collector::new(&self.inner.repository, settings)
+            .dry()
+            .await?;
+        Ok(Collected {
+            compacted,
+            removed: None,
+        })
+    }
+
+    /// Lets go of what the policy lets go, and deletes what was condemned long enough ago.
+    pub(crate) async fn compact(&self, settings: Settings, is_approved: bool) -> Result<Collected> {
+        self.collect(move |inner| {
+            async move {
+                Collector::new(&inner.repository, settings)
+                    .collect(is_approved)
+                    .await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Makes what was ever at a path unreadable, and deletes it.
+    pub(crate) async fn purge(&self, settings: Settings, path: RepoPath) -> Result<Collected> {
+        self.collect(move |inner| {
+            let path = path.clone();
+            async move {
+                Collector::new(&inner.repository, settings)
+                    .purge(&path)
+                    .await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Collects when nobody else does here, and carries it through even when the caller goes away. Another
+    /// gateway's collector may come first; then this one looks again.
+    async fn collect(
+        &self,
+        work: impl Fn(Arc<Inner>) -> BoxFuture<'static, Result<Collected>> + Send + 'static,
+    ) -> Result<Collected> {
+        let inner = Arc::clone(&self.inner);
+        let task = async move {
+            let _alone = inner.collecting.lock().await;
+            for _ in 0..COLLECTING_ROUNDS_MAX {
+                match work(Arc::clone(&inner)).await {
+                    Err(Error::Conflict { .. }) => {}
+                    collected => return collected,
+                }
+            }
+            Err(Error::Unavailable {
+                what: "collecting".into(),
+                source: "others collect in this repository too; try again later".into(),
+            })
+        };
+        let done = self.inner.tasks.spawn(task).await;
+        done.unwrap_or_else(|error| {
+            tracing::error!(%error, "a collector ended early");
+            Err(Error::Unavailable {
+                what: "collecting".into(),
+                source: error.into(),
+            })
+        })
+    }
+
+    /// Refuses a snapshot for which there is no room but what is kept for owners, who else could not
+    /// roll back what a machine did that took all the rest.
+    pub(crate) async fn check_room(&self, draft: &StoredDraft) -> Result<()> {
+        let (Kind::Snapshot | Kind::Rollback) = draft.draft.head.kind else {
+            return Ok(());
+        };
+        let taken = self.inner.state().await?.snapshots.len();
+        if taken < SNAPSHOTS_MAX - SNAPSHOTS_KEPT {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "there are {taken} snapshots, and the last {SNAPSHOTS_KEPT} are the owner's to make; ask an \
+             owner to delete some"
+        )))
     }
 
     /// The state at the head as of now: one read when nothing is new.
@@ -179,6 +296,38 @@ impl Inner {
         Ok(stored)
     }
 
+    /// Makes sure that packs are in the store, as long as they are said to be.
+    async fn check_packs(&self, named: &[NewPack]) -> Result<()> {
+        let unknown: Vec<NewPack> = {
+            let known = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+            let unknown = named.iter().filter(|pack| !known.contains(pack));
+            unknown.copied().collect()
+        };
+        let look = |pack: NewPack| async move {
+            let length = self.repository.store().length(&layout::pack(pack.id)).await;
+            Ok::<_, Error>((pack, length?))
+        };
+        let mut looks = stream::iter(unknown).map(look).buffered(LOOKS_AT_ONCE);
+        while let Some((NewPack { id, bytes }, length)) = looks.try_next().await? {
+            let reason = match length {
+                Some(length) if length == bytes => continue,
+                Some(length) => format!("the pack {id} has {length} bytes, not {bytes}"),
+                None => format!("the pack {id} is not in the store; it is sent before its draft"),
+            };
+            return Err(Error::refused(reason));
+        }
+        Ok(())
+    }
+
+    /// Remembers that a pack has been written.
+    fn note_pack(&self, pack: NewPack) {
+        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if packs.len() >= PACKS_KNOWN_MAX {
+            packs.pop_front();
+        }
+        packs.push_back(pack);
+    }
+
     fn kept(&self) -> Option<Arc<State>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clone()
@@ -259,7 +408,13 @@ impl Remote for HostedRepository {
                 what: "checking a pack".into(),
                 source: error.into(),
             })??;
-        self.inner.repository.put_checked_pack(id, bytes).await
+        let pack = NewPack {
+            id,
+            bytes: bytes.len() as u64,
+        };
+        self.inner.repository.put_checked_pack(id, bytes).await?;
+        self.inner.note_pack(pack);
+        Ok(())
     }
 
     /// The state kept here stands in for the caller's.

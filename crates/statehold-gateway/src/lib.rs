@@ -11,7 +11,8 @@
 //! 6. `routes`, `handlers`, `files`: the HTTP interface, and [`openapi`], its description; `push`,
 //!    `pull`: the two that move most. `guard`: what every request passes first.
 //! 7. [`schedule`]: what is done without being asked, once for all gateways of a store;
-//!    [`replication`]: the whole store, copied to another one.
+//!    [`replication`]: the whole store, copied to another one; [`drills`]: restored, to see that it can be;
+//!    `collections`: what nobody needs any more is let go and deleted.
 //! 8. [`server`]: listening, limits of connections, stopping. [`tls`]: certificates.
 //!
 //! # Invariants
@@ -25,7 +26,9 @@
 //! - Secrets are neither stored nor logged: the gateway knows hashes.
 
 mod auth;
+mod collections;
 mod control;
+pub mod drills;
 mod files;
 pub mod gateway;
 mod guard;

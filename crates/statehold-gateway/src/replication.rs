@@ -18,6 +18,7 @@ use statehold_core::state::State;
 use statehold_repository::replicate::plan::Row;
 use statehold_repository::replicate::{Copied, Replicator, Unwatched, Watch};
 use statehold_repository::store::Store;
+use statehold_repository::verify::places::Place;
 use statehold_repository::{Error, Repository, Result};
 use tokio::sync::Notify;
 
@@ -490,27 +491,25 @@ impl Replication {
 }
 
 /// Whether time may mend what went wrong.
-const fn passes(error: &Error) -> bool {
+pub(crate) const fn passes(error: &Error) -> bool {
     matches!(
         error,
         Error::Unavailable { .. } | Error::Unknown { .. } | Error::Denied { .. }
     )
 }
 
-/// Every repository that a gateway's store has by its registry, each by its name and its own part of
-/// the store.
+/// Every repository that a gateway's store has by its registry, each by its name and its place.
 pub async fn every_repository(
     store: &Store,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-) -> Result<Vec<(String, Store)>> {
+) -> Result<Vec<(String, Place)>> {
     let mut names = Names::open(store, clock, entropy).await?;
     names.advance().await?;
     let tenants = names.registry.tenants().into_iter();
     let repositories = tenants.flat_map(|tenant| {
-        let inside = store.inside(&tenant.tenant.to_string());
         let own = tenant.repositories.into_iter();
-        own.map(move |(id, name)| (name, inside.inside(&id.to_string())))
+        own.map(move |(id, name)| (name, Place::at(store, format!("{}/{id}", tenant.tenant))))
     });
     Ok(repositories.collect())
 }

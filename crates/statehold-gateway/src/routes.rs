@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get, post, put};
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
-use crate::{files, openapi, pull, push};
+use crate::{collections, files, openapi, pull, push};
 
 /// A router that remembers its paths, so that they can be compared with what is described.
 #[derive(Default)]
@@ -41,6 +41,9 @@ pub(crate) fn routes() -> Routes {
         .route("/v1/openapi.json", get(openapi::document))
         .route("/_push", post(push::push))
         .route("/_pull", get(pull::pull))
+        .route("/v1/usage", get(collections::usage))
+        .route("/v1/compact", post(collections::compact))
+        .route("/v1/purge", post(collections::purge))
         .route("/v1/redeem", post(h::redeem))
         .route("/v1/invites", post(h::add_invite))
         .route("/v1/machines", get(h::machines))

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use statehold_core::bands::Band;
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::environment::Entropy;
@@ -69,15 +70,16 @@ pub struct ContentWriter {
     introduced: Vec<NewPack>,
 }
 
+/// A pack that is being filled.
 #[derive(Debug)]
-struct OpenPack {
+pub(crate) struct OpenPack {
     id: PackId,
     container: ContainerWriter,
     table: Vec<FrameLine>,
 }
 
 impl OpenPack {
-    fn new(entropy: &dyn Entropy) -> Self {
+    pub(crate) fn new(entropy: &dyn Entropy) -> Self {
         let container = ContainerWriter::new(ObjectKind::Pack);
         Self {
             id: PackId::random(entropy),
@@ -86,12 +88,47 @@ impl OpenPack {
         }
     }
 
-    fn finish(self) -> Pack {
+    /// Stored bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.container.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.container.is_empty()
+    }
+
+    /// Takes in the stored frame of a chunk, and says where it lies.
+    pub(crate) fn push(&mut self, digest: Digest, raw: u32, frame: &[u8]) -> Result<Chunk> {
+        let stored = length(frame.len())?;
+        let offset = self.container.push(frame);
+        let mut check = Digest::of(frame).to_string();
+        check.truncate(32);
+        self.table.push(FrameLine {
+            blake3: digest,
+            offset,
+            stored,
+            raw,
+            check,
+        });
+        let object = Some(ContentObject::Pack(self.id));
+        let at = Location {
+            object,
+            offset,
+            stored,
+        };
+        Ok(Chunk { digest, raw, at })
+    }
+
+    pub(crate) fn finish(self) -> Pack {
         Pack {
             id: self.id,
             bytes: self.container.finish(&self.table),
         }
     }
+}
+
+fn length(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes).map_err(|_| Error::refused("a chunk is too large"))
 }
 
 /// The end of a [`ContentWriter`]: what is left to write, and where everything lies.
@@ -108,8 +145,12 @@ pub struct Finished {
 }
 
 impl ContentWriter {
-    /// A writer that reuses the content of a tree.
-    pub fn new(known: &Tree, entropy: &dyn Entropy) -> Self {
+    /// A writer that reuses the content of a directory, as far as it may be named again.
+    pub fn new(known: &Tree, collection: &Collection, entropy: &dyn Entropy) -> Self {
+        let may_name = |chunk: &&Chunk| {
+            let object = chunk.at.object;
+            object.is_some_and(|object| collection.may_name(object))
+        };
         let known = known
             .iter()
             .filter_map(|(_, entry)| match entry {
@@ -117,6 +158,7 @@ impl ContentWriter {
                 Entry::Symlink { .. } | Entry::Directory => None,
             })
             .flatten()
+            .filter(may_name)
             .map(|chunk| (chunk.digest, *chunk))
             .collect();
         let open = OpenPack::new(entropy);
@@ -152,7 +194,7 @@ impl ContentWriter {
             return Ok(*known);
         }
         // The first chunk of a pack that will be full: by now an earlier one may be through.
-        if self.open.container.is_empty()
+        if self.open.is_empty()
             && let Some(spare) = &mut self.spare
         {
             let (buffer, room) = (std::mem::take(spare), self.target + CHUNK_BYTES_MAX);
@@ -167,36 +209,14 @@ impl ContentWriter {
                 )));
             }
         };
-        let length =
-            |len: usize| u32::try_from(len).map_err(|_| Error::refused("a chunk is too large"));
-        let (stored, raw) = (length(frame.len())?, length(raw.len())?);
-        let offset = self.open.container.push(&frame);
-        let mut check = Digest::of(&frame).to_string();
-        check.truncate(32);
-        self.open.table.push(FrameLine {
-            blake3: digest,
-            offset,
-            stored,
-            raw,
-            check,
-        });
-        let object = Some(ContentObject::Pack(self.open.id));
-        let chunk = Chunk {
-            digest,
-            raw,
-            at: Location {
-                object,
-                offset,
-                stored,
-            },
-        };
+        let chunk = self.open.push(digest, length(raw.len())?, &frame)?;
         self.known.insert(digest, chunk);
         Ok(chunk)
     }
 
     /// A pack that is full and can be written while more content comes in.
     pub fn take_full_pack(&mut self, entropy: &dyn Entropy) -> Option<Pack> {
-        if self.open.container.len() < self.target {
+        if self.open.len() < self.target {
             return None;
         }
         let full = std::mem::replace(&mut self.open, OpenPack::new(entropy));
@@ -209,7 +229,7 @@ impl ContentWriter {
     pub fn finish(mut self) -> Finished {
         let inline_id = self.open.id;
         let (mut pack, mut inline) = (None, Vec::new());
-        if self.open.container.len() - HEADER_BYTES <= INLINE_BYTES_MAX {
+        if self.open.len() - HEADER_BYTES <= INLINE_BYTES_MAX {
             inline = self.open.container.into_frames();
         } else {
             let last = self.open.finish();

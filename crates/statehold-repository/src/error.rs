@@ -72,6 +72,26 @@ pub enum Error {
         /// How far, in seconds.
         seconds: u64,
     },
+    /// The record is retired: its envelope alone is left, and a checkpoint stands in for what it said.
+    /// Loading the newest state goes on from there.
+    #[error("record {number} is retired; load the newest state to go on from a checkpoint")]
+    Retired {
+        /// Its number.
+        number: u64,
+    },
+    /// The state at a record is kept no longer. Another record has to be asked for.
+    #[error(
+        "the state at record {number} is kept no longer; the nearest that are: {}{after}",
+        before.map(|before| format!("{before} and ")).unwrap_or_default()
+    )]
+    Expired {
+        /// The record.
+        number: u64,
+        /// The nearest one before it whose state is kept.
+        before: Option<u64>,
+        /// The nearest one after it.
+        after: u64,
+    },
     /// The two sides don't share a history.
     #[error("record {number} is {found} here and {expected} there: the histories differ")]
     Diverged {

@@ -1,6 +1,7 @@
 //! Every object key of a repository, relative to its prefix. Keys are made of fixed words, numbers
 //! and random ids only, so nothing that a user types reaches the store.
 
+use statehold_core::digest::Digest;
 use statehold_core::entry::parse_number;
 use statehold_core::id::{PackId, TreeId};
 use statehold_core::time::Timestamp;
@@ -20,6 +21,8 @@ pub const LEASE: &str = "lease.json";
 pub const COMPLETE: &str = "complete";
 /// The folder of claims of what gateways do on a schedule.
 pub const JOBS: &str = "jobs";
+/// The folder of receipts of drills.
+pub const DRILLS: &str = "drills";
 /// The folder of verdicts on the store.
 pub const PROBES: &str = "probes";
 
@@ -132,6 +135,21 @@ pub fn job(name: &str, slot: u64) -> String {
     format!("{JOBS}/{name}/{slot:020}")
 }
 
+/// Key of the receipt of a drill that was begun at a moment. Newer ones sort first.
+pub fn drill(at: Timestamp, receipt: Digest) -> String {
+    let millis = u64::try_from(at.as_millis()).unwrap_or_default();
+    format!("{DRILLS}/{}-{receipt}", complement(millis))
+}
+
+/// Whether a key is that of a drill's receipt.
+pub fn is_drill(key: &str) -> bool {
+    let name = key.strip_prefix(DRILLS).and_then(|it| it.strip_prefix('/'));
+    name.and_then(|name| name.split_once('-'))
+        .is_some_and(|(time, receipt)| {
+            from_complement(time).is_some() && receipt.parse::<Digest>().is_ok()
+        })
+}
+
 /// Key of the verdict on the store that was found at a moment. Newer ones sort first.
 pub fn verdict(at: Timestamp) -> String {
     let millis = u64::try_from(at.as_millis()).unwrap_or_default();
@@ -164,6 +182,9 @@ mod tests {
         assert!(complete(100) < complete(99));
         let at = Timestamp::from_millis;
         assert!(verdict(at(1_776_000_000_001)) < verdict(at(1_776_000_000_000)));
+        let receipt = Digest::of(b"");
+        assert!(is_drill(&drill(at(1), receipt)) && !is_drill("drills/1"));
+        assert!(drill(at(2), receipt) < drill(at(1), receipt));
         assert_eq!(checkpoint(1, 0), "checkpoints/99999999999999999998");
         for bad in [
             "log/1",

@@ -9,26 +9,32 @@
 //! 3. [`store`]: the few operations that a repository needs from an object store, with retries that
 //!    know which answers are ambiguous; [`meter`] counts them. A [`location`] names a store, and
 //!    [`probe`] finds out what it can be trusted with.
-//! 4. [`content`]: new content on its way in: inline, or in packs.
+//! 4. [`content`]: new content on its way in: inline, or in packs; [`batches`]: how much of it is read
+//!    at once on its way out.
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
 //!    implements directly and a gateway's client over HTTP.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
 //! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
-//! 10. [`error`]: what can go wrong, and what to do about it.
+//! 10. [`drill`]: whether it can be restored, tried out.
+//! 11. [`collect`]: letting points go, and deleting what nothing needs any more.
+//! 12. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
-//! - Objects are written once. No function in this crate deletes one, but for the probe, which removes
-//!   what it wrote itself; and none overwrites one, but for repair, which puts a proven object in the
-//!   place of a damaged one.
+//! - Objects are written once. Nothing deletes one but [`collect::removal`], and the probe what it wrote
+//!   itself; nothing overwrites one but repair, which puts a proven object in the place of a damaged one, and
+//!   removal, which leaves a retired record its envelope.
 //! - Content is durable before the record that names it is created.
 //! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
 //!   it exists, and the writer's nonce says whose record stands there.
 
+pub mod batches;
+pub mod collect;
 pub mod content;
 pub mod credentials;
+pub mod drill;
 pub mod error;
 mod folder_store;
 pub mod format;

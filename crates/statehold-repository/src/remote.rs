@@ -13,7 +13,7 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::point::Point;
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Body, RecordRef};
 use statehold_core::scope::Scope;
 use statehold_core::state::{Applied, FoldError, State};
 
@@ -146,6 +146,9 @@ pub struct Opening {
     /// The records after the checkpoint's own, the first of which names it. When there is none, the
     /// checkpoint's own.
     pub batch: Batch,
+    /// The newest compaction after the point, as far as anything may have been deleted since: it says where
+    /// content lies now.
+    pub moves: Option<StoredRecord>,
 }
 
 /// A state that was read from a repository.
@@ -158,15 +161,32 @@ pub struct Loaded {
     pub overdue: Option<Arc<State>>,
 }
 
+/// How often loading begins again because records were retired while it read them.
+const RETIRED_MEANWHILE_MAX: u32 = 3;
+
 /// Reads the state at the head of a repository.
 pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
-    load_until(remote, Point::Newest).await
+    load_until(remote, Point::Newest, &mut pass_over).await
 }
 
-/// Reads an earlier state. A moment before the first record, and a record that doesn't exist, are
+/// A checkpoint is a cache, so one that can't be used is no more than worth a line.
+fn pass_over(error: Error) {
+    tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
+}
+
+/// Reads an earlier state: its tree, with where the content lies now. A moment before the first record, and a record that doesn't exist, are
 /// refused.
 pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
-    let state = load_until(remote, at).await?.state;
+    load_telling(remote, at, &mut pass_over).await
+}
+
+/// [`load_at`], for a caller that wants to know why checkpoints on the way could not be used.
+pub async fn load_telling(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Arc<State>> {
+    let state = load_until(remote, at, passed_over).await?.state;
     let head = state.head.number;
     match at {
         Point::Record(number) if head != number => Err(Error::refused(format!(
@@ -189,10 +209,32 @@ pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
     }
 }
 
-async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
+async fn load_until(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Loaded> {
+    // What is retired while it is read is found in a newer checkpoint.
+    for _ in 0..RETIRED_MEANWHILE_MAX {
+        match try_load_until(remote, at, passed_over).await {
+            Err(Error::Retired { number }) => {
+                tracing::info!(number, "a record was retired meanwhile; beginning again");
+            }
+            loaded => return loaded,
+        }
+    }
+    try_load_until(remote, at, passed_over).await
+}
+
+async fn try_load_until(
+    remote: &dyn Remote,
+    at: Point,
+    passed_over: &mut (dyn FnMut(Error) + Send),
+) -> Result<Loaded> {
     let mut from = at;
     loop {
-        let opening = remote.open(from).await?;
+        let mut opening = remote.open(from).await?;
+        let moves = opening.moves.take();
         let checkpoint = opening.checkpoint.as_ref();
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
         match fold_opening(remote.description().1, opening, at) {
@@ -201,15 +243,13 @@ async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
                 if more || from != at {
                     follow(remote, &mut loaded, at).await?;
                 }
+                if let Some(moves) = moves {
+                    loaded.follow_moves(&moves);
+                }
                 return Ok(loaded);
             }
-            // A checkpoint is a cache: one that can't be used is passed over.
-            Err(Error::Damaged { object, reason }) if after.is_some_and(|after| after > 0) => {
-                tracing::warn!(
-                    object,
-                    reason,
-                    "a checkpoint cannot be used; taking an older one"
-                );
+            Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
+                passed_over(error);
                 from = Point::Record(after.unwrap_or_default().saturating_sub(1));
             }
             Err(error) => return Err(error),
@@ -219,7 +259,7 @@ async fn load_until(remote: &dyn Remote, at: Point) -> Result<Loaded> {
 
 /// The state at the last record of an opening, or at a point if that comes first, and whether
 /// there may be more on the way to it.
-fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
+pub(crate) fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
     let mut records = opening.batch.records.into_iter().peekable();
     let state = match opening.checkpoint {
         None => State::empty(genesis),
@@ -258,6 +298,15 @@ fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded,
 }
 
 impl Loaded {
+    /// Makes an earlier state say where its content lies now.
+    fn follow_moves(&mut self, compaction: &StoredRecord) {
+        if let Body::Compact(compact) = &compaction.record.body
+            && compaction.record.envelope.number > self.state.head.number
+        {
+            Arc::make_mut(&mut self.state).tree.follow(&compact.moves);
+        }
+    }
+
     /// Takes in a record. Where a checkpoint is due and none was met, the state there is kept.
     fn fold(&mut self, stored: &StoredRecord) -> Result<()> {
         fold(Arc::make_mut(&mut self.state), stored)?;
@@ -327,7 +376,11 @@ where
         if !batch.records.is_empty() {
             let state = Arc::make_mut(&mut state);
             for stored in &batch.records {
-                fold(state, stored)?;
+                match fold(state, stored) {
+                    // It stands on the state, but for what it said a checkpoint has to be loaded.
+                    Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
+                    folded => folded?,
+                }
             }
         }
         if !batch.more {
@@ -369,15 +422,16 @@ pub fn fold(state: &mut State, stored: &StoredRecord) -> Result<()> {
             let reason = format!("it follows record {head_number} and says that it is {number}");
             Err(Error::damaged("the log", reason))
         }
+        Err(FoldError::Retired { number }) => Err(Error::Retired { number }),
         Err(FoldError::UnknownKind { number, kind }) => Err(Error::TooNew {
             what: format!("record {number} of kind {kind:?}"),
         }),
     }
 }
 
-/// The object a location lies in. Locations in a state always name one.
+/// The object a location lies in. Locations in a state name one, but for content that was purged.
 pub fn object_of(location: &Location) -> Result<ContentObject> {
     location
         .object
-        .ok_or_else(|| Error::damaged("the listing", "a chunk lies nowhere"))
+        .ok_or_else(|| Error::refused("the content was purged: it is gone for good"))
 }

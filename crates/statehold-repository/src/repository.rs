@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
@@ -15,9 +16,11 @@ use statehold_core::limits::{
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::point::Point;
-use statehold_core::rebase::may_follow;
+use statehold_core::rebase::{Overlap, may_follow};
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
+use statehold_core::tree::Tree;
 use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
@@ -28,13 +31,15 @@ use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, fold, fold_opening, load, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
 const PARALLEL: usize = 16;
 /// Stored bytes of records kept in memory.
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// So many records of a segment are worth reading all of it.
+const SEGMENT_WORTH_RECORDS: u64 = 4;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
 const BEGINNING_BYTES: u64 = 16 * 1024;
 
@@ -215,6 +220,84 @@ impl Repository {
         }
     }
 
+    /// What ages are reckoned by where the store has no clock of its own.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// What names are drawn from.
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        &*self.entropy
+    }
+
+    /// What the newest checkpoint says of collecting.
+    pub(crate) async fn newest_collection(&self) -> Result<Collection> {
+        let newest = self.checkpoint(None).await?;
+        Ok(newest.map(|newest| newest.collection).unwrap_or_default())
+    }
+
+    /// What the newest checkpoint at or before a record says of collecting.
+    pub(crate) async fn collection_at(&self, number: u64) -> Result<Option<Collection>> {
+        let found = self.checkpoint(Some(number)).await?;
+        Ok(found.map(|found| found.collection))
+    }
+
+    /// The checkpoint at a record, with its key.
+    pub(crate) async fn checkpoint_at(&self, number: u64) -> Result<Option<(String, Checkpoint)>> {
+        for (found, key) in self.checkpoint_keys(Some(number)).await? {
+            if found == number
+                && let Some(checkpoint) = self.read_checkpoint(number, &key).await?
+            {
+                return Ok(Some((key, checkpoint)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The state at a record as it was then: content lies where it lay.
+    pub(crate) async fn state_then(&self, number: u64) -> Result<State> {
+        if number == 0 {
+            return Ok(self.empty_state());
+        }
+        let opening = self
+            .opening_from(Some(number), Until::Record(number))
+            .await?;
+        let (loaded, _) = fold_opening(self.genesis, opening, Point::Record(number))?;
+        let found = loaded.state.head.number;
+        if found != number {
+            let reason = format!("it leads to record {found} instead of {number}");
+            return Err(Error::damaged("the log", reason));
+        }
+        Ok(Arc::unwrap_or_clone(loaded.state))
+    }
+
+    /// The state that the checkpoint at a record stands for.
+    pub(crate) async fn state_from_checkpoint(&self, number: u64) -> Result<State> {
+        let missing = || Error::NotFound {
+            object: layout::checkpoint(number, 0),
+        };
+        let (_, checkpoint) = self.checkpoint_at(number).await?.ok_or_else(missing)?;
+        let tree = self.tree_of(&checkpoint.tree).await?;
+        Ok(checkpoint.into_state(tree))
+    }
+
+    /// A stored tree.
+    pub(crate) async fn tree_of(&self, reference: &tree::TreeRef) -> Result<Tree> {
+        tree::read(reference, &self.tree_objects(reference).await?)
+    }
+
+    /// Writes a tree, sharing these pages of an earlier one.
+    pub(crate) async fn write_tree(
+        &self,
+        tree: &Tree,
+        pages: &[(TreeId, tree::PageLine)],
+    ) -> Result<tree::TreeRef> {
+        let id = TreeId::random(&*self.entropy);
+        let (reference, bytes) = tree::write(id, tree, pages);
+        self.store.create(&layout::tree(id), bytes).await?;
+        Ok(reference)
+    }
+
     /// The state of the repository before its first record.
     pub fn empty_state(&self) -> State {
         State::empty(self.genesis)
@@ -273,9 +356,16 @@ impl Repository {
             let time = state.time.max(self.clock.now());
             let stored = draft.at(state.head, time, key);
             let number = stored.record.envelope.number;
-            state
-                .check(&stored.record.envelope, &stored.record.body)
-                .map_err(Error::refused)?;
+            let checked = state.check(&stored.record.envelope, &stored.record.body);
+            checked.map_err(|violation| {
+                // Planned on this very state it would break the rule again.
+                if violation.is_overtaken() && base.number < state.head.number {
+                    let (number, paths) = (state.head.number, Vec::new());
+                    let overlap = Overlap { paths };
+                    return Error::Conflict { number, overlap };
+                }
+                Error::refused(violation)
+            })?;
             let key_name = layout::record(number);
             match self.store.create(&key_name, stored.bytes.clone()).await {
                 Ok(Creation::New) => {
@@ -331,17 +421,33 @@ impl Repository {
     /// The state with every further record taken in, and those records.
     pub async fn catch_up(&self, state: &Arc<State>) -> Result<(Arc<State>, Vec<StoredRecord>)> {
         let mut state = Arc::clone(state);
-        let mut came = Vec::new();
+        let mut came: Vec<StoredRecord> = Vec::new();
+        let mut is_retired = false;
         loop {
-            let batch = self.records(state.head.number).await?;
+            let last = came.last().map(|stored| stored.record.envelope.number);
+            let batch = self.records(last.unwrap_or(state.head.number)).await?;
             for stored in &batch.records {
-                fold(Arc::make_mut(&mut state), stored)?;
+                if is_retired {
+                    break;
+                }
+                match fold(Arc::make_mut(&mut state), stored) {
+                    Err(Error::Retired { .. }) => is_retired = true,
+                    folded => folded?,
+                }
             }
             came.extend(batch.records);
             if !batch.more {
-                return Ok((state, came));
+                break;
             }
         }
+        if is_retired {
+            // Their envelopes are all that whoever looks for a nonce needs; the state is in a checkpoint.
+            state = load(self).await?.state;
+            let last = came.last().map(|stored| stored.record.envelope.number);
+            let last = last.unwrap_or(state.head.number);
+            came.extend(self.range(last + 1, state.head.number).await?);
+        }
+        Ok((state, came))
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.
@@ -391,31 +497,40 @@ impl Repository {
             .transpose()
     }
 
-    /// The records of a range that is known to exist. Aligned runs come out of segments.
+    /// The records of a range that is known to exist. What lies in a whole segment comes out of it.
     async fn range(&self, from: u64, to: u64) -> Result<Vec<StoredRecord>> {
         let mut parts = Vec::new();
         let mut next = from;
         while next <= to {
-            let end = next.saturating_add(SEGMENT_RECORDS - 1);
-            let aligned = next % SEGMENT_RECORDS == 1;
-            let last = if aligned && end <= to { end } else { next };
+            let (_, end) = segment_of(next);
+            let worth_it = end - next + 1 >= SEGMENT_WORTH_RECORDS;
+            let last = if worth_it && end <= to { end } else { next };
             parts.push((next, last));
             next = last + 1;
         }
         let read = |(from, to): (u64, u64)| async move {
-            if from < to
+            let (begin, end) = segment_of(from);
+            if to == end
+                && from < to
                 && self.recent().get(from).is_none()
-                && let Some(records) = self.segment(from, to).await?
+                && let Some(mut records) = self.segment(begin, end).await?
             {
+                records.retain(|stored| stored.record.envelope.number >= from);
                 return Ok((records, true));
             }
             Ok::<_, Error>((self.one_by_one(from, to).await?, false))
         };
-        let mut parts: Vec<(Vec<StoredRecord>, bool)> = stream::iter(parts)
-            .map(read)
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        // What vouches for the last segment is read meanwhile.
+        let ends_in_segment = parts.last().is_some_and(|(from, to)| from < to);
+        let end = async {
+            match ends_in_segment {
+                true => self.record(to).await,
+                false => Ok(None),
+            }
+        };
+        let parts = stream::iter(parts).map(read).buffered(PARALLEL);
+        let (mut parts, end): (Vec<(Vec<StoredRecord>, bool)>, _) =
+            futures::try_join!(parts.try_collect(), end)?;
         // A segment is a cache. Its last record has to be the one that the log names, and then the
         // chain vouches for the others; one that doesn't match is passed over.
         let mut next_parent = None;
@@ -426,10 +541,7 @@ impl Repository {
                 continue;
             };
             if *from_segment {
-                let end = match next_parent {
-                    Some(parent) => Some(parent),
-                    None => self.record(to).await?.map(|stored| stored.record.id),
-                };
+                let end = next_parent.or_else(|| end.as_ref().map(|end| end.record.id));
                 if !is_chain(records) || records.last().map(|stored| stored.record.id) != end {
                     tracing::warn!(from, to, "a segment is not the log's; reading its records");
                     *records = self.one_by_one(from, to).await?;
@@ -502,7 +614,11 @@ impl Repository {
     }
 
     /// A checkpoint; `None` when it is gone or of no use.
-    async fn read_checkpoint(&self, number: u64, key: &str) -> Result<Option<Checkpoint>> {
+    pub(crate) async fn read_checkpoint(
+        &self,
+        number: u64,
+        key: &str,
+    ) -> Result<Option<Checkpoint>> {
         let Some(bytes) = self.store.read(key).await? else {
             return Ok(None);
         };
@@ -518,17 +634,18 @@ impl Repository {
         Ok(None)
     }
 
+    /// The objects of a tree, as far as they are there: reading the tree says what is missing.
     async fn tree_objects(&self, reference: &tree::TreeRef) -> Result<HashMap<TreeId, Bytes>> {
         let mut ids = vec![reference.id];
         ids.extend(&reference.others);
         let read = |id| async move {
-            let key = layout::tree(id);
-            let bytes = self.store.read(&key).await?;
-            Ok((id, bytes.ok_or(Error::NotFound { object: key })?))
+            let bytes = self.store.read(&layout::tree(id)).await?;
+            Ok(bytes.map(|bytes| (id, bytes)))
         };
         stream::iter(ids)
             .map(read)
             .buffer_unordered(PARALLEL)
+            .try_filter_map(async |found| Ok(found))
             .try_collect()
             .await
     }
@@ -546,7 +663,7 @@ impl Repository {
     }
 
     /// The pages of a tree, proven to be readable.
-    async fn shareable_pages(
+    pub(crate) async fn shareable_pages(
         &self,
         reference: &tree::TreeRef,
     ) -> Result<Vec<(TreeId, tree::PageLine)>> {
@@ -585,12 +702,13 @@ impl Repository {
     /// Records from `from` on, as far as the listing says and a batch holds. A record is only made
     /// when the one before it is there. So all up to the highest number are there, and one that the
     /// listing lacks was made while it went on, or is lost: reading it tells.
-    async fn listed(&self, from: u64, numbers: &[u64]) -> Result<Batch> {
+    /// `bytes` of the batch are taken already.
+    async fn listed(&self, from: u64, numbers: &[u64], mut bytes: usize) -> Result<Batch> {
         let end = match numbers.last() {
             Some(highest) if *highest >= from => *highest,
             _ => return Ok(Batch::default()),
         };
-        let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
+        let (mut records, mut next) = (Vec::new(), from);
         while next <= end && bytes < LOG_BATCH_BYTES {
             // Up to the end of a segment, so that the next round begins with a whole one.
             let aligned = (next / SEGMENT_RECORDS + 4) * SEGMENT_RECORDS;
@@ -609,25 +727,122 @@ impl Repository {
     async fn opening(&self, at: Point) -> Result<Opening> {
         match at {
             Point::Newest => self.opening_from(None, Until::TheEnd).await,
-            Point::Record(number) => self.opening_from(Some(number), Until::Record(number)).await,
-            Point::Time(time) => {
-                // The newest checkpoint knows where the earlier ones stand in time.
-                let Some(newest) = self.checkpoint(None).await? else {
-                    return self.opening_from(None, Until::TheEnd).await;
-                };
-                if newest.time <= time {
-                    return self.opening_from(None, Until::TheEnd).await;
-                }
-                let number = newest.at.number;
-                let at = newest
-                    .earlier
-                    .partition_point(|earlier| earlier.time <= time);
-                let until = newest.earlier.get(at).map_or(number, |next| next.number);
-                let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
-                let from = from.map_or(0, |earlier| earlier.number);
-                self.opening_from(Some(from), Until::Record(until)).await
+            Point::Record(number) => self.opening_at(number).await,
+            Point::Time(time) => self.opening_at_time(time).await,
+        }
+    }
+
+    /// What leads to a moment: the newest checkpoint knows where the earlier ones stand in time, and where
+    /// their listings are.
+    async fn opening_at_time(&self, time: Timestamp) -> Result<Opening> {
+        let keys = self.checkpoint_keys(None).await?;
+        let Some((number, key)) = keys.first() else {
+            return self.opening_from(None, Until::TheEnd).await;
+        };
+        let numbers = self.numbers_after(number.saturating_sub(1));
+        let newest = self.read_checkpoint(*number, key);
+        let (newest, numbers) = futures::try_join!(newest, numbers)?;
+        let Some(newest) = newest else {
+            return self.opening_from(None, Until::TheEnd).await;
+        };
+        if newest.time <= time {
+            let trees = self.tree_objects(&newest.tree);
+            let records = self.listed_of(newest.at.number, &numbers);
+            let (trees, batch) = futures::try_join!(trees, records)?;
+            let checkpoint = Some((newest, trees));
+            return Ok(Opening {
+                checkpoint,
+                batch,
+                moves: None,
+            });
+        }
+        let number = newest.at.number;
+        let at = newest
+            .earlier
+            .partition_point(|earlier| earlier.time <= time);
+        let until = newest.earlier.get(at).map_or(number, |next| next.number);
+        let from = at.checked_sub(1).and_then(|last| newest.earlier.get(last));
+        if newest.collection.collected > 0 {
+            // What is left of a record says what time it was, also where it is retired.
+            let from = from.map_or(0, |earlier| earlier.number);
+            let records = self.range(from + 1, until).await?;
+            let is_past = |stored: &StoredRecord| stored.record.envelope.time > time;
+            let past = records.iter().position(is_past).unwrap_or(records.len());
+            return self.opening_at(from + past as u64).await;
+        }
+        let Some(from) = from else {
+            return self.opening_from(Some(0), Until::Record(until)).await;
+        };
+        let key = layout::checkpoint(from.number, 0);
+        let (checkpoint, trees, batch) = futures::try_join!(
+            self.read_checkpoint(from.number, &key),
+            self.tree_objects(&from.tree),
+            self.records_from(from.number, Until::Record(until)),
+        )?;
+        match checkpoint.filter(|found| found.tree == from.tree) {
+            Some(found) => Ok(Opening {
+                checkpoint: Some((found, trees)),
+                batch,
+                moves: None,
+            }),
+            // Another one was written in its place.
+            None => {
+                self.opening_from(Some(from.number), Until::Record(until))
+                    .await
             }
         }
+    }
+
+    /// What a reader begins with who wants the state at an earlier record. The newest checkpoint knows
+    /// whether that is kept, and by which way it is reached.
+    async fn opening_at(&self, number: u64) -> Result<Opening> {
+        let opening = self.opening_from(Some(number), Until::Record(number));
+        let (newest, opening) = futures::join!(self.checkpoint(None), opening);
+        let Some(newest) = newest?.filter(|newest| newest.at.number > number) else {
+            return opening;
+        };
+        let collection = &newest.collection;
+        if let (before, after) = collection.nearest(number)
+            && before != Some(number)
+        {
+            return Err(Error::Expired {
+                number,
+                before,
+                after,
+            });
+        }
+        let mut opening = match collection
+            .listing(number)
+            .filter(|_| number < collection.cut)
+        {
+            Some(listing) => self.listed_opening(number, &listing.tree).await?,
+            None => opening?,
+        };
+        if collection.compacted > number {
+            opening.moves = self.record(collection.compacted).await?;
+        }
+        Ok(opening)
+    }
+
+    /// An opening out of the listing that stands in for a record that is retired: a checkpoint that knows
+    /// of nothing but the directory.
+    async fn listed_opening(&self, number: u64, tree: &tree::TreeRef) -> Result<Opening> {
+        let (record, trees) = futures::try_join!(self.record(number), self.tree_objects(tree))?;
+        let record = record.ok_or_else(|| Error::NotFound {
+            object: layout::record(number),
+        })?;
+        let mut state = self.empty_state();
+        state.head = record.record.reference();
+        state.time = record.record.envelope.time;
+        let checkpoint = Checkpoint::of(&state, tree.clone(), Vec::new());
+        Ok(Opening {
+            checkpoint: Some((checkpoint, trees)),
+            batch: Batch {
+                records: vec![record],
+                more: false,
+            },
+            moves: None,
+        })
     }
 
     /// The newest usable checkpoint at or before a record, and the records that follow it.
@@ -638,24 +853,26 @@ impl Repository {
                 let Some(checkpoint) = self.read_checkpoint(number, &key).await? else {
                     return Ok(None);
                 };
-                match self.tree_objects(&checkpoint.tree).await {
-                    Ok(trees) => Ok(Some((checkpoint, trees))),
-                    // Without its tree it is of no use; the reader takes an older one.
-                    Err(Error::NotFound { .. }) => Ok(Some((checkpoint, HashMap::new()))),
-                    Err(error) => Err(error),
-                }
+                // Without all of its tree it is of no use; the reader takes an older one.
+                let trees = self.tree_objects(&checkpoint.tree).await?;
+                Ok::<_, Error>(Some((checkpoint, trees)))
             };
             let (checkpoint, batch) = futures::join!(checkpoint, self.records_from(number, until));
             let checkpoint = checkpoint?;
             if checkpoint.is_some() {
                 let batch = batch?;
-                return Ok(Opening { checkpoint, batch });
+                return Ok(Opening {
+                    checkpoint,
+                    batch,
+                    moves: None,
+                });
             }
         }
         let batch = self.records_from(0, until).await?;
         Ok(Opening {
             checkpoint: None,
             batch,
+            moves: None,
         })
     }
 
@@ -681,11 +898,16 @@ impl Repository {
 
     async fn listed_from(&self, own: u64) -> Result<Batch> {
         let numbers = self.numbers_after(own.saturating_sub(1)).await?;
+        self.listed_of(own, &numbers).await
+    }
+
+    /// The same by a listing that was taken.
+    async fn listed_of(&self, own: u64, numbers: &[u64]) -> Result<Batch> {
         match numbers.split_first() {
             Some((first, rest)) if *first == own && !rest.is_empty() => {
-                self.listed(own + 1, rest).await
+                self.listed(own + 1, rest, 0).await
             }
-            _ => self.listed(own.max(1), &numbers).await,
+            _ => self.listed(own.max(1), numbers, 0).await,
         }
     }
 
@@ -693,7 +915,8 @@ impl Repository {
         let from = to - (SEGMENT_RECORDS - 1);
         let records = self.one_by_one(from, to).await?;
         let bytes: usize = records.iter().map(|stored| stored.bytes.len()).sum();
-        if bytes > SEGMENT_BYTES_MAX {
+        // It would stand there for good, without what it is for.
+        if bytes > SEGMENT_BYTES_MAX || records.iter().any(StoredRecord::is_retired) {
             return Ok(());
         }
         self.store
@@ -702,7 +925,8 @@ impl Repository {
             .map(drop)
     }
 
-    async fn write_checkpoint(&self, state: &State) -> Result<()> {
+    /// Writes the checkpoint at a state, unless there is one of use.
+    pub(crate) async fn write_checkpoint(&self, state: &State) -> Result<()> {
         let number = state.head.number;
         let mut before = self.checkpoint(Some(number)).await?;
         if let Some(found) = before.take_if(|found| found.at.number == number) {
@@ -733,9 +957,7 @@ impl Repository {
                 tree,
             });
         }
-        let id = TreeId::random(&*self.entropy);
-        let (reference, bytes) = tree::write(id, &state.tree, &pages);
-        self.store.create(&layout::tree(id), bytes).await?;
+        let reference = self.write_tree(&state.tree, &pages).await?;
         let checkpoint = Checkpoint::of(state, reference, earlier);
         let bytes = checkpoint.write();
         for copy in 0.. {
@@ -761,6 +983,12 @@ enum Until {
     TheEnd,
     /// Up to this record.
     Record(u64),
+}
+
+/// The first and the last record of the segment that a record lies in.
+const fn segment_of(number: u64) -> (u64, u64) {
+    let before = number.saturating_sub(1) / SEGMENT_RECORDS * SEGMENT_RECORDS;
+    (before + 1, before + SEGMENT_RECORDS)
 }
 
 /// Whether each record names the one before it as its parent.
@@ -830,7 +1058,8 @@ impl Remote for Repository {
         // Far behind: the listing says how far, and segments make it few reads.
         let last = after + records.len() as u64;
         let numbers = self.numbers_after(last).await?;
-        let rest = self.listed(last + 1, &numbers).await?;
+        let bytes = records.iter().map(|stored| stored.bytes.len()).sum();
+        let rest = self.listed(last + 1, &numbers, bytes).await?;
         records.extend(rest.records);
         Ok(Batch {
             records,

@@ -50,6 +50,17 @@ pub enum Listing {
     Unsorted,
 }
 
+/// An object, as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
 /// What came of creating an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Creation {
@@ -423,26 +434,49 @@ impl Store {
         }
     }
 
-    /// The keys of all objects, with their lengths in bytes, in order of keys.
-    pub async fn list_lengths(&self) -> Result<Vec<(String, u64)>> {
+    /// All objects, in order of keys.
+    pub async fn list_objects(&self) -> Result<Vec<Listed>> {
         let mut attempt = 0;
         loop {
-            match self.try_list_lengths().await {
+            match self.try_list_objects().await {
                 Ok(found) => return Ok(found),
                 Err(error) => again(&mut attempt, "listing", "the store", error).await?,
             }
         }
     }
 
-    async fn try_list_lengths(&self) -> object_store::Result<Vec<(String, u64)>> {
+    async fn try_list_objects(&self) -> object_store::Result<Vec<Listed>> {
         let base = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
         let mut listed = self.objects.list(base);
         let mut found = Vec::new();
         while let Some(meta) = self.within(0, listed.try_next()).await? {
-            found.push((self.key_of(&meta.location), meta.size));
+            found.push(Listed {
+                key: self.key_of(&meta.location),
+                bytes: meta.size,
+                modified: Timestamp::from_millis(meta.last_modified.timestamp_millis()),
+            });
         }
-        found.sort_unstable();
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
+    }
+
+    /// What time it is at the store, by the newest of its answers. A store without a clock of its own
+    /// has this machine's.
+    pub(crate) fn time(&self, own: &dyn Clock) -> Timestamp {
+        let there = self.clock.as_ref().and_then(|clock| clock.now());
+        there.unwrap_or_else(|| own.now())
+    }
+
+    /// Deletes an object; one that is gone already is no error. For removal alone.
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key);
+        let mut attempt = 0;
+        loop {
+            match self.within(0, self.objects.delete(&path)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => again(&mut attempt, "deleting", key, error).await?,
+            }
+        }
     }
 
     /// The names of the folders that lie directly here, and then those of the objects.

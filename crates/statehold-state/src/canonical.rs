@@ -4,6 +4,7 @@
 //! object `{}` differ, as do an absent value and any text.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
@@ -23,7 +24,7 @@ use crate::node::{hex, unhex};
 /// # Ok::<_, statehold_state::InvalidValue>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Canonical(Box<str>);
+pub struct Canonical(Arc<str>);
 
 /// A value that cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +73,17 @@ impl Canonical {
     }
 
     pub(crate) fn of_json(value: &Value) -> Result<Self, InvalidValue> {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(match value {
+            Value::String(text) => text.len() + 2,
+            Value::Array(_) | Value::Object(_) => 128,
+            _ => 24,
+        });
         write(value, 0, &mut text)?;
         if text.len() > VALUE_BYTES_MAX {
             return Err(InvalidValue::TooLarge { bytes: text.len() });
         }
         String::from_utf8(text)
-            .map(|text| Self(text.into_boxed_str()))
+            .map(|text| Self(text.into()))
             .map_err(|error| InvalidValue::NotJson(serde::de::Error::custom(error)))
     }
 

@@ -35,9 +35,6 @@ impl Malformed {
     }
 }
 
-/// Level of compression: what takes no noticeable time.
-const COMPRESSION_LEVEL: i32 = 3;
-
 /// Collects bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(pub(crate) Vec<u8>);
@@ -166,9 +163,9 @@ impl<'a> Reader<'a> {
 }
 
 /// Puts bytes into a container: a byte that says how, then the bytes, compressed where it helps.
-pub(crate) fn pack(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn pack(bytes: Vec<u8>, level: i32) -> Vec<u8> {
     let compressed = (bytes.len() >= COMPRESS_BYTES_MIN)
-        .then(|| zstd::bulk::compress(&bytes, COMPRESSION_LEVEL).ok())
+        .then(|| zstd::bulk::compress(&bytes, level).ok())
         .flatten()
         .filter(|compressed| compressed.len() < bytes.len());
     let (how, body) = compressed.map_or((0, bytes), |compressed| (1, compressed));
@@ -215,18 +212,32 @@ const KNOWN_FLAGS: u8 = KIND_BITS | RESOLVES | HAS_CONTEXT | HAS_ORIGINS;
 #[derive(Debug)]
 struct Table<T>(Vec<T>);
 
-impl<T: PartialEq> Table<T> {
+impl<T: PartialEq + Clone> Table<T> {
     /// The place of a thing, which is added if it is new. Searched from the end: tables are short,
     /// and what was named last is named again.
-    fn place(&mut self, thing: T) -> usize {
-        match self.0.iter().rposition(|known| *known == thing) {
+    fn place(&mut self, thing: &T) -> usize {
+        match self.0.iter().rposition(|known| known == thing) {
             Some(place) => place,
             None => {
-                self.0.push(thing);
+                self.0.push(thing.clone());
                 self.0.len() - 1
             }
         }
     }
+}
+
+/// About how many bytes events take.
+fn room_for(events: &[Event]) -> usize {
+    let value = |event: &Event| {
+        event
+            .revision
+            .value()
+            .map_or(0, |value| value.as_str().len())
+    };
+    events
+        .iter()
+        .map(|event| event.key.id.len() + value(event) + 16)
+        .sum()
 }
 
 /// The bytes of a batch.
@@ -234,14 +245,14 @@ pub(crate) fn encode(batch: &Batch) -> Vec<u8> {
     // The author is node 0 without being written down.
     let mut nodes = Table(vec![batch.node]);
     let mut collections = Table::<Arc<str>>(Vec::new());
-    let mut body = Writer::default();
+    let mut body = Writer(Vec::with_capacity(room_for(&batch.events)));
     let mut stamp = batch
         .events
         .first()
         .map_or_else(Stamp::default, |event| event.revision.stamp);
     let base = stamp;
     for event in &batch.events {
-        let collection = collections.place(event.key.collection.clone());
+        let collection = collections.place(&event.key.collection);
         body.count(collection);
         body.bytes(event.key.id.as_bytes());
         let after = event.revision.stamp.as_u64().saturating_sub(stamp.as_u64());
@@ -249,7 +260,7 @@ pub(crate) fn encode(batch: &Batch) -> Vec<u8> {
         body.number(after);
         write_revision(&mut body, &event.revision, &mut nodes);
     }
-    let mut whole = Writer::default();
+    let mut whole = Writer(Vec::with_capacity(body.0.len() + 64));
     whole.number(batch.first);
     whole.count(batch.events.len());
     whole.number(base.as_u64());
@@ -281,7 +292,7 @@ fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Table<Node
     if let Some(context) = &revision.context {
         body.count(context.len());
         for (node, sequence) in context.iter() {
-            body.count(nodes.place(*node));
+            body.count(nodes.place(node));
             body.number(sequence);
         }
     }
@@ -291,7 +302,7 @@ fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Table<Node
     if let Some(origins) = origins {
         body.count(origins.events.len());
         for (dot, stamp) in &origins.events {
-            body.count(nodes.place(dot.node));
+            body.count(nodes.place(&dot.node));
             body.number(dot.sequence);
             body.number(stamp.as_u64());
         }

@@ -163,9 +163,18 @@ impl<T> Collection<T> {
     /// # Errors
     /// The manager is closed.
     pub fn ids(&self) -> Result<Vec<String>> {
+        self.ids_starting_with("")
+    }
+
+    /// The ids of those states whose ids begin with this, in order. Takes time in proportion to
+    /// these alone.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn ids_starting_with(&self, start: &str) -> Result<Vec<String>> {
         let known = self.manager.known()?;
         let rules = known.rules(&self.name);
-        let states = known.replica.states(&self.name);
+        let states = known.replica.states_starting_with(&self.name, start);
         Ok(states
             .filter(|(_, siblings)| rules.show(siblings.iter()).is_some())
             .map(|(id, _)| id.to_owned())
@@ -199,7 +208,7 @@ impl<T> Collection<T> {
     /// The logs cannot be read.
     pub fn why(&self, id: &str) -> Result<Why> {
         let key = self.key(id)?;
-        let history = self.manager.history(&key)?;
+        let history = self.manager.history_of(|other| *other == key)?;
         let known = self.manager.known()?;
         let rules = known.rules(&self.name);
         let siblings = known.replica.siblings(&self.name, id);

@@ -99,9 +99,10 @@ impl Conflict {
             remote: remote.map(Side::of),
             sides: siblings.iter().map(Side::of).collect(),
             strategy: rules.strategy.name().to_owned(),
-            is_open: rules
-                .show(siblings.iter())
-                .is_some_and(|shown| shown.is_open),
+            is_open: rules.strategy.may_leave_open()
+                && rules
+                    .show(siblings.iter())
+                    .is_some_and(|shown| shown.is_open),
             key,
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::canonical::InvalidValue;
 use crate::codec::Malformed;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, COLLECTION_BYTES_MAX, ID_BYTES_MAX};
-use crate::node::Key;
+use crate::node::{Key, NodeId};
 use crate::replica::Refused;
 
 /// Why something was not done.
@@ -102,6 +102,25 @@ pub enum Error {
     /// What came from outside does not fit.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A node cannot retire itself.
+    #[error("a node cannot retire itself; whoever stays retires those that leave")]
+    OwnNode,
+    /// A node knows of events that have not come here.
+    #[error(
+        "node {node} knows of events that have not come here; bring them here before it is retired"
+    )]
+    Ahead {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Two copies of a machine wrote as one node, and it is not known any more where they parted.
+    #[error(
+        "where the two logs of node {node} parted is not kept any more; write again what only this machine has"
+    )]
+    PartedTooLongAgo {
+        /// Whose logs.
+        node: NodeId,
+    },
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes: {0}")]
     NoRandomness(String),

@@ -1,6 +1,9 @@
 //! Exchange with other nodes: heads, what others lack, and what they sent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::alarm::{self, Alarm};
 use crate::conflict::Conflict;
@@ -37,6 +40,23 @@ pub struct Reconciled {
 }
 
 impl Reconciled {
+    /// Adds what became of something that came later.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.states.extend(later.states);
+        self.states.sort_unstable();
+        self.states.dedup();
+        self.conflicts.extend(later.conflicts);
+        self.settled.extend(later.settled);
+        self.operations += later.operations;
+        self.known += later.known;
+        self.missing.extend(later.missing);
+        for alarm in later.alarms {
+            if !self.alarms.contains(&alarm) {
+                self.alarms.push(alarm);
+            }
+        }
+    }
+
     /// Whether everything was taken and nothing is wrong.
     pub fn is_success(&self) -> bool {
         self.missing.is_empty() && self.alarms.is_empty()
@@ -49,12 +69,12 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see them.
     pub fn head(&self) -> Result<Vec<u8>> {
-        self.publish(&mut self.writer())?;
+        self.witness(&mut self.writer())?;
         Ok(Message::Head(self.own_head()?).encode())
     }
 
-    /// Notes that others may see this node's events, before they do.
-    fn publish(&self, writer: &mut Writer) -> Result<()> {
+    /// Notes outside the folder that others may see this node's events, before they do.
+    pub(crate) fn witness(&self, writer: &mut Writer) -> Result<()> {
         let known = self.known()?;
         let mark = known.replica.mark(known.node);
         match &mut writer.identity {
@@ -63,7 +83,7 @@ impl Manager {
         }
     }
 
-    fn own_head(&self) -> Result<Head> {
+    pub(crate) fn own_head(&self) -> Result<Head> {
         let known = self.known()?;
         let collections = known.rules.iter().take(HEAD_COLLECTIONS_MAX);
         Ok(Head {
@@ -100,7 +120,7 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see it.
     pub fn export(&self) -> Result<Vec<u8>> {
-        self.publish(&mut self.writer())?;
+        self.witness(&mut self.writer())?;
         let replica = self.known()?.replica.clone();
         Ok(Message::Snapshot(Box::new(replica)).encode())
     }
@@ -111,7 +131,7 @@ impl Manager {
     /// The logs cannot be read.
     pub fn export_since(&self, clock: &VectorClock) -> Result<Vec<u8>> {
         let mut writer = self.writer();
-        self.publish(&mut writer)?;
+        self.witness(&mut writer)?;
         let frames = writer.journal.frames_since(clock, &self.known()?.replica)?;
         drop(writer);
         match frames {
@@ -134,7 +154,10 @@ impl Manager {
     /// # Errors
     /// The bytes are damaged or hostile; nothing has changed. Or they could not be made durable.
     pub fn reconcile(&self, message: &[u8]) -> Result<Reconciled> {
-        let message = Message::decode(message)?;
+        self.take(Message::decode(message)?)
+    }
+
+    pub(crate) fn take(&self, message: Message) -> Result<Reconciled> {
         self.set_status(Status::Syncing);
         let result = match message {
             Message::Head(head) => self.note_head(&head).map(|alarms| Reconciled {
@@ -159,20 +182,30 @@ impl Manager {
         }
     }
 
+    /// Holds this node against another one's head, takes note of that, and tells what is wrong.
     fn note_head(&self, head: &Head) -> Result<Vec<Alarm>> {
-        let own = self.own_head()?;
-        let alarms = alarm::compare(&own, head);
-        let mut writer = self.writer();
-        writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
-        if head.node != own.node {
-            self.change(|known| known.peers.insert(head.node, head.clock()));
-        }
-        drop(writer);
+        let alarms = self.note_peer(head)?;
         for alarm in &alarms {
             self.tell(&Notice::Alarm {
                 alarm: alarm.clone(),
             });
         }
+        Ok(alarms)
+    }
+
+    /// Takes note of another node's head, and finds what is wrong between the two.
+    pub(crate) fn note_peer(&self, head: &Head) -> Result<Vec<Alarm>> {
+        let own = self.own_head()?;
+        let alarms = alarm::compare(&own, head);
+        let is_fork =
+            |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == own.node);
+        let mut writer = self.writer();
+        writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
+        writer.is_outrun |= alarms.iter().any(is_fork);
+        if head.node != own.node {
+            self.change(|known| known.peers.insert(head.node, head.clock()));
+        }
+        drop(writer);
         Ok(alarms)
     }
 
@@ -234,7 +267,8 @@ impl Manager {
                 sequence: run[0].1.first - 1,
                 link: run[0].0.previous,
             };
-            writer.journal.append(&frames, before)?;
+            let after = run[run.len() - 1].2;
+            writer.journal.append(&frames, before, after)?;
         }
         let mut changes = Vec::new();
         self.change(|known| {
@@ -289,25 +323,18 @@ impl Manager {
     ) -> Result<()> {
         let is_told =
             |change: &&Change| change.kind != ChangeKind::Superseded || change.conflict.is_some();
-        let mut states: Vec<Key> = changes
-            .iter()
-            .filter(is_told)
-            .map(|change| change.key.clone())
-            .collect();
-        states.sort_unstable();
-        states.dedup();
-        let mut contested: Vec<(Key, ConflictKind)> = changes
-            .iter()
-            .filter_map(|change| Some((change.key.clone(), change.conflict?)))
-            .collect();
-        // Of several about one state the last one says how it is now.
-        contested.sort_by(|(one, _), (other, _)| one.cmp(other));
-        contested.reverse();
-        contested.dedup_by(|(one, _), (other, _)| one == other);
-        contested.reverse();
+        let mut told: Vec<&Change> = changes.iter().filter(is_told).collect();
+        told.sort_by(|one, other| one.key.cmp(&other.key));
+        result.states.reserve(told.len());
         {
             let known = self.known()?;
-            for (key, kind) in contested {
+            for about_one in told.chunk_by(|one, next| one.key == next.key) {
+                let key = about_one[0].key.clone();
+                result.states.push(key.clone());
+                // Of several conflicts the last one says how it is now.
+                let Some(kind) = about_one.iter().rev().find_map(|change| change.conflict) else {
+                    continue;
+                };
                 let siblings = known.replica.siblings(&key.collection, &key.id);
                 if kind == ConflictKind::ConcurrentUpdate && !is_contested(siblings) {
                     continue;
@@ -333,7 +360,6 @@ impl Manager {
                 });
             }
         }
-        result.states = states;
         result.settled = self.settle(writer, &result.states)?;
         Ok(())
     }
@@ -446,29 +472,31 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
     let mut changes = Vec::new();
     let collections: BTreeSet<_> = before.collections().chain(after.collections()).collect();
     for collection in collections {
-        let old: BTreeMap<&str, &[Revision]> = before.states(collection).collect();
-        let new: BTreeMap<&str, &[Revision]> = after.states(collection).collect();
-        let ids: BTreeSet<&&str> = old.keys().chain(new.keys()).collect();
-        for id in ids {
-            let (old, new) = (old.get(*id), new.get(*id));
+        let is_gone = |(id, _): &(&SmolStr, _)| after.siblings(collection, id).is_empty();
+        let gone = before.entries(collection).filter(is_gone);
+        for (id, siblings) in after.entries(collection).chain(gone) {
+            let (old, new) = (
+                before.siblings(collection, id),
+                after.siblings(collection, id),
+            );
             if old == new {
                 continue;
             }
             let kind = match (old, new) {
-                (None, _) => ChangeKind::Created,
-                (Some(_), Some(_)) => ChangeKind::Updated,
-                (Some(_), None) => ChangeKind::Deleted,
+                ([], _) => ChangeKind::Created,
+                (_, []) => ChangeKind::Deleted,
+                _ => ChangeKind::Updated,
             };
-            let siblings = new.or(old).copied().unwrap_or_default();
             let latest = siblings.iter().max_by_key(|sibling| sibling.rank());
             if let Some(latest) = latest {
                 changes.push(Change {
-                    key: Key::new(collection, id),
+                    key: Key {
+                        collection: Arc::clone(collection),
+                        id: id.clone(),
+                    },
                     dot: latest.dot,
                     kind,
-                    conflict: new
-                        .is_some_and(|siblings| is_contested(siblings))
-                        .then(|| kind_of(siblings)),
+                    conflict: is_contested(new).then(|| kind_of(new)),
                 });
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::node::NodeId;
-use crate::replica::{Frame, Mark, Replica};
+use crate::replica::{Frame, Link, Mark, Replica};
 use crate::store::Store;
 use crate::vector_clock::VectorClock;
 
@@ -16,10 +16,10 @@ pub(crate) enum Journal {
 }
 
 impl Journal {
-    /// Appends frames of one node, whose log ends at this mark.
-    pub(crate) fn append(&mut self, new: &[&Frame], before: Mark) -> Result<()> {
+    /// Appends frames of one node, whose log ends at this mark, and with them at this link.
+    pub(crate) fn append(&mut self, new: &[&Frame], before: Mark, after: Link) -> Result<()> {
         match self {
-            Self::Folder(store) => store.append(new, before),
+            Self::Folder(store) => store.append(new, before, after),
             Self::Memory(frames) => {
                 frames.extend(new.iter().map(|frame| (*frame).clone()));
                 Ok(())
@@ -73,7 +73,12 @@ impl Journal {
     }
 
     /// The frames of one node after a number, if all of them are kept.
-    fn frames_of(&self, node: NodeId, known: u64, mark: Mark) -> Result<Option<Vec<Frame>>> {
+    pub(crate) fn frames_of(
+        &self,
+        node: NodeId,
+        known: u64,
+        mark: Mark,
+    ) -> Result<Option<Vec<Frame>>> {
         let mut found = Vec::new();
         match self {
             Self::Folder(store) => {

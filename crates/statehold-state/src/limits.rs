@@ -31,6 +31,16 @@ pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 pub const COMPRESS_BYTES_MIN: usize = 512;
 /// Largest message from another node, in bytes as sent.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// A segment of a log that is carried is closed at this many bytes.
+pub const CARRIED_SEGMENT_BYTES: u64 = 1024 * 1024;
+/// Largest such segment that is read, in bytes: one batch more, and what is around it.
+pub const CARRIED_SEGMENT_BYTES_MAX: u64 =
+    CARRIED_SEGMENT_BYTES + BATCH_BYTES_MAX as u64 + 1024 * 1024;
+/// A snapshot takes the place of a log that is carried when this is this long, in bytes, and longer
+/// than the snapshot before: so all snapshots together carry no more than the log did.
+pub const CARRIED_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Largest head, in bytes: 65,536 nodes, 4,096 collections with long names, and some room.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most collections that one head may name.
 pub const HEAD_COLLECTIONS_MAX: usize = 4_096;
 /// Most keys that may be known to be superseded before what is superseded has arrived.

@@ -20,10 +20,10 @@ use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::operation::Operation;
 use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
-use crate::revision::Revision;
+use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
-use crate::strategy::{Rules, Strategy, is_settled};
+use crate::strategy::{Rules, is_settled};
 use crate::transaction::Transaction;
 use crate::vector_clock::VectorClock;
 
@@ -385,22 +385,33 @@ impl Manager {
         let Some((batch, clock)) = transaction.finish()? else {
             return Ok((result, Vec::new()));
         };
-        let before = known.replica.mark(known.node);
         drop(known);
+        let changes = self.commit(writer, batch, clock)?;
+        Ok((result, changes))
+    }
+
+    /// Makes a batch of this node's own durable, and shows it to readers.
+    pub(crate) fn commit(
+        &self,
+        writer: &mut Writer,
+        batch: Batch,
+        clock: HybridClock,
+    ) -> Result<Vec<Change>> {
+        let before = self.known()?.replica.mark(batch.node);
         let frame = Frame::of(&batch, before.link);
         if frame.bytes.len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        writer.journal.append(&[&frame], before)?;
         let link = frame.link();
+        writer.journal.append(&[&frame], before, link)?;
         let arrival = self.change(|known| {
             known.clock = clock;
             known.replica.accept_batch(batch, before.link, link)
         })?;
         self.snapshot_if_due(writer)?;
         match arrival {
-            Arrival::New(changes) => Ok((result, changes)),
-            Arrival::Known => Ok((result, Vec::new())),
+            Arrival::New(changes) => Ok(changes),
+            Arrival::Known => Ok(Vec::new()),
         }
     }
 
@@ -412,7 +423,7 @@ impl Manager {
     }
 
     /// Becomes another node if others know more of this one than it does itself.
-    fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
+    pub(crate) fn renew_if_outrun(&self, writer: &mut Writer) -> Result<()> {
         if !writer.is_outrun {
             return Ok(());
         }
@@ -432,7 +443,7 @@ impl Manager {
         Ok(())
     }
 
-    fn tell_own(&self, changes: &[Change]) {
+    pub(crate) fn tell_own(&self, changes: &[Change]) {
         if !self.inner.listeners.is_empty() {
             for change in changes {
                 let key = change.key.clone();
@@ -476,17 +487,36 @@ impl Manager {
         Ok(operations)
     }
 
-    /// Every event of a state that is still kept, by whichever node, oldest first.
-    pub(crate) fn history(&self, key: &Key) -> Result<Vec<Operation>> {
+    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
+    /// kept.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn history(&self) -> Result<Vec<Operation>> {
+        self.history_of(|_| true)
+    }
+
+    /// The same of states that are wanted.
+    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
         let writer = self.writer();
         let mut operations = Vec::new();
         for frame in writer.journal.history()? {
             let events = frame.batch()?.events;
-            let events = events.iter().filter(|event| event.key == *key);
+            let events = events.iter().filter(|event| is_wanted(&event.key));
             operations.extend(events.map(Operation::of));
         }
         operations.sort_by_key(|operation| (operation.stamp, operation.dot));
         Ok(operations)
+    }
+
+    /// The names of all collections that hold anything, in order.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn collections(&self) -> Result<Vec<String>> {
+        let known = self.known()?;
+        let names = known.replica.collections();
+        Ok(names.map(ToString::to_string).collect())
     }
 
     /// All states that several nodes wrote at once and nobody has written since.
@@ -612,12 +642,9 @@ impl Manager {
 
     fn has_open_conflict(&self) -> bool {
         let known = self.peek();
-        // Only these leave anything open, and looking takes time.
-        let may_leave_open =
-            |rules: &Rules| matches!(rules.strategy, Strategy::Manual) || rules.strategy.computes();
         known.replica.conflicts() > 0
             && known.rules.iter().any(|(name, rules)| {
-                may_leave_open(rules)
+                rules.strategy.may_leave_open()
                     && known.replica.states(name).any(|(_, siblings)| {
                         siblings.len() > 1
                             && rules
@@ -639,8 +666,7 @@ impl fmt::Debug for Manager {
 
 /// Whether siblings say different things and nobody has settled it.
 pub(crate) fn is_contested(siblings: &[Revision]) -> bool {
-    let all: Vec<&Revision> = siblings.iter().collect();
-    all.len() > 1 && !is_settled(&all)
+    siblings.len() > 1 && !is_settled(siblings.iter())
 }
 
 pub(crate) fn kind_of(siblings: &[Revision]) -> ConflictKind {

@@ -20,6 +20,9 @@ const MAGIC: &[u8; 4] = b"SHM1";
 const CHECK_BYTES: usize = 16;
 const WHAT: &str = "a message";
 
+/// Level of compression of deltas, which are made again for each node that asks.
+const DELTA_LEVEL: i32 = 1;
+
 const KIND_HEAD: u8 = 1;
 const KIND_DELTA: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
@@ -75,7 +78,7 @@ impl Message {
                 writer.raw(&[KIND_DELTA]);
                 let mut delta = Writer::default();
                 write_delta(&mut delta, frames);
-                writer.raw(&pack(delta.0));
+                writer.raw(&pack(delta.0, DELTA_LEVEL));
             }
             Self::Snapshot(replica) => {
                 writer.raw(&[KIND_SNAPSHOT]);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Names a node: one log that only grows. 128 random bits.
 ///
@@ -90,7 +91,7 @@ pub struct Key {
     /// The collection.
     pub collection: Arc<str>,
     /// The state within it.
-    pub id: Box<str>,
+    pub id: SmolStr,
 }
 
 impl Key {

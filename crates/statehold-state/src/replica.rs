@@ -4,16 +4,20 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::codec::{self, Malformed};
+use crate::draft::Draft;
 use crate::hybrid_clock::HybridClock;
 use crate::limits::{CLOCK_NODES_MAX, PENDING_MAX};
 use crate::node::{Dot, Key, NodeId};
 use crate::revision::{Batch, Content, Event, Revision};
-use crate::root::Root;
+use crate::root::{Digester, Root};
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
@@ -261,9 +265,10 @@ impl Siblings {
     }
 }
 
-type States = BTreeMap<Box<str>, Siblings>;
+/// Short ids lie in the map itself: looking at them elsewhere would be most of what a look costs.
+type States = BTreeMap<SmolStr, Siblings>;
 /// The states of a collection as they were read: ids in order, with their live revisions.
-pub(crate) type ReadStates = Vec<(Box<str>, Siblings)>;
+pub(crate) type ReadStates = Vec<(SmolStr, Siblings)>;
 
 /// What one node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -329,6 +334,30 @@ impl Replica {
             .map(|(id, siblings)| (&**id, siblings.as_slice()))
     }
 
+    /// Those of a collection's states whose ids begin with this, in the order of their ids.
+    pub fn states_starting_with<'a>(
+        &'a self,
+        collection: &str,
+        start: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a [Revision])> {
+        let states = self.collections.get(collection).into_iter();
+        states
+            .flat_map(move |states| {
+                states.range::<str, _>((Bound::Included(start), Bound::Unbounded))
+            })
+            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+            .take_while(move |(id, _)| id.starts_with(start))
+    }
+
+    /// The same with ids that can be shared.
+    pub(crate) fn entries(
+        &self,
+        collection: &str,
+    ) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
+        let states = self.collections.get(collection).into_iter().flatten();
+        states.map(|(id, siblings)| (id, siblings.as_slice()))
+    }
+
     /// How many states a collection has, graves included.
     pub fn count(&self, collection: &str) -> usize {
         self.collections.get(collection).map_or(0, BTreeMap::len)
@@ -351,6 +380,11 @@ impl Replica {
     /// # Errors
     /// The frame is not taken, and nothing has changed.
     pub fn accept(&mut self, frame: &Frame) -> Result<Arrival, Refused> {
+        // Most of what comes twice needs no closer look.
+        let (_, last) = frame.sequences()?;
+        if last < self.mark(frame.node).sequence {
+            return Ok(Arrival::Known);
+        }
         let batch = frame.batch()?;
         let link = frame.link();
         self.accept_batch(batch, frame.previous, link)
@@ -371,10 +405,12 @@ impl Replica {
         }
         self.check_room(std::iter::once(&batch))?;
         let (node, sequence) = (batch.node, batch.last());
-        let changes = batch
-            .events
+        let mut events = batch.events;
+        sort_roughly(&mut events);
+        let mut digester = Digester::default();
+        let changes = events
             .into_iter()
-            .map(|event| self.apply(event))
+            .map(|event| self.apply(event, &mut digester))
             .collect();
         self.marks.insert(node, Mark { sequence, link });
         self.forget_pending(node, sequence);
@@ -409,7 +445,7 @@ impl Replica {
     }
 
     /// Takes one event that has not been seen, after all earlier ones of its node.
-    fn apply(&mut self, event: Event) -> Change {
+    fn apply(&mut self, event: Event, digester: &mut Digester) -> Change {
         let Event { key, revision } = event;
         let dot = revision.dot;
         let was_superseded = self
@@ -431,34 +467,36 @@ impl Replica {
         let mut left_alive = false;
         let was_there;
         let mut is_there = is_live;
-        if let Some(siblings) = states.get_mut(&key.id) {
+        let place = states.entry(key.id.clone());
+        if let Entry::Occupied(mut place) = place {
             was_there = true;
-            let mut all = std::mem::take(siblings);
+            let mut all = std::mem::take(place.get_mut());
             self.conflicts -= usize::from(all.as_slice().len() > 1);
             let root = &mut self.root;
             all.retain(|sibling| {
                 let is_seen = revision.has_seen(sibling.dot);
                 if is_seen {
-                    root.subtract(&key, sibling);
+                    root.subtract(digester.digest(&key.collection, &key.id, sibling));
                 }
                 !is_seen
             });
             left_alive = !all.as_slice().is_empty();
             if is_live {
-                root.add(&key, &revision);
+                root.add(digester.digest(&key.collection, &key.id, &revision));
                 all.add(revision);
             }
             is_there = !all.as_slice().is_empty();
             self.conflicts += usize::from(all.as_slice().len() > 1);
-            *siblings = all;
+            *place.get_mut() = all;
             if !is_there {
-                states.remove(&key.id);
+                place.remove();
             }
         } else {
             was_there = false;
             if is_live {
-                self.root.add(&key, &revision);
-                states.insert(key.id.clone(), Siblings::One(revision));
+                let digest = digester.digest(&key.collection, &key.id, &revision);
+                self.root.add(digest);
+                place.or_insert(Siblings::One(revision));
             }
         }
         if states.is_empty() {
@@ -522,6 +560,10 @@ impl Replica {
     /// # Errors
     /// The two contradict each other, and nothing has changed.
     pub fn join(&mut self, other: &Self) -> Result<(), Refused> {
+        if *self == Self::default() {
+            *self = other.clone();
+            return Ok(());
+        }
         for (node, mark) in &other.marks {
             let known = self.mark(*node);
             if known.sequence == mark.sequence && known.link != mark.link {
@@ -571,7 +613,7 @@ impl Replica {
         let none = States::new();
         let mine = self.collections.get(name).unwrap_or(&none);
         let theirs = other.collections.get(name).unwrap_or(&none);
-        let ids: std::collections::BTreeSet<&Box<str>> = mine.keys().chain(theirs.keys()).collect();
+        let ids: std::collections::BTreeSet<&SmolStr> = mine.keys().chain(theirs.keys()).collect();
         let mut states = Vec::with_capacity(ids.len());
         for id in ids {
             let of = |states: &'_ States| -> Vec<Revision> {
@@ -664,13 +706,14 @@ impl Replica {
     /// Computes the root and the number of conflicts anew from all live revisions.
     pub(crate) fn recount(&mut self) {
         let mut root = Root::default();
+        let mut digester = Digester::default();
         let mut conflicts = 0;
         for (collection, states) in &self.collections {
             for (id, siblings) in states {
                 let siblings = siblings.as_slice();
                 conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
-                    root.add_parts(collection, id, revision);
+                    root.add(digester.digest(collection, id, revision));
                 }
             }
         }
@@ -679,121 +722,34 @@ impl Replica {
 
     /// Begins a batch of this node's own.
     pub fn draft(&self, node: NodeId, clock: HybridClock, now: u64) -> Draft<'_> {
-        Draft {
-            replica: self,
-            node,
-            first: self.mark(node).sequence + 1,
-            clock,
-            now,
-            events: Vec::new(),
-            places: HashMap::new(),
-            hashes: RandomState::new(),
-        }
+        Draft::new(self, node, clock, now)
     }
 }
 
-/// A batch in the making: events of one node on top of what its replica knows.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    replica: &'a Replica,
-    node: NodeId,
-    first: u64,
-    clock: HybridClock,
-    now: u64,
-    events: Vec<Event>,
-    /// Where the last event of a key stands in `events`, by the key's hash; keys of one hash stand
-    /// at the next free numbers.
-    places: HashMap<u64, usize>,
-    hashes: RandomState,
-}
+/// From so many events on it pays to sort them.
+const SORT_EVENTS_MIN: usize = 256;
 
-impl Draft<'_> {
-    /// The live revisions of a state, with what this draft has done to it.
-    pub fn siblings(&self, key: &Key) -> &[Revision] {
-        let place = self.places.get(&self.slot(key));
-        match place.map(|place| &self.events[*place].revision) {
-            Some(revision) if revision.content == Content::Deleted => &[],
-            Some(revision) => std::slice::from_ref(revision),
-            None => self.replica.siblings(&key.collection, &key.id),
+/// Puts the events of a large batch into about the order in which their keys stand in the map: each
+/// then finds its neighbours at hand, which is most of what taking it costs. Events of one key stay
+/// in their order.
+fn sort_roughly(events: &mut [Event]) {
+    let Some((first, rest)) = events.split_first() else {
+        return;
+    };
+    if rest.len() < SORT_EVENTS_MIN {
+        return;
+    }
+    let first = first.key.id.as_bytes();
+    let shared = rest.iter().fold(first.len(), |shared, event| {
+        let both = first[..shared].iter().zip(event.key.id.as_bytes());
+        both.take_while(|(one, other)| one == other).count()
+    });
+    events.sort_by_cached_key(|event| {
+        let mut word = [0; 8];
+        let differing = event.key.id.as_bytes().iter().skip(shared);
+        for (byte, differing) in word.iter_mut().zip(differing) {
+            *byte = *differing;
         }
-    }
-
-    /// The number under which a key's place is or would be found.
-    fn slot(&self, key: &Key) -> u64 {
-        let mut slot = self.hashes.hash_one(key);
-        while let Some(place) = self.places.get(&slot)
-            && self.events[*place].key != *key
-        {
-            slot = slot.wrapping_add(1);
-        }
-        slot
-    }
-
-    /// Adds an event that supersedes everything this node knows of the key.
-    pub fn push(&mut self, key: Key, content: Content, resolves: bool) -> Dot {
-        let slot = self.slot(&key);
-        let mut context = VectorClock::new();
-        let version = if let Some(place) = self.places.get(&slot) {
-            let earlier = &self.events[*place].revision;
-            if let Some(earlier) = &earlier.context {
-                context.merge(earlier);
-            }
-            (earlier.content != Content::Deleted).then_some(earlier.version)
-        } else {
-            let siblings = self.replica.siblings(&key.collection, &key.id);
-            for sibling in siblings {
-                if let Some(earlier) = &sibling.context {
-                    context.merge(earlier);
-                }
-                context.observe(sibling.dot.node, sibling.dot.sequence);
-            }
-            siblings.iter().map(|sibling| sibling.version).max()
-        };
-        // One's own earlier events are superseded without being named.
-        context.forget(&self.node);
-        let dot = Dot {
-            node: self.node,
-            sequence: self.first + self.events.len() as u64,
-        };
-        let revision = Revision {
-            dot,
-            stamp: self.clock.tick(self.now),
-            version: version.unwrap_or(0).saturating_add(1),
-            resolves,
-            context: (!context.is_empty()).then(|| Box::new(context)),
-            content,
-        };
-        self.places.insert(slot, self.events.len());
-        self.events.push(Event { key, revision });
-        dot
-    }
-
-    /// How many events it has.
-    pub fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Whether it has no events.
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
-    /// The batch and the clock after it; nothing if there were no events.
-    pub fn finish(self) -> Option<(Batch, HybridClock)> {
-        (!self.events.is_empty()).then(|| {
-            let batch = Batch {
-                node: self.node,
-                first: self.first,
-                events: self.events,
-            };
-            (batch, self.clock)
-        })
-    }
-
-    /// The batch as a frame that continues this node's log.
-    pub fn seal(self) -> Option<(Frame, HybridClock)> {
-        let previous = self.replica.mark(self.node).link;
-        let (batch, clock) = self.finish()?;
-        Some((Frame::of(&batch, previous), clock))
-    }
+        u64::from_be_bytes(word)
+    });
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::codec::Writer;
-use crate::node::{Key, hex};
+use crate::node::hex;
 use crate::revision::{Content, Origins, Revision};
 
 /// A digest of everything that is live. Replicas that know the same events have the same root.
@@ -32,12 +32,7 @@ impl Root {
         bytes
     }
 
-    pub(crate) fn add(&mut self, key: &Key, revision: &Revision) {
-        self.add_parts(&key.collection, &key.id, revision);
-    }
-
-    pub(crate) fn add_parts(&mut self, collection: &str, id: &str, revision: &Revision) {
-        let other = digest(collection, id, revision);
+    pub(crate) fn add(&mut self, other: Self) {
         let mut carry = false;
         for (word, other) in self.0.iter_mut().zip(other.0) {
             let (sum, first) = word.overflowing_add(other);
@@ -47,8 +42,7 @@ impl Root {
         }
     }
 
-    pub(crate) fn subtract(&mut self, key: &Key, revision: &Revision) {
-        let other = digest(&key.collection, &key.id, revision);
+    pub(crate) fn subtract(&mut self, other: Self) {
         let mut borrow = false;
         for (word, other) in self.0.iter_mut().zip(other.0) {
             let (difference, first) = word.overflowing_sub(other);
@@ -67,9 +61,20 @@ impl Root {
     }
 }
 
-/// The digest of one live revision, with everything that later events depend on.
-fn digest(collection: &str, id: &str, revision: &Revision) -> Root {
-    let mut bytes = Writer(Vec::with_capacity(256));
+/// Digests live revisions, one after the other in the same memory.
+#[derive(Debug, Default)]
+pub(crate) struct Digester(Writer);
+
+impl Digester {
+    /// The digest of one live revision, with everything that later events depend on.
+    pub(crate) fn digest(&mut self, collection: &str, id: &str, revision: &Revision) -> Root {
+        self.0.0.clear();
+        write(&mut self.0, collection, id, revision);
+        Root::from_bytes(*blake3::hash(&self.0.0).as_bytes())
+    }
+}
+
+fn write(bytes: &mut Writer, collection: &str, id: &str, revision: &Revision) {
     bytes.bytes(collection.as_bytes());
     bytes.bytes(id.as_bytes());
     bytes.raw(revision.dot.node.as_bytes());
@@ -106,7 +111,6 @@ fn digest(collection: &str, id: &str, revision: &Revision) -> Root {
         Content::Grave => bytes.number(1),
         Content::Deleted => bytes.number(2),
     }
-    Root::from_bytes(*blake3::hash(&bytes.0).as_bytes())
 }
 
 impl fmt::Display for Root {

@@ -34,20 +34,22 @@ fn header(node: NodeId, before: Mark) -> Vec<u8> {
     bytes
 }
 
-/// Frames as they stand in a file: one record.
-fn record(frames: &[&Frame]) -> Vec<u8> {
-    let mut body = Writer::default();
+/// Frames as they stand in a file: one record, with the link after them.
+fn record(frames: &[&Frame], after: Link) -> Vec<u8> {
+    let room = frames.iter().map(|frame| frame.bytes.len() + 10);
+    let mut record = Writer(Vec::with_capacity(
+        RECORD_HEADER_BYTES + room.sum::<usize>(),
+    ));
+    record.raw(&[0; RECORD_HEADER_BYTES]);
     for frame in frames {
-        body.bytes(&frame.bytes);
+        record.bytes(&frame.bytes);
     }
+    let mut bytes = record.0;
     // A record is cut long before it has 4 GiB.
-    let length = u32::try_from(body.0.len()).unwrap_or(u32::MAX);
-    let link = frames.last().map_or_else(Link::default, |last| last.link());
-    let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES + body.0.len());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&(!length).to_le_bytes());
-    bytes.extend_from_slice(&link);
-    bytes.extend_from_slice(&body.0);
+    let length = u32::try_from(bytes.len() - RECORD_HEADER_BYTES).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4..8].copy_from_slice(&(!length).to_le_bytes());
+    bytes[8..RECORD_HEADER_BYTES].copy_from_slice(&after);
     bytes
 }
 
@@ -97,8 +99,8 @@ impl SegmentWriter {
     }
 
     /// Appends frames as one record: all of them are durable when this returns.
-    pub(crate) fn append(&mut self, frames: &[&Frame]) -> Result<u64> {
-        let bytes = record(frames);
+    pub(crate) fn append(&mut self, frames: &[&Frame], after: Link) -> Result<u64> {
+        let bytes = record(frames, after);
         self.file.write_all(&bytes).on("write", &self.path)?;
         self.file.sync_data().on("flush", &self.path)?;
         self.length += bytes.len() as u64;
@@ -109,6 +111,8 @@ impl SegmentWriter {
 /// What a segment holds.
 #[derive(Debug)]
 pub(crate) struct Contents {
+    /// Up to where the log was in earlier segments; nothing if the header is half written.
+    pub before: Option<Mark>,
     /// Its whole frames.
     pub frames: Vec<Frame>,
     /// How many bytes those and the header take.
@@ -117,9 +121,27 @@ pub(crate) struct Contents {
     pub is_torn: bool,
 }
 
+impl Contents {
+    /// Up to where the log is known after this segment.
+    pub(crate) fn end(&self) -> Result<Option<Mark>, Malformed> {
+        match self.frames.last() {
+            Some(last) => Ok(Some(Mark {
+                sequence: last.sequences()?.1,
+                link: last.link(),
+            })),
+            None => Ok(self.before),
+        }
+    }
+}
+
 /// Reads a segment. In the last one of a log, what was half written at its end is left out.
 pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents> {
     let bytes = durable::read(path)?.unwrap_or_default();
+    parse(&bytes, path, node, is_last)
+}
+
+/// Takes the content of a segment apart, which was read from this path.
+pub(crate) fn parse(bytes: &[u8], path: &Path, node: NodeId, is_last: bool) -> Result<Contents> {
     let damaged = |offset: usize, why: &str| {
         Err(Error::Damaged {
             path: path.to_owned(),
@@ -128,6 +150,7 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
         })
     };
     let mut contents = Contents {
+        before: None,
         frames: Vec::new(),
         length: 0,
         is_torn: false,
@@ -152,6 +175,11 @@ pub(crate) fn read(path: &Path, node: NodeId, is_last: bool) -> Result<Contents>
     }
     let mut previous = Link::default();
     previous.copy_from_slice(&checked[32..48]);
+    let first = checked[24..32].try_into().unwrap_or_default();
+    contents.before = Some(Mark {
+        sequence: u64::from_le_bytes(first).saturating_sub(1),
+        link: previous,
+    });
     let mut offset = HEADER_BYTES;
     while offset < bytes.len() {
         let rest = &bytes[offset..];

@@ -20,6 +20,8 @@ use crate::root::Root;
 use crate::vector_clock::VectorClock;
 
 const WHAT: &str = "a snapshot";
+/// Level of compression: what takes no noticeable time.
+const SNAPSHOT_LEVEL: i32 = 3;
 const GRAVE: u8 = 1;
 const RESOLVES: u8 = 2;
 const HAS_CONTEXT: u8 = 4;
@@ -106,7 +108,7 @@ pub(crate) fn canonical_bytes(replica: &Replica) -> Vec<u8> {
 
 /// The replica as bytes, in their container.
 pub(crate) fn encode(replica: &Replica) -> Vec<u8> {
-    pack(canonical_bytes(replica))
+    pack(canonical_bytes(replica), SNAPSHOT_LEVEL)
 }
 
 fn columns(replica: &Replica, collection: &str, places: &BTreeMap<NodeId, usize>) -> Columns {

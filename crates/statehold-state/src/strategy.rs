@@ -128,6 +128,11 @@ impl Strategy {
     pub(crate) const fn computes(&self) -> bool {
         matches!(self, Self::Merge | Self::Custom(_))
     }
+
+    /// Whether a conflict may wait for somebody to resolve it. Finding out for one takes time.
+    pub(crate) const fn may_leave_open(&self) -> bool {
+        matches!(self, Self::Manual) || self.computes()
+    }
 }
 
 /// The strategy of this name; those of an application's own have no name that could be looked up.
@@ -237,7 +242,7 @@ impl Rules {
         let mut candidates: Vec<&Revision> = [first, second].into_iter().chain(values).collect();
         candidates.sort_by_key(|sibling| sibling.dot);
         let latest = candidates.iter().copied().max_by_key(|s| s.rank())?;
-        let is_conflict = !is_settled(&candidates);
+        let is_conflict = !is_settled(candidates.iter().copied());
         let (computed, is_open) = match &self.strategy {
             _ if !is_conflict => (None, false),
             Strategy::Merge => {
@@ -297,7 +302,7 @@ impl Rules {
         siblings: impl Iterator<Item = &'a Revision> + Clone,
     ) -> Option<&'a Revision> {
         let values: Vec<&Revision> = siblings.filter(|s| s.value().is_some()).collect();
-        if values.len() < 2 || is_settled(&values) {
+        if values.len() < 2 || is_settled(values.iter().copied()) {
             return None;
         }
         let own = values.iter().find(|s| s.dot.node == me && !s.resolves)?;
@@ -314,9 +319,8 @@ impl Rules {
 }
 
 /// Whether siblings are no conflict: all say the same, or all are settlements.
-pub(crate) fn is_settled(values: &[&Revision]) -> bool {
-    let same = values
-        .windows(2)
-        .all(|pair| pair[0].value() == pair[1].value());
-    same || values.iter().all(|sibling| sibling.resolves)
+pub(crate) fn is_settled<'a>(mut values: impl Iterator<Item = &'a Revision> + Clone) -> bool {
+    let all_settle = values.clone().all(|sibling| sibling.resolves);
+    let first = values.next().map(Revision::value);
+    all_settle || values.all(|sibling| Some(sibling.value()) == first)
 }

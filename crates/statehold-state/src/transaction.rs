@@ -5,12 +5,12 @@ use serde::de::DeserializeOwned;
 
 use crate::canonical::Canonical;
 use crate::collection::{Collection, State};
+use crate::draft::Draft;
 use crate::error::{Error, Result};
 use crate::hybrid_clock::HybridClock;
 use crate::limits::{BATCH_EVENTS_MAX, ID_BYTES_MAX};
 use crate::manager::Known;
 use crate::node::Key;
-use crate::replica::Draft;
 use crate::revision::{Batch, Content};
 use crate::strategy::{Rules, Strategy};
 

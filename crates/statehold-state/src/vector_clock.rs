@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::node::{Dot, NodeId};
 
@@ -38,16 +38,19 @@ pub enum Causality {
 /// assert!(phone.is_dominated_by(&both));
 /// assert_eq!(both.get(&"tablet"), 0);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(
     from = "BTreeMap<N, u64>",
     bound(deserialize = "N: Ord + Clone + Deserialize<'de>")
 )]
-pub struct VectorClock<N: Ord = NodeId>(BTreeMap<N, u64>);
+pub struct VectorClock<N: Ord = NodeId>(
+    /// In the order of nodes, none of them at 0: there are few, and many clocks.
+    Vec<(N, u64)>,
+);
 
 impl<N: Ord> Default for VectorClock<N> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Vec::new())
     }
 }
 
@@ -59,7 +62,7 @@ impl<N: Ord + Clone> VectorClock<N> {
 
     /// The number at which a node stands; 0 for a node that is not named.
     pub fn get(&self, node: &N) -> u64 {
-        self.0.get(node).copied().unwrap_or(0)
+        self.place(node).map_or(0, |place| self.0[place].1)
     }
 
     /// This clock with one more event of this node. The input is not changed.
@@ -72,15 +75,19 @@ impl<N: Ord + Clone> VectorClock<N> {
 
     /// Counts one more event of this node.
     pub fn increment(&mut self, node: N) {
-        let number = self.0.entry(node).or_insert(0);
-        *number = number.saturating_add(1);
+        let next = self.get(&node).saturating_add(1);
+        self.observe(node, next);
     }
 
     /// Notes that a node's events up to this number are known. Never goes back.
     pub fn observe(&mut self, node: N, sequence: u64) {
-        if sequence > 0 {
-            let number = self.0.entry(node).or_insert(0);
-            *number = sequence.max(*number);
+        match self.place(&node) {
+            Ok(place) => {
+                let number = &mut self.0[place].1;
+                *number = sequence.max(*number);
+            }
+            Err(place) if sequence > 0 => self.0.insert(place, (node, sequence)),
+            Err(_) => {}
         }
     }
 
@@ -136,7 +143,14 @@ impl<N: Ord + Clone> VectorClock<N> {
 
     /// Takes a node out.
     pub(crate) fn forget(&mut self, node: &N) {
-        self.0.remove(node);
+        if let Ok(place) = self.place(node) {
+            self.0.remove(place);
+        }
+    }
+
+    /// Where a node stands, or would stand.
+    fn place(&self, node: &N) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| other.cmp(node))
     }
 
     fn covers(&self, other: &Self) -> bool {
@@ -151,6 +165,13 @@ impl VectorClock<NodeId> {
     /// Whether this event is known.
     pub fn contains(&self, dot: Dot) -> bool {
         self.get(&dot.node) >= dot.sequence
+    }
+}
+
+impl<N: Ord + Serialize> Serialize for VectorClock<N> {
+    /// As a map from nodes to numbers.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(node, number)| (node, number)))
     }
 }
 

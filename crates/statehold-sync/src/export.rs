@@ -12,11 +12,13 @@ use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::time::Mtime;
 use statehold_core::tree::Tree;
+use statehold_repository::batches::{
+    BATCH_BYTES, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, stored_bytes,
+};
 use statehold_repository::content::open_chunk;
 use statehold_repository::{Error, Remote};
 use tar::{EntryType, Header};
 
-use crate::engine::fetch::{BATCH_BYTES, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, stored_bytes};
 use crate::engine::retrieve::{Retrieval, Retrieved};
 use crate::engine::{Result, own_error};
 use crate::folder::Folder;

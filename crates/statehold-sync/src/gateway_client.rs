@@ -23,14 +23,15 @@ use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_repository::collect::{Collected, Usage};
 use statehold_repository::content::Pack;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{Batch, Opening, check_range, push_in_parts};
 use statehold_repository::wire::bodies::{
-    Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant, Place,
-    ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
+    CompactRequest, Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant,
+    Place, PurgeRequest, ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
 };
 use statehold_repository::wire::frames::{Decoder, End, Frame};
 use statehold_repository::wire::key::{Invite, Key};
@@ -397,6 +398,21 @@ impl GatewayClient {
         };
         self.json(Ask::post(format!("v1/machines/{key}/rename"), &request)?)
             .await
+    }
+
+    /// What takes space in the repository.
+    pub async fn usage(&self) -> Result<Usage> {
+        self.json(Ask::get("v1/usage")).await
+    }
+
+    /// Lets go of what the policy lets go. Takes the role `maintain`, and `own` to approve of much.
+    pub async fn compact(&self, request: CompactRequest) -> Result<Collected> {
+        self.json(Ask::post("v1/compact", &request)?).await
+    }
+
+    /// Makes what was ever at a path unreadable, and deletes it. Takes the role `own`.
+    pub async fn purge(&self, request: &PurgeRequest) -> Result<Collected> {
+        self.json(Ask::post("v1/purge", request)?).await
     }
 
     /// Adds an invite to one's own repositories. Takes the role `own`.
@@ -777,6 +793,7 @@ impl Remote for GatewayRemote {
         };
         let Frames(frames, end) = self.client.send(&ask).await?;
         let (mut checkpoint, mut trees, mut records) = (None, HashMap::new(), Vec::new());
+        let mut moves = None;
         for frame in frames {
             match frame {
                 Frame::Checkpoint(bytes) => {
@@ -786,6 +803,9 @@ impl Remote for GatewayRemote {
                 Frame::Record { number, bytes } => {
                     records.push(StoredRecord::read(number, bytes)?);
                 }
+                Frame::Moves { number, bytes } => {
+                    moves = Some(StoredRecord::read(number, bytes)?);
+                }
                 _ => return Err(strange("something that no state is made of")),
             }
         }
@@ -793,6 +813,7 @@ impl Remote for GatewayRemote {
         Ok(Opening {
             checkpoint: checkpoint.map(|checkpoint| (checkpoint, trees)),
             batch: Batch { records, more },
+            moves,
         })
     }
 

@@ -69,6 +69,11 @@ impl Home {
         self.keys().join(workspace.to_string())
     }
 
+    /// The folder for what tells copies of application state apart, outside of all workspaces.
+    pub fn witnesses(&self) -> PathBuf {
+        self.config.join("statehold").join("witnesses")
+    }
+
     /// The folder for locks; made on first use, for this user alone.
     pub(crate) fn make_runtime_folder(&self) -> io::Result<PathBuf> {
         let folder = self.runtime.join("statehold");

@@ -29,7 +29,7 @@ use crate::stat_cache::StatCache;
 const CHECKOUT_MAGIC: [u8; 8] = *b"SHINDEX\n";
 const CACHE_MAGIC: [u8; 8] = *b"SHCACHE\n";
 /// Raised by every change of the files' content, since an old index is cheap to do without.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Enough of a file to read the records it stands at.
 const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 128;
 /// Magic, version, digest of the rest.

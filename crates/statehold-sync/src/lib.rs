@@ -11,7 +11,7 @@
 //!    [`locks`]: who may work at the same time, and how often.
 //! 6. [`events`], [`manifest_file`]: the two files that people and scripts read.
 //! 7. [`atomic`]: replacing a file of Statehold's own whole or not at all.
-//! 8. [`checks`]: what was verified and when.
+//! 8. [`checks`]: what was verified and when; [`drills`]: what was restored to see that it can be.
 //!
 //! And the half that reaches out:
 //!
@@ -36,6 +36,7 @@ compile_error!(
 pub mod atomic;
 pub mod checks;
 pub mod coverage;
+pub mod drills;
 pub mod engine;
 pub mod events;
 pub mod export;

@@ -10,6 +10,7 @@
 //!   conflicts/       local content that gave way and exists nowhere else
 //!   allowed-secrets.json  files that may be sent although they seem to hold secrets
 //!   journal/         what a killed pull resumes from
+//!   states/          what this machine keeps of application state
 //!   restoring/       what each folder beneath `_restore` holds, and content on its way there
 //!   log/             manifest and events, unless the preset keeps them elsewhere
 //! ```
@@ -377,6 +378,11 @@ impl Workspace {
     /// What each folder of restored files holds, and content on its way into it.
     pub fn restoring(&self) -> PathBuf {
         self.own("restoring")
+    }
+
+    /// Receipts of the drills that were made here.
+    pub fn drills(&self) -> PathBuf {
+        self.own("drills")
     }
 
     /// Folders whose folders and files go by their bare names.

@@ -49,7 +49,7 @@ impl Author {
         known: &State,
         changes: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
     ) -> Result<Drafted> {
-        let mut writer = ContentWriter::new(&known.tree, &self.entropy);
+        let mut writer = ContentWriter::new(&known.tree, &known.collection, &self.entropy);
         let (mut upserts, mut deletes, mut packs) = (Vec::new(), Vec::new(), Vec::new());
         for (path, content) in changes {
             let path = RepoPath::parse(path).map_err(Error::refused)?;

@@ -12,6 +12,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry, FileEntry, Location};
 use statehold_core::id::{MachineId, Nonce};
 use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
 use statehold_core::record::{
     Body, DraftHead, ForgetBody, Kind, NoteBody, PushBody, RollbackBody, SnapshotBody, Upsert,
 };
@@ -21,7 +22,7 @@ use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::content::{ContentWriter, Pack, open_chunk};
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{Remote, advance, load};
+use statehold_repository::remote::{Remote, advance, load, load_at};
 use statehold_repository::{Error, Result};
 
 use crate::environment::{EPOCH, SeededEntropy};
@@ -85,6 +86,8 @@ pub struct Surroundings {
     pub intentions: AtomicU64,
     /// How often a draft was turned away by what came first.
     pub conflicts: AtomicU64,
+    /// Earlier states that were read whole.
+    pub restored: AtomicU64,
 }
 
 /// A client.
@@ -257,6 +260,72 @@ impl Client {
         self.excuse("tending", tended).map(drop)
     }
 
+    /// Reads an earlier state with all its content, if it is kept.
+    pub async fn restore(&self) -> Step {
+        let remote = self.remote();
+        let newest = self.known().head.number;
+        // Few of the old ones are kept, so mostly one of the newest.
+        let number = match self.entropy.below(3) {
+            0 => 1 + self.entropy.below(newest),
+            _ => newest.saturating_sub(self.entropy.below(40)).max(1),
+        };
+        if newest == 0 {
+            return Ok(());
+        }
+        let auditor = &self.around.auditor;
+        let state = match load_at(&**remote, Point::Record(number)).await {
+            Err(Error::Expired { .. }) => {
+                auditor.check().await?;
+                return auditor.check_expired(number);
+            }
+            // Retired again and again while it read.
+            Err(Error::Retired { .. }) => return Ok(()),
+            loaded => loaded,
+        };
+        // What vanished while it was read is found elsewhere, or let go.
+        let state = match state {
+            Err(error @ (Error::NotFound { .. } | Error::Damaged { .. })) => {
+                self.note(&format!("restoring {number}: {error}"));
+                match load_at(&**remote, Point::Record(number)).await {
+                    Err(Error::Expired { .. } | Error::Retired { .. }) => return Ok(()),
+                    again => again,
+                }
+            }
+            loaded => loaded,
+        };
+        let Some(state) = self.excuse(&format!("restoring {number}"), state)? else {
+            return Ok(());
+        };
+        auditor.check_earlier(&state)?;
+        for (path, entry) in state.tree.iter() {
+            let Entry::File(file) = entry else { continue };
+            let read = self.content(&**remote, file).await;
+            let read = match read {
+                Err(Error::NotFound { .. }) if auditor.has_expired(number) => return Ok(()),
+                read => read,
+            };
+            let what = format!("restoring {path} at {number}");
+            match self.excuse(&what, read)? {
+                Some(digest) if digest == file.digest => {}
+                Some(_) => return Err(Violation(format!("{what}: another content"))),
+                None => return Ok(()),
+            }
+        }
+        self.note(&format!("restores {number}"));
+        self.around.restored.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The digest of a file's content, read chunk by chunk.
+    async fn content(&self, remote: &dyn Remote, file: &FileEntry) -> Result<Digest> {
+        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
+        let mut whole = Vec::new();
+        for (chunk, frame) in file.chunks.iter().zip(remote.read(&places).await?) {
+            whole.extend_from_slice(&open_chunk(chunk, &frame)?);
+        }
+        Ok(Digest::of(&whole))
+    }
+
     /// Reads a file of the tree it knows.
     pub async fn read_file(&self) -> Step {
         let remote = self.remote();
@@ -272,22 +341,20 @@ impl Client {
         let Some((path, file)) = self.entropy.pick(&files) else {
             return Ok(());
         };
-        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
-        let read = remote.read(&places).await;
-        let Some(frames) = self.excuse("reading a file", read)? else {
-            return Ok(());
+        let read = self.content(&**remote, file).await;
+        let read = match read {
+            // What it knows is old: the content lies elsewhere by now, or is gone for good.
+            Err(Error::NotFound { object }) if self.around.auditor.was_removed(&object) => {
+                return Box::pin(self.advance()).await;
+            }
+            read => read,
         };
-        let mut whole = Vec::new();
-        for (chunk, frame) in file.chunks.iter().zip(frames) {
-            let raw = open_chunk(chunk, &frame)
-                .map_err(|error| Violation(format!("{}, reading {path}: {error}", self.name)))?;
-            whole.extend_from_slice(&raw);
-        }
-        if Digest::of(&whole) == file.digest {
-            Ok(())
-        } else {
-            let what = format!("{} read another content of {path}", self.name);
-            Err(Violation(what))
+        match self.excuse(&format!("reading {path}"), read)? {
+            Some(digest) if digest != file.digest => {
+                let what = format!("{} read another content of {path}", self.name);
+                Err(Violation(what))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -442,7 +509,14 @@ impl Client {
             }
             (1, _) if !known.snapshots.is_empty() => {
                 let snapshots = known.snapshots.keys().take(1).cloned().collect();
-                (Kind::Forget, Body::Forget(ForgetBody { base, snapshots }))
+                (
+                    Kind::Forget,
+                    Body::Forget(ForgetBody {
+                        base,
+                        snapshots,
+                        policy: None,
+                    }),
+                )
             }
             (2, Some(before)) => {
                 let back = WayBack::between(&known.tree, &remembered.tree, |_| true);
@@ -473,7 +547,7 @@ impl Client {
             client: self,
             after: known.tree.clone(),
             known: &known,
-            content: ContentWriter::new(&known.tree, &self.entropy),
+            content: ContentWriter::new(&known.tree, &known.collection, &self.entropy),
             push: PushBody {
                 base: known.head,
                 upserts: Vec::new(),

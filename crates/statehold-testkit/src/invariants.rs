@@ -16,7 +16,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::id::Nonce;
 use statehold_core::path::RepoPath;
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Body, RecordRef};
 use statehold_core::state::{Applied, State};
 use statehold_core::time::Timestamp;
 use statehold_repository::content::open_chunk;
@@ -89,6 +89,8 @@ struct Model {
     /// States at which a checkpoint is due.
     due: BTreeMap<u64, State>,
     tree: BTreeMap<RepoPath, Signature>,
+    /// What the directory held after each record, from 0.
+    trees: Vec<BTreeMap<RepoPath, Signature>>,
     nonces: BTreeMap<Nonce, u64>,
     intended: BTreeMap<Nonce, (Intention, Changes)>,
     landed: BTreeMap<Intention, u64>,
@@ -114,6 +116,7 @@ impl Auditor {
                 log,
                 due: BTreeMap::new(),
                 tree: BTreeMap::new(),
+                trees: vec![BTreeMap::new()],
                 nonces: BTreeMap::new(),
                 intended: BTreeMap::new(),
                 landed: BTreeMap::new(),
@@ -179,6 +182,44 @@ impl Auditor {
         holds(known == Some(&(state.head, root)), || {
             format!("a reader's tree at record {number} is {root}, and the log's is {known:?}")
         })
+    }
+
+    /// A client has read this earlier state.
+    pub fn check_earlier(&self, state: &State) -> Checked {
+        let number = state.head.number;
+        let model = locked(&self.model);
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let record = model.log.get(index).map(|(record, _)| *record);
+        holds(record == Some(state.head), || {
+            format!("a reader of record {number} was given {:?}", state.head)
+        })?;
+        let held = state.tree.iter();
+        let held = held.map(|(path, entry)| (path.clone(), entry.signature()));
+        let meant = model.trees.get(index);
+        holds(meant == Some(&held.collect()), || {
+            format!("a reader was given another directory at record {number}")
+        })
+    }
+
+    /// Whether the state at a record is kept no longer, by the newest record that was checked.
+    pub fn has_expired(&self, number: u64) -> bool {
+        locked(&self.model)
+            .state
+            .collection
+            .expired
+            .contains(number)
+    }
+
+    /// A client was told that the state at a record is kept no longer.
+    pub fn check_expired(&self, number: u64) -> Checked {
+        holds(self.has_expired(number), || {
+            format!("record {number} is said to have expired, and has not")
+        })
+    }
+
+    /// Whether an object may be gone, or cut down, by what the log says.
+    pub fn was_removed(&self, key: &str) -> bool {
+        locked(&self.model).was_removed(key)
     }
 
     /// Checks everything that is new in the store, and that nothing old has changed.
@@ -274,19 +315,33 @@ impl Auditor {
             let mut model = locked(&self.model);
             let lost = model.versions.len();
             let mut kept = 0;
+            let mut there = BTreeSet::new();
             for (key, version) in keys {
                 match model.versions.get(&key) {
                     Some(known) => {
                         kept += 1;
-                        holds(*known == version, || format!("{key} was overwritten"))?;
+                        let is_same = *known == version || model.was_removed(&key);
+                        holds(is_same, || format!("{key} was overwritten"))?;
+                        there.insert(key);
                     }
                     None => {
                         new.push(key.clone());
+                        there.insert(key.clone());
                         model.versions.insert(key, version);
                     }
                 }
             }
-            holds(kept == lost, || format!("{} objects are gone", lost - kept))?;
+            if kept != lost {
+                let gone = model.versions.keys().filter(|key| !there.contains(*key));
+                let gone: Vec<String> = gone.cloned().collect();
+                for key in gone {
+                    // Which trees anything needs is seen where they are read.
+                    let may_go = model.was_removed(&key) || key.starts_with("trees/");
+                    let is_collected = model.state.collection.collected > 0;
+                    holds(may_go && is_collected, || format!("{key} is gone"))?;
+                    model.versions.remove(&key);
+                }
+            }
         }
         for key in new {
             self.check_cache(&key).await?;
@@ -298,6 +353,9 @@ impl Auditor {
         let broken = |what: String| Violation(format!("{key}: {what}"));
         let bytes = self.store.read(key).await;
         let bytes = bytes.map_err(|error| broken(error.to_string()))?;
+        if bytes.is_none() && self.was_removed(key) {
+            return Ok(());
+        }
         let bytes = bytes.unwrap_or_default();
         if key.starts_with("packs/") {
             locked(&self.model).audited.packs += 1;
@@ -336,16 +394,35 @@ impl Auditor {
             let mut model = locked(&self.model);
             model.audited.checkpoints += 1;
             let state = checkpoint.into_state(tree);
-            let due = model.due.get(&state.head.number);
-            holds(due == Some(&state), || {
-                broken("it is not the fold of the log".into()).0
-            })?;
+            let is_fold = match model.due.get(&state.head.number) {
+                Some(due) => *due == state,
+                // A collector writes one where it needs it.
+                None => {
+                    let index = usize::try_from(state.head.number).unwrap_or(usize::MAX);
+                    let known = model.log.get(index);
+                    model.state.collection.compacted > 0
+                        && known == Some(&(state.head, state.tree.root()))
+                }
+            };
+            holds(is_fold, || broken("it is not the fold of the log".into()).0)?;
         }
         Ok(())
     }
 }
 
 impl Model {
+    fn was_removed(&self, key: &str) -> bool {
+        let collection = &self.state.collection;
+        let cut = collection.cut;
+        if let Some(pack) = layout::parse_pack(key) {
+            let condemned = collection.condemned.get(&pack);
+            return condemned.is_some_and(|condemned| condemned.removed);
+        }
+        layout::parse_record(key).is_some_and(|number| number <= cut)
+            || layout::parse_segment(key).is_some_and(|(from, _)| from <= cut)
+            || layout::parse_checkpoint(key).is_some_and(|(number, _)| number < cut)
+    }
+
     /// Folds a record and compares what it did with what its writer meant. Gives the entries that
     /// it put in.
     fn take_in(&mut self, stored: &StoredRecord) -> Checked<Vec<(RepoPath, Entry)>> {
@@ -367,14 +444,21 @@ impl Model {
                 "records {first} and {number} are one draft"
             )));
         }
-        let Some((intention, changes)) = self.intended.get(&nonce) else {
-            return Err(Violation(format!("nobody meant to write record {number}")));
+        let nothing = Changes::new();
+        let changes = match (&stored.record.body, self.intended.get(&nonce)) {
+            (_, Some((intention, changes))) => {
+                if let Some(first) = self.landed.insert(*intention, number) {
+                    return Err(Violation(format!(
+                        "{intention:?} landed twice, as {first} and {number}"
+                    )));
+                }
+                changes
+            }
+            (Body::Compact(_) | Body::Remove(_), None) => &nothing,
+            (_, None) => {
+                return Err(Violation(format!("nobody meant to write record {number}")));
+            }
         };
-        if let Some(first) = self.landed.insert(*intention, number) {
-            return Err(Violation(format!(
-                "{intention:?} landed twice, as {first} and {number}"
-            )));
-        }
         for (path, change) in changes {
             match change {
                 Some(signature) => self.tree.insert(path.clone(), *signature),
@@ -389,6 +473,7 @@ impl Model {
         })?;
         let root = self.state.tree.root();
         self.log.push((self.state.head, root));
+        self.trees.push(self.tree.clone());
         if self.state.checkpoint_due() {
             self.due.insert(number, self.state.clone());
         }

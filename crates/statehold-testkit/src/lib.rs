@@ -21,20 +21,24 @@
 //! 16. [`mount`]: folders that are full or can't be written to, also for root.
 //! 17. [`histories`]: random histories of application state.
 //! 18. [`state_killing`]: a process that writes application state under `kill -9`.
-//! 19. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
+//! 19. [`carrying`]: application state on real machines, carried by push and pull.
+//! 20. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
 //!
 //! And for measurements:
 //!
 //! - [`text_tree`]: folders full of small text files.
-//! - [`delay_proxy`]: a server seen from further away.
+//! - [`delay_proxy`]: a server seen from further away; [`slow_store`]: rounds of requests.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod author;
+pub mod carrying;
 pub mod client;
+pub mod collecting;
 pub mod commits;
 pub mod conformance;
 pub mod crash;
+pub mod dated_store;
 pub mod delay_proxy;
 pub mod environment;
 pub mod faulty_store;
@@ -49,6 +53,7 @@ pub mod mount;
 pub mod process;
 pub mod replay;
 pub mod servers;
+pub mod slow_store;
 pub mod state_killing;
 pub mod text_tree;
 pub mod trace;

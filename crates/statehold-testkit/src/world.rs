@@ -11,16 +11,21 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
-use statehold_core::id::RepositoryId;
+use statehold_core::id::{MachineId, Nonce, RepositoryId};
+use statehold_core::record::{Body, DraftHead, ForgetBody, Kind};
+use statehold_core::retention::Policy;
+use statehold_repository::format::record::StoredDraft;
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::{Remote, Repository};
 
 use crate::client::{Client, Step, Surroundings, Variant};
+use crate::collecting::Collecting;
 use crate::crash::after_polls;
+use crate::dated_store::DatedStore;
 use crate::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use crate::faulty_store::{FaultCounts, Faults, FaultyStore, ForgetfulStore, WormStore};
 use crate::gateway::{Gateway, Link, LinkFaults};
-use crate::invariants::{Audited, Auditor, Violation};
+use crate::invariants::{Audited, Auditor, Changes, Intention, Violation};
 use crate::locked;
 use crate::trace::Trace;
 
@@ -48,6 +53,8 @@ pub struct Scenario {
     pub variant: Variant,
     /// Whether the store honours "create only"; if not, the simulation has to find out.
     pub creates_only: bool,
+    /// Collectors. Where there are any, few points are kept, and objects may go.
+    pub collectors: usize,
 }
 
 impl Scenario {
@@ -61,6 +68,15 @@ impl Scenario {
             link_faults: LinkFaults::many(),
             variant: Variant::Right,
             creates_only: true,
+            collectors: 0,
+        }
+    }
+
+    /// The same with two collectors that let go of all but few points, and wait for nothing.
+    pub const fn collecting(steps: u64) -> Self {
+        Self {
+            collectors: 2,
+            ..Self::new(steps)
         }
     }
 }
@@ -82,6 +98,10 @@ pub struct Report {
     pub crashes: u64,
     /// Gateways killed.
     pub gateway_crashes: u64,
+    /// Compactions and removals that landed.
+    pub collected: u64,
+    /// Earlier states that were read, content and all.
+    pub restored: u64,
     /// Digest of the tree in the end.
     pub root: Digest,
 }
@@ -93,6 +113,8 @@ pub struct Failure {
     pub seed: u64,
     /// Steps the run was to have.
     pub steps: u64,
+    /// Collectors in it.
+    pub collectors: usize,
     /// What doesn't hold.
     pub violation: Violation,
     /// The last lines of the trace.
@@ -108,6 +130,9 @@ impl fmt::Display for Failure {
         write!(f, "cargo xtask show simulation --seed {}", self.seed)?;
         if self.steps != STEPS {
             write!(f, " --steps {}", self.steps)?;
+        }
+        if self.collectors > 0 {
+            write!(f, " --collect")?;
         }
         Ok(())
     }
@@ -146,9 +171,35 @@ pub fn simulate_scenario(seed: u64, scenario: Scenario) -> Result<Report, Failur
     runtime.block_on(run).map_err(|violation| Failure {
         seed,
         steps: scenario.steps,
+        collectors: scenario.collectors,
         violation,
         last: trace.last(),
     })
+}
+
+/// Lets the collectors let go of all but the newest points, by the owner's word.
+async fn keep_few_points(
+    repository: &Repository,
+    entropy: &SeededEntropy,
+    auditor: &Auditor,
+) -> Step {
+    let state = Arc::new(repository.empty_state());
+    let policy = Policy {
+        within_days: 0,
+        last: 12,
+        ..Policy::default()
+    };
+    let body = Body::Forget(ForgetBody {
+        base: state.head,
+        snapshots: Vec::new(),
+        policy: Some(policy),
+    });
+    let nonce = Nonce::random(entropy);
+    let head = DraftHead::new(Kind::Forget, MachineId::random(entropy), nonce, Vec::new());
+    let draft = StoredDraft::new(head, body, &[]).map_err(surprise)?;
+    auditor.intended(Intention(u64::MAX), nonce, Changes::new());
+    repository.append(&draft, &state).await.map_err(surprise)?;
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -161,6 +212,7 @@ struct World {
     link_faults: Arc<Mutex<LinkFaults>>,
     gateways: Vec<Arc<Gateway>>,
     clients: Vec<Client>,
+    collectors: Vec<Collecting>,
     around: Arc<Surroundings>,
     steps: AtomicU64,
     crashes: AtomicU64,
@@ -176,7 +228,13 @@ impl World {
     async fn build(seed: u64, scenario: Scenario, trace: Trace) -> Result<Self, Violation> {
         let entropy = SeededEntropy::new(seed);
         let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let (worm, kept): (_, Arc<dyn ObjectStore>) = if scenario.creates_only {
+        // A little behind everybody, so that what is written is never younger than now.
+        let behind = SimulatedClock::following(EPOCH);
+        behind.shift(-300_000);
+        let memory: Arc<dyn ObjectStore> = Arc::new(DatedStore::new(memory, Arc::new(behind)));
+        let (worm, kept): (_, Arc<dyn ObjectStore>) = if scenario.collectors > 0 {
+            (None, Arc::clone(&memory))
+        } else if scenario.creates_only {
             let worm = Arc::new(WormStore::new(Arc::clone(&memory)));
             (Some(Arc::clone(&worm)), worm)
         } else {
@@ -208,7 +266,18 @@ impl World {
             contents: Mutex::default(),
             intentions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
+            restored: AtomicU64::new(0),
         });
+        let mut collectors = Vec::new();
+        for index in 0..scenario.collectors {
+            let opened = Repository::open_or_create(store.clone(), id, clock(), random());
+            let repository = opened.await.map_err(surprise)?;
+            let (name, around) = (format!("collector {index}"), Arc::clone(&around));
+            collectors.push(Collecting::new(name, repository, entropy.branch(), around));
+        }
+        if scenario.collectors > 0 {
+            keep_few_points(&first, &entropy, &around.auditor).await?;
+        }
         let link_faults = Arc::new(Mutex::new(LinkFaults::default()));
         let gateway = |index| {
             let name = format!("gateway {index}");
@@ -255,6 +324,7 @@ impl World {
             link_faults,
             gateways,
             clients,
+            collectors,
             around,
             steps: AtomicU64::new(0),
             crashes: AtomicU64::new(0),
@@ -266,7 +336,9 @@ impl World {
     async fn run(self) -> Result<Report, Violation> {
         self.faulty.set_faults(self.scenario.faults);
         *locked(&self.link_faults) = self.scenario.link_faults;
-        join_all(self.clients.iter().map(|client| self.live(client))).await;
+        let clients = join_all(self.clients.iter().map(|client| self.live(client)));
+        let collectors = join_all(self.collectors.iter().map(|one| self.collect(one)));
+        futures::future::join(clients, collectors).await;
         if let Some(violation) = locked(&self.violation).take() {
             return Err(violation);
         }
@@ -288,6 +360,32 @@ impl World {
         }
     }
 
+    /// One collector's steps, for as long as clients take theirs.
+    async fn collect(&self, collector: &Collecting) {
+        while self.steps.load(Ordering::Relaxed) < self.scenario.steps
+            && locked(&self.violation).is_none()
+        {
+            let pause = Duration::from_millis(collector.entropy().below(30_000));
+            tokio::time::sleep(pause).await;
+            let polls = if collector.entropy().chance(250) {
+                collector.entropy().below(200)
+            } else {
+                u64::MAX
+            };
+            let stepped = match after_polls(polls, collector.step()).await {
+                Some(Ok(())) => self.around.auditor.check().await,
+                Some(violated) => violated,
+                None => {
+                    self.crashes.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+            };
+            if let Err(violation) = stepped {
+                locked(&self.violation).get_or_insert(violation);
+            }
+        }
+    }
+
     async fn step(&self, client: &Client) -> Step {
         let entropy = client.entropy();
         let step: futures::future::LocalBoxFuture<'_, Step> = match entropy.below(100) {
@@ -295,7 +393,9 @@ impl World {
             55..=69 => Box::pin(client.advance()),
             70..=77 => Box::pin(client.load()),
             78..=83 => Box::pin(client.tend()),
-            84..=94 => Box::pin(client.read_file()),
+            84..=89 => Box::pin(client.read_file()),
+            90..=94 if self.collectors.is_empty() => Box::pin(client.read_file()),
+            90..=94 => Box::pin(client.restore()),
             _ => {
                 if let Some(gateway) = self.entropy.pick(&self.gateways) {
                     gateway.kill();
@@ -339,6 +439,14 @@ impl World {
             client.load().await?;
         }
         auditor.check_all_content().await?;
+        if let Some(collector) = self.collectors.first() {
+            collector.finish().await?;
+            auditor.check().await?;
+            for client in &self.clients {
+                client.advance().await?;
+                client.restore().await?;
+            }
+        }
         if let Some(refused) = self.worm.as_ref().map(|worm| worm.refused())
             && refused > 0
         {
@@ -353,6 +461,8 @@ impl World {
             conflicts: self.around.conflicts.load(Ordering::Relaxed),
             crashes: self.crashes.load(Ordering::Relaxed),
             gateway_crashes: self.gateway_crashes.load(Ordering::Relaxed),
+            collected: self.collectors.iter().map(Collecting::landed).sum(),
+            restored: self.around.restored.load(Ordering::Relaxed),
             root: known.map_or(Digest::of(b""), |known| known.tree.root()),
         })
     }

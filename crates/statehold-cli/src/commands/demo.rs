@@ -19,6 +19,7 @@ use statehold_core::rules::{RuleSet, Verdict};
 use statehold_core::scope::Scope;
 use statehold_core::secrets::find_secrets;
 use statehold_repository::Remote;
+use statehold_repository::collect::Settings;
 use statehold_repository::layout;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::store::Store;
@@ -125,7 +126,7 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
         runtime: scratch.join("home/run"),
     };
     let listen = "127.0.0.1:0".parse()?;
-    let started = Started::on(store, listen, None, &home).await?;
+    let started = Started::on(store, listen, None, &home, Settings::default()).await?;
     let url = started.url.clone();
     let operator = started
         .operator_key

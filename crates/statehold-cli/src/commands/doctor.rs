@@ -17,22 +17,27 @@ use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
-use statehold_repository::Remote as _;
+use statehold_repository::drill::receipt::{self, Receipt};
 use statehold_repository::location::StoreLocation;
 use statehold_repository::remote::load;
 use statehold_repository::replicate::plan::{OVERDUE, is_older};
 use statehold_repository::wire::version::OWN;
+use statehold_repository::{Error, Remote as _};
+use statehold_sync::checks::Checks;
+use statehold_sync::drills;
 use statehold_sync::home::KeyError;
 use statehold_sync::index::Index;
 use statehold_sync::journal::Journal;
 use statehold_sync::scan::{ScanOptions, SkipReason, scan};
-use statehold_sync::workspace::{Workspace, WorkspaceError};
+use statehold_sync::workspace::{Link, Workspace, WorkspaceError};
 
+use super::drill::{Freshness, newer};
 use super::{GlobalArgs, block_on};
 use crate::connection::{known_records, linked_client, open_linked, store_of};
 use crate::duration;
 use crate::environment::{SystemClock, home, variable};
 use crate::output::{Output, complain, count, with_causes};
+use crate::places::name_of_linked;
 
 /// Look for what is wrong with this workspace, and say what to do about it
 #[derive(Debug, Args)]
@@ -172,12 +177,12 @@ pub(super) fn run(_args: &DoctorArgs, global: &GlobalArgs, output: Output) -> Re
 }
 
 /// Makes sure that the store holds the repository, and the newest record that was seen in it. Gives
-/// the state there.
+/// the state there, and the newest receipt of a drill that lies beside it.
 async fn look_at_store(
     workspace: &Workspace,
     location: &StoreLocation,
     id: Option<RepositoryId>,
-) -> Result<Arc<State>> {
+) -> Result<(Arc<State>, Result<Option<Receipt>, Error>)> {
     let repository = open_linked(workspace, location, id).await?;
     let genesis = RecordRef {
         number: 0,
@@ -187,7 +192,8 @@ async fn look_at_store(
     if let Some(known) = known_records(workspace) {
         repository.confirm(known.seen).await?;
     }
-    Ok(load(&repository).await?.state)
+    let drilled = Receipt::newest(repository.store()).await;
+    Ok((load(&repository).await?.state, drilled))
 }
 
 /// Says how old the newest copy of each label is. A repository that was never copied is a note: that
@@ -201,22 +207,80 @@ fn check_copies(state: &State, now: Timestamp, findings: &mut Findings) {
         }
         return;
     }
-    let age = |time: Timestamp| {
-        let millis = now.as_millis().saturating_sub(time.as_millis());
-        Duration::from_millis(u64::try_from(millis).unwrap_or_default())
-    };
     for (label, backup) in &state.backups {
         let found = format!(
             "{label}: up to record {} of {}, {} ago",
             backup.at,
             state.head.number,
-            duration::show(age(backup.time))
+            duration::show(age(backup.time, now))
         );
         if is_older(backup.time, now, OVERDUE) {
             findings.bad("copies", found, NEXT);
         } else {
             findings.good("copies", found);
         }
+    }
+}
+
+/// Says how the newest drill stands. A repository that was never drilled from here is a note: whoever
+/// looks after its store may do that.
+fn check_drills(newest: Result<Option<Receipt>, Error>, now: Timestamp, findings: &mut Findings) {
+    const NEXT: &str = "`statehold drill` makes one now; have a schedule run it weekly";
+    match newest {
+        Ok(None) => findings.note("drill", "no drill from here is known", NEXT),
+        Ok(Some(receipt)) => {
+            let newest = Freshness::of(String::new(), Some(&receipt), now, receipt::OVERDUE);
+            if newest.ok {
+                findings.good("drill", newest.said);
+            } else {
+                findings.bad("drill", newest.said, NEXT);
+            }
+        }
+        Err(error) => findings.bad("drill", with_causes(&error), NEXT),
+    }
+}
+
+/// Says when the repository was last verified from here, and how it was.
+fn check_verified(checks: &Checks, now: Timestamp, findings: &mut Findings) {
+    const NEXT: &str = "`statehold verify --read-data` looks now; have a schedule run it weekly";
+    let Some(last) = checks.structure else {
+        findings.note("verify", "it was never verified from here", NEXT);
+        return;
+    };
+    let found = format!("last verified {} ago", duration::show(age(last, now)));
+    if checks.damaged > 0 {
+        let found = format!(
+            "{found}: {} damaged",
+            count(checks.damaged as u64, "object")
+        );
+        findings.bad("verify", found, NEXT);
+    } else if is_older(last, now, receipt::OVERDUE) {
+        findings.bad("verify", found, NEXT);
+    } else {
+        findings.good("verify", found);
+    }
+}
+
+/// How long ago a moment was.
+fn age(time: Timestamp, now: Timestamp) -> Duration {
+    let millis = now.as_millis().saturating_sub(time.as_millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+/// What was tried out: drills and verifications, whoever made them as far as it can be told from here.
+fn check_trials(
+    workspace: &Workspace,
+    link: &Link,
+    in_store: Result<Option<Receipt>, Error>,
+    findings: &mut Findings,
+) {
+    let now = SystemClock.now();
+    let here = drills::newest(workspace);
+    let newest = here.and_then(|here| Ok(newer(here, in_store?)));
+    check_drills(newest, now, findings);
+    if let Ok(home) = home() {
+        let checks = Checks::read(&home, &name_of_linked(link));
+        check_verified(&checks, now, findings);
     }
 }
 
@@ -230,9 +294,10 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
     };
     if let Ok(Some(location)) = store_of(&link.url) {
         match look_at_store(workspace, &location, link.repository_id).await {
-            Ok(state) => {
+            Ok((state, drilled)) => {
                 findings.good("store", link.url.clone());
                 check_copies(&state, SystemClock.now(), findings);
+                check_trials(workspace, link, drilled, findings);
             }
             Err(error) => findings.bad(
                 "store",
@@ -264,6 +329,7 @@ async fn check_link(workspace: &Workspace, findings: &mut Findings) {
     let Ok(client) = linked_client(workspace.root()) else {
         return;
     };
+    check_trials(workspace, link, Ok(None), findings);
     match client.info().await {
         Ok(info) => {
             findings.good(

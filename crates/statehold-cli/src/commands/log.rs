@@ -10,7 +10,6 @@ use statehold_core::id::MachineId;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, Kind};
-use statehold_core::snapshot::SnapshotId;
 use statehold_core::time::Timestamp;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredRecord;
@@ -152,10 +151,23 @@ fn said(body: &Body) -> Option<String> {
         )),
         Body::Backup(backup) => Some(format!("up to record {} to {}", backup.at, backup.to)),
         Body::Forget(forget) => {
-            let names: Vec<&str> = forget.snapshots.iter().map(SnapshotId::as_str).collect();
-            Some(names.join(", "))
+            let names = forget.snapshots.iter().map(ToString::to_string);
+            let kept = forget.policy.map(|policy| format!("keeps {policy}"));
+            Some(names.chain(kept).collect::<Vec<_>>().join(", "))
         }
         Body::Note(note) => Some(note.text.escape_debug().to_string()),
+        Body::Compact(compact) => {
+            let ranges = compact.expired.ranges();
+            let states: u64 = ranges.map(|(first, last)| last - first + 1).sum();
+            let packs = compact.condemned.len();
+            Some(format!("lets {states} states go, condemns {packs} packs"))
+        }
+        Body::Remove(remove) => {
+            let (packs, cut) = (remove.packs.len(), remove.cut);
+            Some(format!("deletes {packs} packs, retires up to record {cut}"))
+        }
+        Body::Hold(hold) => Some(format!("{} packs", hold.packs.len())),
+        Body::Retired => Some("(retired)".into()),
         Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
     }
 }

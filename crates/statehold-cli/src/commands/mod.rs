@@ -2,17 +2,21 @@
 
 mod admin;
 mod cat;
+mod compact;
 mod completions;
 mod demo;
 mod diff;
 mod doctor;
+mod drill;
 mod export;
+mod forget;
 mod init;
 mod link;
 mod log;
 mod machines;
 mod man;
 mod probe;
+mod purge;
 mod repair;
 mod replicate;
 mod restore;
@@ -20,9 +24,11 @@ mod rollback;
 mod rules;
 mod serve;
 mod snapshot;
+mod state;
 mod status;
 mod sync;
 mod undo;
+mod usage;
 mod verify;
 mod versions;
 
@@ -94,12 +100,17 @@ enum Command {
     Sync(sync::RunArgs),
     #[command(hide = true)]
     DeferredPush(sync::DeferredPushArgs),
+    State(state::StateArgs),
     Status(status::StatusArgs),
     Log(log::LogArgs),
     Versions(versions::VersionsArgs),
     Diff(diff::DiffArgs),
     Snapshot(snapshot::SnapshotArgs),
     Rollback(rollback::RollbackArgs),
+    Forget(forget::ForgetArgs),
+    Compact(compact::CompactArgs),
+    Usage(usage::UsageArgs),
+    Purge(purge::PurgeArgs),
     Undo(undo::UndoArgs),
     Doctor(doctor::DoctorArgs),
     Rules(rules::RulesArgs),
@@ -112,6 +123,7 @@ enum Command {
     Replicate(replicate::ReplicateArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
+    Drill(drill::DrillArgs),
     Repair(repair::RepairArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
@@ -125,15 +137,21 @@ impl Command {
             Self::Serve(_)
             | Self::Probe(_)
             | Self::Verify(_)
+            | Self::Drill(_)
             | Self::Repair(_)
             | Self::Replicate(_)
             | Self::Link(_)
+            | Self::State(_)
             | Self::Status(_)
             | Self::Log(_)
             | Self::Versions(_)
             | Self::Diff(_)
             | Self::Snapshot(_)
             | Self::Rollback(_)
+            | Self::Forget(_)
+            | Self::Compact(_)
+            | Self::Usage(_)
+            | Self::Purge(_)
             | Self::Undo(_)
             | Self::Doctor(_)
             | Self::Cat(_)
@@ -190,11 +208,16 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pull(args) => sync::run_pull(&args, &global, output),
         Command::Sync(args) => sync::run_sync(&args, &global, output),
         Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
+        Command::State(args) => state::run(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),
         Command::Log(args) => log::run(&args, &global, output),
         Command::Versions(args) => versions::run(&args, &global, output),
         Command::Snapshot(args) => snapshot::run(&args, &global, output),
         Command::Rollback(args) => rollback::run(&args, &global, output),
+        Command::Forget(args) => forget::run(&args, &global, output),
+        Command::Compact(args) => compact::run(&args, &global, output),
+        Command::Usage(args) => usage::run(&args, &global, output),
+        Command::Purge(args) => purge::run(&args, &global, output),
         Command::Undo(args) => undo::run(&args, &global, output),
         Command::Diff(args) => diff::run(&args, &global, output),
         Command::Doctor(args) => doctor::run(&args, &global, output),
@@ -208,6 +231,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Replicate(args) => replicate::run(&args, &global, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
+        Command::Drill(args) => drill::run(&args, &global, output),
         Command::Repair(args) => repair::run(&args, &global, output),
         Command::Demo(args) => demo::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),

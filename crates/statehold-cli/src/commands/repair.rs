@@ -19,6 +19,7 @@ use statehold_sync::workspace::Workspace;
 use super::verify::{remember, show_damaged};
 use super::{GlobalArgs, block_on};
 use crate::connection::open_store_to_serve;
+use crate::environment::store_variable;
 use crate::environment::{SystemClock, SystemEntropy};
 use crate::exit::Exit;
 use crate::output::{Output, complain, count};
@@ -71,7 +72,7 @@ pub(super) fn run(args: &RepairArgs, global: &GlobalArgs, output: Output) -> Res
         let replica = match &args.from {
             Some(text) => {
                 let location = named_store(text)?;
-                let store = open_to_look(&location)?;
+                let store = open_to_look(&location, &store_variable)?;
                 Some((find(&store).await?, store))
             }
             None => None,

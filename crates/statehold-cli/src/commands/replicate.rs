@@ -23,6 +23,7 @@ use statehold_repository::remote::load;
 use statehold_repository::replicate::plan::{DEFAULT_LABEL, OVERDUE, Row, is_older};
 use statehold_repository::replicate::{Copied, Replicator, Watch};
 use statehold_repository::store::Store;
+use statehold_repository::verify::places::Place;
 use statehold_repository::{Error, Repository, layout};
 use statehold_sync::rate_limit::Bucket;
 
@@ -315,7 +316,7 @@ async fn copy(
 }
 
 /// Whether a store is a gateway's, with many repositories and a registry of them.
-async fn holds_gateway(store: &Store, location: &StoreLocation) -> Result<bool> {
+pub(super) async fn holds_gateway(store: &Store, location: &StoreLocation) -> Result<bool> {
     let control = store.inside(CONTROL_PREFIX);
     if control.read(layout::REPOSITORY).await?.is_some() {
         return Ok(true);
@@ -435,12 +436,15 @@ async fn check(args: &ReplicateArgs, source: &StoreLocation, output: Output) -> 
     let stores = if holds_gateway(&store, source).await? {
         every_repository(&store, Arc::clone(&clock), Arc::clone(&entropy)).await?
     } else {
-        vec![("the repository".to_owned(), store)]
+        vec![(
+            "the repository".to_owned(),
+            Place::at(&store, String::new()),
+        )]
     };
     let mut ages = Vec::new();
-    for (name, store) in stores {
+    for (name, place) in stores {
         let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
-        if let Some(repository) = Repository::open_existing(store, clock, entropy).await? {
+        if let Some(repository) = Repository::open_existing(place.store, clock, entropy).await? {
             let state = load(&repository).await?.state;
             ages.push(Age::of(name, &state, &args.label, max));
         }

@@ -10,9 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_core::snapshot::Label;
+use statehold_gateway::drills::NamedStore;
 use statehold_gateway::replication::Rhythm;
 use statehold_gateway::tls::TlsFiles;
 use statehold_gateway::{Gateway, Server};
+use statehold_repository::collect::Settings;
 use statehold_repository::lease::LEASE_PERIOD;
 use statehold_repository::replicate::plan::{DEFAULT_LABEL, Row};
 use statehold_repository::store::Store;
@@ -36,7 +38,8 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
   statehold serve --store ./vault
   statehold serve --store s3://team-state/agents
   pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
-  statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents
+  statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents \\
+      --drill-every weekly
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
@@ -63,6 +66,17 @@ pub(crate) struct ServeArgs {
     /// What the copy is called in the logs
     #[arg(long, requires = "replicate_to", value_name = "LABEL", default_value = DEFAULT_LABEL)]
     replicate_label: Label,
+    /// Restore from the store, and from its copy, into scratch space and compare, so often: weekly,
+    /// daily or a length of time such as 6h
+    #[arg(long, value_name = "RHYTHM", value_parser = every)]
+    drill_every: Option<Duration>,
+    /// Let earlier states go that nothing keeps any more, and delete what only they needed, so often:
+    /// weekly, daily, a length of time such as 6h, or never
+    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "daily")]
+    compact_every: Compacting,
+    /// Hold what was condemned for so long before it is deleted; less than a day is for tests
+    #[arg(long, value_name = "LENGTH", value_parser = duration::parse, default_value = "7d")]
+    retention_floor: Duration,
     /// How long the lease lasts on a store for one writer
     #[arg(long, hide = true, value_name = "N", default_value_t = LEASE_PERIOD.as_secs())]
     lease_seconds: u64,
@@ -71,16 +85,36 @@ pub(crate) struct ServeArgs {
     behind_proxy: bool,
 }
 
-/// A rhythm as it is typed.
-fn rhythm(text: &str) -> Result<Rhythm, String> {
+/// How often something is done, as it is typed.
+fn every(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     match text {
-        "weekly" => Ok(Rhythm::Every(7 * DAY)),
-        "daily" => Ok(Rhythm::Every(DAY)),
+        "weekly" => Ok(7 * DAY),
+        "daily" => Ok(DAY),
+        length => duration::parse(length).map_err(|error| format!("{error}, nor weekly or daily")),
+    }
+}
+
+/// How often a gateway collects, if it does.
+#[derive(Debug, Clone, Copy)]
+struct Compacting(Option<Duration>);
+
+fn compacting(text: &str) -> Result<Compacting, String> {
+    match text {
+        "never" => Ok(Compacting(None)),
+        text => every(text)
+            .map(|every| Compacting(Some(every)))
+            .map_err(|error| format!("{error}, nor never")),
+    }
+}
+
+/// A rhythm as it is typed.
+fn rhythm(text: &str) -> Result<Rhythm, String> {
+    match text {
         "continuous" => Ok(Rhythm::Continuous),
-        length => duration::parse(length)
+        text => every(text)
             .map(Rhythm::Every)
-            .map_err(|error| format!("{error}, nor weekly, daily or continuous")),
+            .map_err(|error| format!("{error}, nor continuous")),
     }
 }
 
@@ -112,8 +146,27 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             Some(to) => Some((to, open_replica(to, lease_period).await?)),
             None => None,
         };
-        let started = Started::on(store, args.listen, tls, &home()?).await?;
+        let settings = Settings::default();
+        let floor = args.retention_floor;
+        let settings = Settings {
+            floor,
+            upload: settings.upload.min(floor),
+        };
+        let started = Started::on(store, args.listen, tls, &home()?, settings).await?;
         started.announce(output);
+        let collecting = args.compact_every.0.map(|every| {
+            let gateway = started.gateway.clone();
+            tokio::spawn(async move { gateway.keep_collecting(every).await })
+        });
+        let drilling = args.drill_every.map(|every| {
+            let copy = target.as_ref().map(|(to, target)| NamedStore {
+                store: target.clone(),
+                at: to.to_string(),
+            });
+            let scratch = std::env::temp_dir();
+            let drills = started.gateway.drills(location.to_string(), copy, scratch);
+            tokio::spawn(async move { drills.keep(every).await })
+        });
         let replication = target.map(|(to, target)| {
             let row = Row {
                 label: args.replicate_label,
@@ -127,6 +180,16 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             (replication, keeping, replica_lease)
         });
         let served = started.server.serve(stop_signal()).await;
+        if let Some(collecting) = collecting {
+            // It may end anywhere: the next one goes on.
+            collecting.abort();
+            drop(collecting.await);
+        }
+        if let Some(drilling) = drilling {
+            // Nothing of a drill is of use before its end, and its scratch space goes with it.
+            drilling.abort();
+            drop(drilling.await);
+        }
         if let Some((replication, keeping, replica_lease)) = replication {
             // A pass may be ended anywhere; what it was at is handed to the last one.
             keeping.abort();
@@ -163,10 +226,11 @@ impl Started {
         listen: SocketAddr,
         tls: Option<TlsFiles>,
         home: &Home,
+        collecting: Settings,
     ) -> Result<Self> {
         let (clock, entropy) = system();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (gateway, key) = Gateway::bootstrap(store, clock, entropy).await?;
+        let (gateway, key) = Gateway::bootstrap_with(store, clock, entropy, collecting).await?;
         // Kept at once: it is not to be had a second time.
         let operator_key = match key {
             Some(key) => Some(home.write_operator_key(&key)?),

@@ -235,7 +235,8 @@ fn the_commands_of_the_pages_run() {
             "README.md" => 6,
             "operations.md" => 4,
             "recovery-by-hand.md" => 4,
-            "history.md" => 2,
+            "history.md" => 3,
+            "state.md" => 3,
             _ => 0,
         };
         assert_eq!(
@@ -245,13 +246,17 @@ fn the_commands_of_the_pages_run() {
         );
     }
     let page = shell_blocks("history.md");
-    let [restore, export] = &page[..] else {
+    let [restore, drill, export] = &page[..] else {
         panic!("history.md has other blocks: {page:?}");
     };
     // The tests' own build stands in for the one that cargo would make.
     let demo = demo.replace("cargo run --package statehold-cli -- ", "statehold ");
     let hooks = hook_commands();
 
+    let page = shell_blocks("state.md");
+    let [set, elsewhere, merged] = &page[..] else {
+        panic!("state.md has other blocks: {page:?}");
+    };
     let mut script = MACHINE.to_owned();
     let mut step = |who: &str, what: &str| {
         writeln!(script, "as {who}\n{what}\necho \"done: {who}\"").unwrap();
@@ -277,12 +282,19 @@ fn the_commands_of_the_pages_run() {
     );
     step(
         "one",
+        &format!("{drill}grep '\"passed\": true' .statehold/drills/*"),
+    );
+    step(
+        "one",
         &format!("{export}diff -r ../as-it-was _restore/all-*"),
     );
     step(
         "two",
         &format!("{history}! grep 'and this' memory/notes.md"),
     );
+    step("one", &format!("statehold pull\n{set}"));
+    step("two", &format!("statehold pull\n{elsewhere}"));
+    step("one", merged);
     step(
         "agent",
         "mkdir ~/.claude\nstatehold -C ~/.claude init --preset claude-code\n\
@@ -336,6 +348,7 @@ fn the_commands_of_the_pages_run() {
         "push: 2 files,",
         "now at record 2",
         "push +memory/notes.md",
+        "{\n  \"size\": 16,\n  \"theme\": \"light\"\n}\nsettings/app: it was merged from several",
         "/mnt/shared/state",
         "  default",
         "\"kind\": \"push\"",

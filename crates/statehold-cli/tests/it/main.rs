@@ -11,6 +11,8 @@ mod demo;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod drill;
+#[cfg(test)]
 mod export;
 #[cfg(test)]
 mod history;
@@ -29,9 +31,13 @@ mod replicate;
 #[cfg(test)]
 mod restore;
 #[cfg(test)]
+mod retention;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod sharing;
+#[cfg(test)]
+mod states;
 #[cfg(test)]
 mod vault;
 #[cfg(test)]

@@ -126,6 +126,7 @@ fn name_the_first_record(repository: &Path) -> String {
         let body = Body::Forget(ForgetBody {
             base: state.head,
             snapshots: vec![names[1].clone()],
+            policy: None,
         });
         let head = author.head(Kind::Forget, Vec::new());
         let draft = StoredDraft::new(head, body, &[]).unwrap();

@@ -296,3 +296,40 @@ fn newest_takes_the_later_edit_and_prefers_an_edit_to_a_deletion() {
         assert_eq!(plan.actions, [expected]);
     }
 }
+
+/// Goal: nobody is ever asked about what a node can write again. An edit brings back what was deleted,
+/// and of two edits the one that came first stays.
+#[test]
+fn node_logs_are_never_in_conflict() {
+    let log = path(&format!("state/app/{}/head", "0".repeat(32)));
+    let at = |content: &str| {
+        Some(Seen {
+            signature: file(content),
+            mtime: Mtime::default(),
+        })
+    };
+    let base: BTreeMap<_, _> = [(log.clone(), file("old"))].into();
+    let one = |seen: Option<Seen>| seen.map(|seen| (log.clone(), seen)).into_iter().collect();
+    for (local, remote, expected) in [
+        (at("l"), at("r"), Action::Download(log.clone())),
+        (at("l"), None, Action::Upload(log.clone())),
+        (None, at("r"), Action::Download(log.clone())),
+        (at("old"), None, Action::DeleteLocal(log.clone())),
+        (None, at("old"), Action::DeleteRemote(log.clone())),
+    ] {
+        for strategy in [Strategy::Manual, Strategy::Local, Strategy::Remote] {
+            let trees = Trees {
+                base: base.clone(),
+                local: one(local),
+                remote: one(remote),
+            };
+            let plan = plan(&trees, Direction::Bidirectional, strategy);
+            assert_eq!(
+                plan.actions,
+                std::slice::from_ref(&expected),
+                "{strategy:?}"
+            );
+            assert!(plan.conflicts.is_empty());
+        }
+    }
+}

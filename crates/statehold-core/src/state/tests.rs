@@ -8,11 +8,11 @@ use crate::id::{MachineId, Nonce};
 use crate::record::{DraftHead, NewPack};
 use crate::time::Mtime;
 
-fn path(text: &str) -> RepoPath {
+pub(crate) fn path(text: &str) -> RepoPath {
     RepoPath::parse(text).unwrap()
 }
 
-fn file_of(chunks: Vec<Chunk>) -> Entry {
+pub(crate) fn file_of(chunks: Vec<Chunk>) -> Entry {
     Entry::File(FileEntry {
         size: chunks.iter().map(|chunk| u64::from(chunk.raw)).sum(),
         mtime: Mtime::default(),
@@ -23,7 +23,7 @@ fn file_of(chunks: Vec<Chunk>) -> Entry {
     })
 }
 
-fn chunk(object: Option<ContentObject>, offset: u64) -> Chunk {
+pub(crate) fn chunk(object: Option<ContentObject>, offset: u64) -> Chunk {
     let at = Location {
         object,
         offset,
@@ -36,7 +36,7 @@ fn chunk(object: Option<ContentObject>, offset: u64) -> Chunk {
     }
 }
 
-fn upsert(text: &str, entry: Entry) -> Upsert {
+pub(crate) fn upsert(text: &str, entry: Entry) -> Upsert {
     Upsert {
         path: path(text),
         entry,
@@ -44,7 +44,7 @@ fn upsert(text: &str, entry: Entry) -> Upsert {
     }
 }
 
-fn push(state: &State, upserts: Vec<Upsert>, deletes: &[&str]) -> Record {
+pub(crate) fn push(state: &State, upserts: Vec<Upsert>, deletes: &[&str]) -> Record {
     let deletes = deletes.iter().map(|text| path(text)).collect();
     let body = Body::Push(PushBody {
         base: state.head,
@@ -54,7 +54,7 @@ fn push(state: &State, upserts: Vec<Upsert>, deletes: &[&str]) -> Record {
     record(state, Kind::Push, true, body)
 }
 
-fn record(state: &State, kind: Kind, critical: bool, body: Body) -> Record {
+pub(crate) fn record(state: &State, kind: Kind, critical: bool, body: Body) -> Record {
     let envelope = Envelope {
         number: state.head.number + 1,
         parent: state.head.id,
@@ -82,7 +82,7 @@ fn record(state: &State, kind: Kind, critical: bool, body: Body) -> Record {
     }
 }
 
-fn empty() -> State {
+pub(crate) fn empty() -> State {
     State::empty(Digest::of(b"genesis"))
 }
 
@@ -279,7 +279,11 @@ fn a_snapshot_names_an_earlier_state_once() {
             state,
             Kind::Forget,
             true,
-            Body::Forget(ForgetBody { base, snapshots }),
+            Body::Forget(ForgetBody {
+                base,
+                snapshots,
+                policy: None,
+            }),
         )
     };
     let unknown = forget(&state, &[ONE, "2026-04-16T09-30-00Z-three"]);

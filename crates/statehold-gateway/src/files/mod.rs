@@ -428,7 +428,7 @@ pub(crate) async fn write(
                 refuse_secrets(&path, &content)?;
             }
             let (now, entropy) = (gateway.now(), gateway.entropy());
-            Ok(Upload::new(&content, &state.tree, now, entropy)?)
+            Ok(Upload::new(&content, &state, now, entropy)?)
         })
         .await?
     };

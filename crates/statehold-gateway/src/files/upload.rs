@@ -18,6 +18,7 @@ use statehold_core::limits::SECRET_SEARCH_BYTES_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, RecordRef, Upsert};
 use statehold_core::secrets::{Finding, Search};
+use statehold_core::state::State;
 use statehold_core::time::{Mtime, Timestamp};
 use statehold_core::tree::Tree;
 use statehold_repository::Result;
@@ -104,10 +105,10 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Cuts and compresses content. What a tree holds already is not stored again.
+    /// Cuts and compresses content. What the repository holds already is not stored again.
     pub(crate) fn new(
         content: &[u8],
-        tree: &Tree,
+        state: &State,
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Self> {
@@ -118,8 +119,11 @@ impl Upload {
             .into_iter()
             .map(|range| (range.clone(), Digest::of(&content[range])))
             .collect();
-        let known = holding(tree, pieces.iter().map(|(_, digest)| *digest).collect());
-        let mut writer = ContentWriter::new(&known, entropy);
+        let known = holding(
+            &state.tree,
+            pieces.iter().map(|(_, digest)| *digest).collect(),
+        );
+        let mut writer = ContentWriter::new(&known, &state.collection, entropy);
         let (mut chunks, mut packs) = (Vec::new(), Vec::new());
         for (range, digest) in pieces {
             chunks.push(writer.add(digest, &content[range], Band::Compressed)?);

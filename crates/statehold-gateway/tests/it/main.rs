@@ -11,6 +11,8 @@ mod one_request;
 #[cfg(test)]
 mod openapi;
 #[cfg(test)]
+mod owned;
+#[cfg(test)]
 mod replication;
 #[cfg(test)]
 mod rules;

@@ -555,8 +555,8 @@ async fn records_come_in_several_answers_and_content_with_the_last() {
     let remote = running.remote(&key).await.unwrap();
     let early = load(&remote).await.unwrap().state;
     let mut state = Arc::clone(&early);
-    for index in 0..100_u32 {
-        let len = if index % 99 == 0 { 400_000 } else { 262_000 };
+    for index in 0..150_u32 {
+        let len = if index % 149 == 0 { 400_000 } else { 262_000 };
         let (draft, pack) = push(&state, &[(&format!("{index}"), &noise(len))]);
         let packs: Vec<Pack> = pack.into_iter().collect();
         remote.push(&packs, &draft, &state).await.unwrap();
@@ -566,7 +566,7 @@ async fn records_come_in_several_answers_and_content_with_the_last() {
     let (records, pieces, _) = sums(&frames);
     assert!(end.more && pieces == 0 && end.head == records as u64);
     let (frames, end) = pull(&running, &key, &format!("since={}", end.head)).await;
-    assert_eq!((end.more, end.head, sums(&frames).1), (false, 100, 1));
+    assert_eq!((end.more, end.head, sums(&frames).1), (false, 150, 1));
     let seen = advance_with_content(&remote, &early, Scope::All).await;
     assert_eq!(seen.unwrap(), state);
 }

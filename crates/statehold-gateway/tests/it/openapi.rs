@@ -9,12 +9,14 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use statehold_core::digest::Digest;
 use statehold_core::id::{RepositoryId, TenantId};
+use statehold_core::path::RepoPath;
 use statehold_gateway::openapi::{DOCUMENT, routed_paths};
 use statehold_repository::content::Pack;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::{
-    NewInvite, NewTenant, Place, ReadRequest, RedeemRequest, RenameRequest, Role,
+    CompactRequest, NewInvite, NewTenant, Place, PurgeRequest, ReadRequest, RedeemRequest,
+    RenameRequest, Role,
 };
 use statehold_repository::wire::key::{Invite, Key};
 use statehold_repository::wire::problem::{Fault, Problem};
@@ -310,6 +312,11 @@ fn faults() -> Vec<Fault> {
             found: Digest::of(b""),
         },
         Fault::TooNew { what: text() },
+        Fault::Expired {
+            number: 2,
+            before: Some(1),
+            after: 3,
+        },
         Fault::NotAFile { what: text() },
         Fault::PreconditionFailed,
         Fault::UnsatisfiableRange { size: 1 },
@@ -341,6 +348,7 @@ fn faults() -> Vec<Fault> {
             | Fault::ClockAhead { .. }
             | Fault::Diverged { .. }
             | Fault::TooNew { .. }
+            | Fault::Expired { .. }
             | Fault::NotAFile { .. }
             | Fault::PreconditionFailed
             | Fault::UnsatisfiableRange { .. }
@@ -635,6 +643,19 @@ async fn keys(checked: &Checked<'_>, operator: &Key, pusher: &Key) {
     checked
         .assert_status(path, ask("POST", path).body("{"), 422)
         .await;
+
+    checked.call("/v1/usage", ask("GET", "/v1/usage")).await;
+    for dry in [true, false] {
+        let request = CompactRequest {
+            dry,
+            approve: false,
+        };
+        let compact = ask("POST", "/v1/compact").json(&request);
+        checked.call("/v1/compact", compact).await;
+    }
+    let path: RepoPath = "nothing/of/the/kind".parse().unwrap();
+    let purge = ask("POST", "/v1/purge").json(&PurgeRequest { path });
+    checked.call("/v1/purge", purge).await;
 
     for path in ["/v1/invites", "/v1/admin/invites"] {
         let invite = Invite::random(&Random);

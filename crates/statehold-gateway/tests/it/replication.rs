@@ -9,8 +9,10 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::id::{RepositoryId, TenantId};
+use statehold_gateway::drills::NamedStore;
 use statehold_gateway::replication::{Replication, Rhythm};
 use statehold_gateway::{CONTROL_PREFIX, Gateway};
+use statehold_repository::drill::receipt::{Receipt, Side};
 use statehold_repository::remote::load;
 use statehold_repository::replicate::plan::Row;
 use statehold_repository::replicate::position;
@@ -270,4 +272,65 @@ async fn several_gateways_replicate_once_a_week() {
     assert_eq!(kept.len(), 6, "{kept:?}");
     let at = position(&a.part(&replica)).await.unwrap().unwrap();
     assert_eq!(at.number, 5);
+}
+
+/// Goal: of several gateways on one store, one drills in each slot, all repositories from the store
+/// and from the copy; a drill that fails is kept as such, and the one after it is made all the same.
+/// Method: three gateways with one clock, moved on by a week three times; damage in the copy before the
+/// second.
+#[tokio::test]
+async fn several_gateways_drill_once_a_week() {
+    let copied = Arc::new(InMemory::new());
+    let objects: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(&copied);
+    let (store, replica) = (Store::memory(), Store::new(objects, Listing::Sorted));
+    let gateways = [
+        start(&store).await,
+        start(&store).await,
+        start(&store).await,
+    ];
+    let [first, ..] = &gateways;
+    let (a, unused) = (
+        tenant(&first.gateway, "a").await,
+        tenant(&first.gateway, "unused").await,
+    );
+    a.push(first, "large", &noise(700_000)).await;
+    whole_pass(&first.gateway.replication(replica.clone(), row())).await;
+    let packs = a.part(&replica).list("packs", "packs").await.unwrap();
+    let pack = Path::from(format!("{}/{}/{}", a.tenant, a.repository, packs[0]));
+    let sound = copied.get(&pack).await.unwrap().bytes().await.unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    for round in 0..3_i64 {
+        for gateway in &gateways {
+            let millis = i64::try_from(week.as_millis()).unwrap() * round;
+            gateway.clock.ahead.store(millis, Ordering::Relaxed);
+        }
+        match round {
+            1 => copied.delete(&pack).await.unwrap(),
+            _ => drop(copied.put(&pack, sound.clone().into()).await.unwrap()),
+        }
+        let drills = gateways.each_ref().map(|gateway| {
+            let copy = NamedStore {
+                store: replica.clone(),
+                at: "there".into(),
+            };
+            let folder = scratch.path().to_owned();
+            gateway.gateway.drills("here".into(), Some(copy), folder)
+        });
+        let keeping = drills.each_ref().map(|drills| drills.keep(week));
+        let all = futures::future::join_all(keeping);
+        drop(tokio::time::timeout(Duration::from_secs(2), all).await);
+        let newest = Receipt::newest(&a.part(&store)).await.unwrap().unwrap();
+        assert_eq!(newest.passed, round != 1, "{newest:?}");
+        assert!(newest.restores.iter().any(|one| one.side == Side::Replica));
+    }
+    let part = a.part(&store);
+    let receipts = part.list(layout::DRILLS, layout::DRILLS).await.unwrap();
+    assert_eq!(receipts.len(), 3, "{receipts:?}");
+    let none = Receipt::newest(&unused.part(&store)).await.unwrap();
+    assert_eq!(none, None, "nothing to restore, so nothing was");
+    // A push, the copy's row, and a note for each week.
+    let kept = part.list(layout::LOG, layout::LOG).await.unwrap();
+    assert_eq!(kept.len(), 5, "{kept:?}");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

@@ -132,7 +132,7 @@ pub(crate) fn head(kind: Kind) -> DraftHead {
 
 /// A push of these files on top of a state, and the pack it needs if its content is much.
 pub(crate) fn push(state: &State, files: &[(&str, &[u8])]) -> (StoredDraft, Option<Pack>) {
-    let mut writer = ContentWriter::new(&state.tree, &Random);
+    let mut writer = ContentWriter::new(&state.tree, &state.collection, &Random);
     let mut upserts = Vec::new();
     for (path, content) in files {
         let digest = Digest::of(content);

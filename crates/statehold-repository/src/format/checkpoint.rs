@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use statehold_core::collection::{Collection, Condemned, Listing};
 use statehold_core::id::PackId;
 use statehold_core::limits::CHECKPOINT_RAW_BYTES_MAX;
+use statehold_core::numbers::Numbers;
 use statehold_core::record::RecordRef;
+use statehold_core::retention::Policy;
 use statehold_core::snapshot::{Label, Snapshot, SnapshotId};
 use statehold_core::state::{Backup, Growth, PackState, State};
 use statehold_core::time::Timestamp;
@@ -34,6 +37,8 @@ pub struct Checkpoint {
     pub snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// Copies elsewhere.
     pub backups: BTreeMap<Label, Backup>,
+    /// What is expired, condemned, removed, retired and held.
+    pub collection: Collection,
     /// Checkpoints before this one.
     pub earlier: Vec<EarlierCheckpoint>,
 }
@@ -76,7 +81,58 @@ enum Line {
         #[serde(flatten)]
         backup: Backup,
     },
+    Collection(CollectionLine),
+    Condemned {
+        id: PackId,
+        #[serde(flatten)]
+        state: Condemned,
+    },
+    Held {
+        id: PackId,
+        by: u64,
+    },
+    Listing(Listing),
     Earlier(EarlierCheckpoint),
+}
+
+/// What is said of collecting apart from its tables. There is none in a repository that nobody
+/// collected in, and none that decided on a policy.
+#[derive(Debug, Serialize, Deserialize)]
+struct CollectionLine {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy>,
+    #[serde(default, skip_serializing_if = "Numbers::is_empty")]
+    expired: Numbers,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    retiring: BTreeMap<u64, u64>,
+    cut: u64,
+    compacted: u64,
+    collected: u64,
+}
+
+/// The lines of everything that has to do with collecting.
+fn collection_lines(collection: &Collection) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if *collection == Collection::default() {
+        return lines;
+    }
+    lines.push(Line::Collection(CollectionLine {
+        policy: collection.policy,
+        expired: collection.expired.clone(),
+        retiring: collection.retiring.clone(),
+        cut: collection.cut,
+        compacted: collection.compacted,
+        collected: collection.collected,
+    }));
+    let condemned = collection.condemned.iter();
+    lines.extend(condemned.map(|(id, state)| Line::Condemned {
+        id: *id,
+        state: *state,
+    }));
+    let held = collection.held.iter();
+    lines.extend(held.map(|(id, by)| Line::Held { id: *id, by: *by }));
+    lines.extend(collection.listings.iter().cloned().map(Line::Listing));
+    lines
 }
 
 impl Checkpoint {
@@ -89,6 +145,7 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            collection,
             ..
         } = state;
         Self {
@@ -99,6 +156,7 @@ impl Checkpoint {
             packs: packs.clone(),
             snapshots: snapshots.clone(),
             backups: backups.clone(),
+            collection: collection.clone(),
             earlier,
         }
     }
@@ -112,6 +170,7 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            collection,
             ..
         } = self;
         State {
@@ -122,6 +181,7 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            collection,
         }
     }
 
@@ -163,6 +223,9 @@ impl Checkpoint {
                 backup: backup.clone(),
             });
         }
+        for collected in collection_lines(&self.collection) {
+            line(&collected);
+        }
         for earlier in &self.earlier {
             line(&Line::Earlier(earlier.clone()));
         }
@@ -201,13 +264,26 @@ impl Checkpoint {
             packs,
             snapshots,
             backups,
+            collection: Collection::default(),
             earlier,
         };
+        let collection = &mut checkpoint.collection;
         for line in lines {
             match serde_json::from_slice(line).map_err(damaged)? {
                 Line::Pack { id, state } => drop(checkpoint.packs.insert(id, state)),
                 Line::Snapshot { id, snapshot } => drop(checkpoint.snapshots.insert(id, snapshot)),
                 Line::Backup { label, backup } => drop(checkpoint.backups.insert(label, backup)),
+                Line::Collection(line) => {
+                    collection.policy = line.policy;
+                    collection.expired = line.expired;
+                    collection.retiring = line.retiring;
+                    collection.cut = line.cut;
+                    collection.compacted = line.compacted;
+                    collection.collected = line.collected;
+                }
+                Line::Condemned { id, state } => drop(collection.condemned.insert(id, state)),
+                Line::Held { id, by } => drop(collection.held.insert(id, by)),
+                Line::Listing(listing) => collection.listings.push(listing),
                 Line::Earlier(earlier) => checkpoint.earlier.push(earlier),
             }
         }

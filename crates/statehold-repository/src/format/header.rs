@@ -27,6 +27,8 @@ pub enum ObjectKind {
     Checkpoint = 5,
     /// A draft on its way to whoever appends it; never stored in a repository.
     Draft = 6,
+    /// The envelope of a record whose body was cut away.
+    Retired = 7,
 }
 
 /// The header of an unencrypted object.
@@ -37,6 +39,11 @@ pub fn write(kind: ObjectKind) -> [u8; HEADER_BYTES] {
     header[8..12].copy_from_slice(&MARK);
     header[12..16].copy_from_slice(&[FORMAT, kind as u8, CIPHER_NONE, 0]);
     header
+}
+
+/// Whether an object says that it is a record whose body was cut away.
+pub fn is_retired(bytes: &[u8]) -> bool {
+    bytes.get(13) == Some(&(ObjectKind::Retired as u8))
 }
 
 /// Checks that the object is of this kind and gives what follows the header.

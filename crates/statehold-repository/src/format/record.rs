@@ -12,7 +12,7 @@ use statehold_core::record::{Body, Draft, DraftHead, Envelope, Record, RecordRef
 use statehold_core::time::Timestamp;
 
 use super::frame::{FrameWriter, expand, expand_exact, frame_len};
-use super::header::{HEADER_BYTES, ObjectKind, read, write};
+use super::header::{HEADER_BYTES, ObjectKind, is_retired, read, write};
 use crate::error::{Error, Result};
 use crate::layout;
 
@@ -119,10 +119,11 @@ impl StoredDraft {
 }
 
 impl StoredRecord {
-    /// Reads the record object of this number.
+    /// Reads the record object of this number. Of one that is retired the envelope is all there is.
     pub fn read(number: u64, bytes: Bytes) -> Result<Self> {
         let object = layout::record(number);
-        let parts = Parts::read(&object, &bytes, ObjectKind::Record)?;
+        let is_retired = is_retired(&bytes);
+        let parts = Parts::read(&object, &bytes, kind_of(&bytes))?;
         let (envelope, id) =
             Envelope::from_line(&parts.line).map_err(|error| Error::damaged(&object, error))?;
         if envelope.number != number {
@@ -131,6 +132,18 @@ impl StoredRecord {
                 &object,
                 format!("it says that it is record {found}"),
             ));
+        }
+        if is_retired {
+            if parts.rest != bytes.len() {
+                return Err(Error::damaged(&object, "it goes on after its end"));
+            }
+            let record = Record {
+                envelope,
+                id,
+                body: Body::Retired,
+                content_start: parts.rest as u64,
+            };
+            return Ok(Self { record, bytes });
         }
         let body = read_body(&object, &envelope.draft, &bytes[parts.rest..])?;
         let content_start = (parts.rest + envelope.draft.body_bytes as usize) as u64;
@@ -153,19 +166,37 @@ impl StoredRecord {
     /// goes on past what is there.
     pub fn read_id(number: u64, beginning: &[u8]) -> Result<Option<Digest>> {
         let object = layout::record(number);
-        let frames = read(&object, beginning, ObjectKind::Record)?;
+        let frames = read(&object, beginning, kind_of(beginning))?;
         if frame_len(&object, frames).is_err() {
             return Ok(None);
         }
-        let parts = Parts::read(&object, beginning, ObjectKind::Record)?;
+        let parts = Parts::read(&object, beginning, kind_of(beginning))?;
         let (_, id) =
             Envelope::from_line(&parts.line).map_err(|error| Error::damaged(&object, error))?;
         Ok(Some(id))
     }
 
+    /// Whether the envelope is all that is left of it.
+    pub const fn is_retired(&self) -> bool {
+        matches!(self.record.body, Body::Retired)
+    }
+
+    /// What is left of this record when its body is cut away: the envelope, as it is.
+    pub fn retired(&self) -> Result<Bytes> {
+        let object = layout::record(self.record.envelope.number);
+        let frames = read(&object, &self.bytes, kind_of(&self.bytes))?;
+        let envelope = frame_len(&object, frames)?;
+        let mut bytes = write(ObjectKind::Retired).to_vec();
+        bytes.extend_from_slice(frames.get(..envelope).unwrap_or(frames));
+        Ok(bytes.into())
+    }
+
     /// Checks that every chunk which rides in this record is what its digest says. Reading a record
     /// proves its envelope and body alone; this is for whoever passes it on.
     pub fn check_content(&self) -> Result<()> {
+        if self.is_retired() {
+            return Ok(());
+        }
         let object = layout::record(self.record.envelope.number);
         let start = usize::try_from(self.record.content_start).unwrap_or(usize::MAX);
         let content = self.bytes.get(start..).filter(|_| self.has_content());
@@ -193,6 +224,15 @@ pub fn stored_length(number: u64, bytes: &[u8]) -> Result<usize> {
     let head = &envelope.draft;
     let begin = bytes.len() - rest.len();
     Ok(begin + head.body_bytes as usize + head.content_bytes as usize)
+}
+
+/// The kind that a record object has to be read as.
+fn kind_of(bytes: &[u8]) -> ObjectKind {
+    if is_retired(bytes) {
+        ObjectKind::Retired
+    } else {
+        ObjectKind::Record
+    }
 }
 
 /// Header and first frame of a record or draft.

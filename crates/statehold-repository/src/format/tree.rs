@@ -10,6 +10,7 @@ use statehold_core::entry::Entry;
 use statehold_core::id::TreeId;
 use statehold_core::limits::{PAGE_RAW_BYTES_MAX, TREE_OBJECTS_MAX};
 use statehold_core::path::RepoPath;
+pub use statehold_core::tree::TreeRef;
 use statehold_core::tree::{Tree, root_of};
 
 use super::container::{Container, ContainerWriter};
@@ -34,18 +35,6 @@ pub struct PageLine {
     pub stored: u64,
     /// Digest of its lines.
     pub blake3: Digest,
-}
-
-/// A tree, named: the object with its table, and every object its pages lie in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TreeRef {
-    /// The object with the table.
-    pub id: TreeId,
-    /// Further objects that hold pages of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<TreeId>,
-    /// Digest of the whole listing.
-    pub root: Digest,
 }
 
 /// Writes a tree under this id. Pages that stand in `earlier`, the table of an earlier tree, are
@@ -111,13 +100,10 @@ pub fn page_table(id: TreeId, bytes: Bytes) -> Result<Vec<(TreeId, PageLine)>> {
 pub fn read(reference: &TreeRef, objects: &HashMap<TreeId, Bytes>) -> Result<Tree> {
     let name = layout::tree(reference.id);
     let object = |id: TreeId| {
-        let bytes = objects.get(&id).ok_or_else(|| {
-            Error::damaged(
-                &name,
-                format!("it needs {}, which is not listed", layout::tree(id)),
-            )
-        })?;
-        Container::<PageLine>::read(&layout::tree(id), bytes.clone(), ObjectKind::Tree)
+        let key = layout::tree(id);
+        let bytes = objects.get(&id);
+        let bytes = bytes.ok_or_else(|| Error::damaged(&key, "it is missing"))?;
+        Container::<PageLine>::read(&key, bytes.clone(), ObjectKind::Tree)
     };
     let main = object(reference.id)?;
     let mut containers = HashMap::new();

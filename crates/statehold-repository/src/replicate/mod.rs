@@ -9,6 +9,7 @@
 //! simply done again, and two may go on at once. Whatever is copied is checked first, so that damage
 //! is named and not passed on: the copy stays at the last good record.
 
+mod collected;
 pub mod plan;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,12 +19,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, TreeId};
 use statehold_core::limits::BACKUPS_MAX;
 use statehold_core::record::{BackupBody, Body, DraftHead, Kind, NewPack, RecordRef};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
@@ -35,6 +37,7 @@ use crate::remote::{Batch, Remote as _, load};
 use crate::repository::Repository;
 use crate::store::{Creation, Store};
 
+use collected::Collected;
 use plan::{
     CACHES_BACK, Row, RowNeed, check_follows, crosses_segment, is_news, packs_of, row_need, same,
     segments,
@@ -125,6 +128,7 @@ impl Replicator {
             from,
             to,
             copied: Copied::default(),
+            collected: Collected::default(),
         };
         if let Err(error) = run.go(known, until.unwrap_or(u64::MAX)).await {
             run.copied.stopped = Some(error);
@@ -245,6 +249,7 @@ struct Run<'a> {
     from: &'a Store,
     to: &'a Store,
     copied: Copied,
+    collected: Collected,
 }
 
 impl Run<'_> {
@@ -284,13 +289,19 @@ impl Run<'_> {
                 .collect();
             let more = batch.more && records.len() as u64 + at.number < until;
             let before = at;
-            let copied = self.copy_records(&mut at, records).await;
+            let copied = self.copy_records(&source, &mut at, records).await;
             if at != before {
                 // What is there is marked, whatever stopped the rest.
                 if crosses_segment(before.number, at.number) {
                     self.copy_caches(&source, before.number, at.number).await?;
                 }
-                self.mark(at).await?;
+                if self.is_whole(&source, at).await? {
+                    self.mark(at).await?;
+                }
+                // What was sent just now stands behind the mark that the run began with.
+                if let Some(mark) = known {
+                    self.tidy(mark, before, at).await;
+                }
             }
             copied?;
             if !more {
@@ -352,14 +363,21 @@ impl Run<'_> {
     }
 
     /// Copies records in order, each after its packs, and keeps `at` at the last that is there.
-    async fn copy_records(&mut self, at: &mut RecordRef, records: Vec<StoredRecord>) -> Result<()> {
+    async fn copy_records(
+        &mut self,
+        source: &Repository,
+        at: &mut RecordRef,
+        records: Vec<StoredRecord>,
+    ) -> Result<()> {
         let (by, from, to) = (self.by, self.from, self.to);
+        let newest = Arc::clone(&self.collected.newest);
+        let newest = &*newest;
         for stored in &records {
             let (_, pack_bytes) = packs_of(&stored.record);
             by.watch.found(stored.bytes.len() as u64 + pack_bytes);
         }
         let with_packs = |stored: StoredRecord| async move {
-            let packs = copy_packs(by, from, to, &stored).await?;
+            let packs = copy_packs(by, (from, to), &stored, (source, newest)).await?;
             // Content takes a processor for a while where it is large.
             let checked = tokio::task::spawn_blocking(move || {
                 stored.check_content()?;
@@ -381,15 +399,27 @@ impl Run<'_> {
             }
             let number = stored.record.envelope.number;
             let key = layout::record(number);
+            let mut is_retired = stored.is_retired();
             match self.put(&key, stored.bytes.clone()).await? {
                 Stood::New => {
                     self.copied.records += 1;
                 }
                 Stood::Same => {}
-                Stood::Other(there) => {
-                    return Err(other_record(number, stored.record.id, there));
-                }
+                Stood::Other(there) => match StoredRecord::read(number, there.clone()) {
+                    // The same one, of which one side has the envelope alone.
+                    Ok(other)
+                        if other.record.id == stored.record.id
+                            && other.is_retired() != is_retired =>
+                    {
+                        is_retired = other.is_retired();
+                    }
+                    _ => return Err(other_record(number, stored.record.id, there)),
+                },
             }
+            if is_retired {
+                self.collected.retired = number;
+            }
+            self.collected.is_met |= is_retired || matches!(stored.record.body, Body::Remove(_));
             self.copied.news += u64::from(is_news(&stored.record));
             *at = stored.record.reference();
         }
@@ -571,21 +601,32 @@ async fn turn(by: &Replicator) -> Result<tokio::sync::SemaphorePermit<'_>> {
         })
 }
 
-/// Copies the packs that a record names first, and gives the lengths of those that were written.
+/// What the source's newest state says of collecting.
+async fn newest_of(source: &Repository) -> Result<Collection> {
+    let state = load(source).await?.state;
+    Ok(state.collection.clone())
+}
+
+/// Copies the packs that a record names first, but for those that were removed since, and gives the
+/// lengths of those that were written.
 async fn copy_packs(
     by: &Replicator,
-    from: &Store,
-    to: &Store,
+    (from, to): (&Store, &Store),
     stored: &StoredRecord,
+    (source, newest): (&Repository, &OnceCell<Collection>),
 ) -> Result<Vec<u64>> {
     let (packs, _) = packs_of(&stored.record);
     let copy = |pack: NewPack| async move {
         let _turn = turn(by).await?;
         let key = layout::pack(pack.id);
-        let bytes = from.read(&key).await?;
-        let bytes = bytes.ok_or_else(|| Error::NotFound {
-            object: key.clone(),
-        })?;
+        let Some(bytes) = from.read(&key).await? else {
+            let collection = newest.get_or_try_init(|| newest_of(source)).await?;
+            let condemned = collection.condemned.get(&pack.id);
+            return match condemned.is_some_and(|condemned| condemned.removed) {
+                true => Ok(None),
+                false => Err(Error::NotFound { object: key }),
+            };
+        };
         if bytes.len() as u64 != pack.bytes {
             let reason = format!("it has {} bytes instead of {}", bytes.len(), pack.bytes);
             return Err(Error::damaged(&key, reason));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::id::TreeId;
 use statehold_core::limits::{SEGMENT_BYTES_MAX, SEGMENT_RECORDS};
@@ -35,8 +36,8 @@ pub(super) struct Caches<'a> {
     met: Vec<Met>,
     /// Time and listing at each number where a checkpoint is or should be.
     roots: BTreeMap<u64, (Timestamp, Digest)>,
-    /// Listings that later checkpoints name and that were not read yet.
-    earlier: BTreeMap<TreeId, TreeRef>,
+    /// Listings that later checkpoints name and that were not read yet, with their numbers.
+    earlier: BTreeMap<TreeId, (u64, TreeRef)>,
     /// Numbers at which later checkpoints say that there is one.
     numbers: BTreeSet<u64>,
     /// Tree objects that something names.
@@ -71,7 +72,7 @@ impl<'a> Caches<'a> {
             number: step.number,
             id: stored.map(|stored| stored.record.id).or(step.id),
             object: stored
-                .filter(|_| is_sound)
+                .filter(|stored| is_sound && !stored.is_retired())
                 .map(|stored| Digest::of(&stored.bytes)),
         });
         let id = self.met.last().and_then(|met| met.id);
@@ -182,7 +183,8 @@ impl<'a> Caches<'a> {
             self.name(&earlier.tree);
             self.numbers.insert(earlier.number);
             if !self.checked.contains(&earlier.tree.id) {
-                self.earlier.insert(earlier.tree.id, earlier.tree);
+                let listing = (earlier.number, earlier.tree.clone());
+                self.earlier.insert(earlier.tree.id, listing);
             }
         }
         self.name(&checkpoint.tree);
@@ -219,7 +221,8 @@ impl<'a> Caches<'a> {
             && found.growth == state.growth
             && found.packs == state.packs
             && found.snapshots == state.snapshots
-            && found.backups == state.backups;
+            && found.backups == state.backups
+            && found.collection == state.collection;
         if !is_same || root.is_some_and(|root| root != found.tree.root) {
             return Err("it does not say what the records up to it say".into());
         }
@@ -243,10 +246,34 @@ impl<'a> Caches<'a> {
         Ok(())
     }
 
-    /// Looks at what only later checkpoints name, and counts what nothing names.
-    pub(super) async fn finish(mut self, report: &mut Report) -> Result<()> {
-        for reference in std::mem::take(&mut self.earlier).into_values() {
-            self.tree(&reference, report).await?;
+    /// Looks at what only later checkpoints name, and counts what nothing names. What comes before the
+    /// cut is gone, but for the listings that stand in for it.
+    pub(super) async fn finish(
+        mut self,
+        collection: &Collection,
+        report: &mut Report,
+    ) -> Result<()> {
+        let cut = collection.cut;
+        self.numbers.retain(|number| *number > cut);
+        report.missing_caches.retain(|key| {
+            let segment = layout::parse_segment(key).is_some_and(|(from, _)| from <= cut);
+            let checkpoint = layout::parse_checkpoint(key).is_some_and(|(at, _)| at < cut);
+            !segment && !checkpoint
+        });
+        for (number, reference) in std::mem::take(&mut self.earlier).into_values() {
+            if number >= cut {
+                self.tree(&reference, report).await?;
+            }
+        }
+        // The one at the cut is no cache: nothing else says what came before.
+        if cut > 0 && !self.inventory.checkpoints.contains_key(&cut) {
+            let key = layout::checkpoint(cut, 0);
+            report.missing_caches.retain(|missing| *missing != key);
+            report.note(key, Kind::Checkpoint, String::new());
+        }
+        for listing in &collection.listings {
+            self.name(&listing.tree);
+            self.tree(&listing.tree, report).await?;
         }
         // Where the state can't be told, nothing else says that one is due.
         for number in std::mem::take(&mut self.numbers) {

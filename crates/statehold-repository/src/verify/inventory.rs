@@ -29,7 +29,8 @@ pub(super) struct Inventory {
 
 impl Inventory {
     pub(super) async fn take(store: &Store) -> Result<Self> {
-        Ok(Self::of(store.list_lengths().await?))
+        let listed = store.list_objects().await?;
+        Ok(Self::of(listed.into_iter().map(|one| (one.key, one.bytes))))
     }
 
     /// Sorts a listing.
@@ -50,6 +51,8 @@ impl Inventory {
                 found.checkpoints.entry(number).or_default().push(copy);
             } else if layout::parse_complete(&key).is_some() {
                 // A mark says of a replica how far it goes; the log says what it holds.
+            } else if layout::is_drill(&key) {
+                // Vouched for by the log, and needed by no reader.
             } else if key.starts_with("damaged/") {
                 found.aside += 1;
             } else if !is_beside(&key) {
@@ -87,6 +90,9 @@ fn is_beside(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use statehold_core::digest::Digest;
+    use statehold_core::time::Timestamp;
+
     use super::*;
 
     #[test]
@@ -102,6 +108,7 @@ mod tests {
             layout::checkpoint(48, 0),
             layout::checkpoint(48, 1),
             layout::damaged(&layout::record(2), 1),
+            layout::drill(Timestamp::default(), Digest::of(b"")),
             "probes/1".into(),
             "lease.json".into(),
             "README.md".into(),

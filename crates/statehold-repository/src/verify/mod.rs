@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::StreamExt as _;
 use futures::stream;
+use statehold_core::collection::{Collection, Moves};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry};
 use statehold_core::id::PackId;
@@ -46,9 +47,11 @@ use self::content::{Frame, Lost, LostContent, check_content, chunks_in, wrong_le
 use self::inventory::Inventory;
 use self::report::{Kind, Report};
 use self::subset::{Day, Share};
-use self::walk::{Flaw, Step, Walk, read_object};
+use self::walk::{Flaw, Step, Walk, read_object, read_trees};
 use crate::error::{Error, Result};
 use crate::format::description::Description;
+use crate::format::record::StoredRecord;
+use crate::format::tree;
 use crate::layout;
 use crate::store::Store;
 
@@ -239,6 +242,15 @@ impl<'a> Packs<'a> {
         }
     }
 
+    /// What a `remove` named need not be there.
+    fn leave_out_removed(&mut self, collection: &Collection) {
+        let removed = collection.condemned.iter().filter(|(_, one)| one.removed);
+        for (id, _) in removed {
+            self.bytes.remove(id);
+            self.frames.remove(id);
+        }
+    }
+
     fn name(&mut self, chunk: &Chunk) {
         if let Some(ContentObject::Pack(id)) = chunk.at.object
             && let Some(frames) = self.frames.get_mut(&id)
@@ -271,6 +283,8 @@ async fn follow(
 ) -> Result<()> {
     let mut walk = Walk::new(store, inventory, found.facts.genesis, &options.known);
     let mut caches = Caches::new(store, inventory);
+    let mut untold = Vec::new();
+    let mut retired = Vec::new();
     loop {
         let had_state = walk.state.is_some();
         let Some(step) = walk.next().await? else {
@@ -295,11 +309,58 @@ async fn follow(
             report.head = Some(stored.record.reference());
         }
         if walk.state.is_none() {
-            report.note_gap(step.number);
+            untold.push(step.number);
+        }
+        if step.stored.as_ref().is_some_and(StoredRecord::is_retired) {
+            retired.push(step.number);
         }
         watch.done(1);
     }
-    caches.finish(&mut found.report).await
+    let collection = walk.state.map(|state| state.collection).unwrap_or_default();
+    let is_after_cut = |number: &u64| *number > collection.cut;
+    for number in untold.into_iter().filter(is_after_cut) {
+        found.report.note_gap(number);
+    }
+    for number in retired.into_iter().filter(is_after_cut) {
+        let reason = "its body was cut away, and the log does not say so".to_owned();
+        let key = layout::record(number);
+        found.report.note(key, Kind::Record, reason);
+    }
+    packs.leave_out_removed(&collection);
+    name_listed(store, &collection, packs).await?;
+    caches.finish(&collection, &mut found.report).await
+}
+
+/// Takes in what the listings name that stand in for retired records.
+async fn name_listed(store: &Store, collection: &Collection, packs: &mut Packs<'_>) -> Result<()> {
+    if collection.listings.is_empty() {
+        return Ok(());
+    }
+    // It is whole: nothing retires a record that comes after the newest compaction.
+    let moves = match read_object(store, &layout::record(collection.compacted)).await? {
+        Ok(bytes) => match StoredRecord::read(collection.compacted, bytes) {
+            Ok(stored) => match stored.record.body {
+                Body::Compact(compact) => compact.moves,
+                _ => Moves::default(),
+            },
+            Err(_) => Moves::default(),
+        },
+        Err(_) => Moves::default(),
+    };
+    for listing in &collection.listings {
+        let objects = read_trees(store, &listing.tree).await?;
+        // What is wrong with it is said of the tree.
+        let Ok(mut tree) = tree::read(&listing.tree, &objects) else {
+            continue;
+        };
+        tree.follow(&moves);
+        for (_, entry) in tree.iter() {
+            if let Entry::File(file) = entry {
+                file.chunks.iter().for_each(|chunk| packs.name(chunk));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a record gives or takes the name of a snapshot.

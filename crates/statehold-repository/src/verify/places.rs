@@ -19,6 +19,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// The place with this prefix in a store.
+    pub fn at(store: &Store, prefix: String) -> Self {
+        let store = inside(store, &prefix);
+        Self { prefix, store }
+    }
+
     /// The place with this prefix in another store, such as a replica.
     pub fn in_other(&self, store: &Store) -> Store {
         inside(store, &self.prefix)
@@ -41,8 +47,9 @@ pub struct Places {
 
 /// Looks for all repositories in a store. They are listed and not opened, so damaged ones are found.
 pub async fn find(store: &Store) -> Result<Places> {
-    const PARTS: [&str; 5] = [
+    const PARTS: [&str; 6] = [
         layout::LOG,
+        layout::DRILLS,
         "packs",
         "trees",
         "segments",
@@ -50,10 +57,7 @@ pub async fn find(store: &Store) -> Result<Places> {
     ];
     let (folders, objects) = store.list_here().await?;
     let mut found = Places::default();
-    let at = |prefix: &str| Place {
-        prefix: prefix.to_owned(),
-        store: inside(store, prefix),
-    };
+    let at = |prefix: &str| Place::at(store, prefix.to_owned());
     let is_root = objects.iter().any(|object| object == layout::REPOSITORY)
         || folders.iter().any(|folder| folder == layout::LOG);
     if is_root {

@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
                         what: format!("record {number} of kind {kind:?}"),
                     });
                 }
-                Err(FoldError::Chain { .. }) => self.state = None,
+                Err(FoldError::Chain { .. } | FoldError::Retired { .. }) => self.state = None,
             },
             _ => self.state = None,
         }

@@ -8,6 +8,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{KeyId, MachineId, RepositoryId, TenantId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX};
+use statehold_core::path::RepoPath;
 use statehold_core::time::Timestamp;
 
 use super::{DRAFT_BYTES_MAX, PULL_CONTENT_BYTES_MAX, PUSH_BYTES_MAX, READ_BYTES_MAX};
@@ -340,4 +341,22 @@ pub struct TenantInfo {
 pub struct TenantList {
     /// The tenants, oldest first.
     pub tenants: Vec<TenantInfo>,
+}
+
+/// `POST /v1/compact`: lets go of what the policy lets go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactRequest {
+    /// Whether only to say what would be done.
+    #[serde(default)]
+    pub dry: bool,
+    /// Whether an expiry of over half of all points is meant. Takes the role `own`.
+    #[serde(default)]
+    pub approve: bool,
+}
+
+/// `POST /v1/purge`: makes what was ever at a path unreadable, and deletes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeRequest {
+    /// A file, or a folder with all beneath it.
+    pub path: RepoPath,
 }

@@ -1,9 +1,10 @@
 //! The frame stream: a kind byte, a length, a payload, over and over, and an end frame.
 //!
 //! ```text
-//! kind     u8       1 record, 2 checkpoint, 3 tree, 4 chunk, 5 pack, 6 draft, 7 content, 0xFF end
+//! kind     u8       1 record, 2 checkpoint, 3 tree, 4 chunk, 5 pack, 6 draft, 7 content, 8 moves,
+//!                   0xFF end
 //! length   u32 LE   of the payload
-//! payload           record: number u64 LE, stored bytes; tree, pack: id (16 bytes), stored bytes;
+//! payload           record, moves: number u64 LE, stored bytes; tree, pack: id (16 bytes), stored bytes;
 //!                   content: kind of its object u8 (1 pack, 2 record), id (16 bytes; of a record
 //!                   its number u64 LE and zeros), offset u64 LE, stored bytes;
 //!                   checkpoint, chunk, draft: stored bytes; end: JSON
@@ -29,6 +30,7 @@ const CHUNK: u8 = 4;
 const PACK: u8 = 5;
 const DRAFT: u8 = 6;
 const CONTENT: u8 = 7;
+const MOVES: u8 = 8;
 const END: u8 = 0xFF;
 
 /// What a content frame says about its object.
@@ -86,6 +88,13 @@ pub enum Frame {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// The bytes of the record that says where content lies now.
+    Moves {
+        /// Its number.
+        number: u64,
+        /// Its bytes.
+        bytes: Bytes,
+    },
     /// The end.
     End(End),
 }
@@ -106,7 +115,7 @@ pub struct End {
 /// Bytes of a payload before the stored ones, and the most of it that there may be in all.
 const fn bounds(kind: u8) -> Option<(usize, usize)> {
     let (prefix, stored) = match kind {
-        RECORD => (8, RECORD_BYTES_MAX),
+        RECORD | MOVES => (8, RECORD_BYTES_MAX),
         CHECKPOINT => (0, RECORD_BYTES_MAX),
         TREE => (16, RECORD_BYTES_MAX),
         CHUNK => (0, CHUNK_STORED_BYTES_MAX),
@@ -142,6 +151,10 @@ impl Frame {
             Self::Record { number, bytes } => {
                 let prefix = Bytes::copy_from_slice(&number.to_le_bytes());
                 (RECORD, prefix, bytes.clone())
+            }
+            Self::Moves { number, bytes } => {
+                let prefix = Bytes::copy_from_slice(&number.to_le_bytes());
+                (MOVES, prefix, bytes.clone())
             }
             Self::Checkpoint(bytes) => (CHECKPOINT, Bytes::new(), bytes.clone()),
             Self::Tree { id, bytes } => {
@@ -183,6 +196,13 @@ impl Frame {
             RECORD => {
                 let number = payload.get_u64_le();
                 Self::Record {
+                    number,
+                    bytes: payload,
+                }
+            }
+            MOVES => {
+                let number = payload.get_u64_le();
+                Self::Moves {
                     number,
                     bytes: payload,
                 }
@@ -368,6 +388,7 @@ mod tests {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
         prop_oneof![
             (any::<u64>(), bytes()).prop_map(|(number, bytes)| Frame::Record { number, bytes }),
+            (any::<u64>(), bytes()).prop_map(|(number, bytes)| Frame::Moves { number, bytes }),
             bytes().prop_map(Frame::Checkpoint),
             (any::<[u8; 16]>(), bytes()).prop_map(|(id, bytes)| Frame::Tree {
                 id: TreeId::from_bytes(id),

@@ -95,6 +95,16 @@ pub enum Fault {
         /// The id in the log.
         found: Digest,
     },
+    /// [`Error::Expired`]
+    Expired {
+        /// The record.
+        number: u64,
+        /// The nearest one before it whose state is kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// The nearest one after it.
+        after: u64,
+    },
     /// [`Error::TooNew`]
     TooNew {
         /// What was met.
@@ -157,6 +167,7 @@ impl Fault {
             Self::NotAcceptable => 406,
             Self::Timeout => 408,
             Self::Conflict { .. } | Self::Diverged { .. } | Self::NotAFile { .. } => 409,
+            Self::Expired { .. } => 410,
             Self::LengthRequired => 411,
             Self::PreconditionFailed => 412,
             Self::TooLarge { .. } => 413,
@@ -276,6 +287,20 @@ impl From<Error> for Problem {
                 expected,
                 found,
             },
+            // Whoever asks again is given a newer checkpoint.
+            error @ Error::Retired { .. } => Fault::Unavailable {
+                what: "the newest state".into(),
+                reason: error.to_string(),
+            },
+            Error::Expired {
+                number,
+                before,
+                after,
+            } => Fault::Expired {
+                number,
+                before,
+                after,
+            },
             Error::TooNew { what } => Fault::TooNew { what },
         };
         Self::new(fault, detail)
@@ -309,6 +334,15 @@ impl From<Problem> for Error {
                 number,
                 expected,
                 found,
+            },
+            Fault::Expired {
+                number,
+                before,
+                after,
+            } => Self::Expired {
+                number,
+                before,
+                after,
             },
             Fault::TooNew { what } => Self::TooNew { what },
             Fault::VersionMismatch { .. }

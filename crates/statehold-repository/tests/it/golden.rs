@@ -7,8 +7,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use statehold_core::collection::HoldBody;
 use statehold_core::digest::{Digest, Sha256};
 use statehold_core::entry::{Chunk, ContentObject, Entry, FileEntry, Location};
 use statehold_core::id::{KeyId, PackId, RepositoryId};
@@ -18,10 +20,12 @@ use statehold_core::record::{
     BackupBody, Body, ForgetBody, Kind, NewPack, NoteBody, PushBody, RollbackBody, SnapshotBody,
     Upsert,
 };
+use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
-use statehold_core::time::Mtime;
+use statehold_core::time::{Mtime, Timestamp};
+use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::content::{FrameLine, read_pack};
 use statehold_repository::format::container::ContainerWriter;
 use statehold_repository::format::frame::{FrameWriter, store};
@@ -30,12 +34,14 @@ use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::format::segment;
 use statehold_repository::remote::{load, load_at};
 use statehold_repository::store::Store;
-use statehold_repository::{Remote as _, Repository, layout};
+use statehold_repository::{Error, Remote as _, Repository, layout};
 use statehold_testkit::author::{Author, read_file};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 
 /// Set to a folder that doesn't exist yet, it gets the next set.
 const MAKE: &str = "STATEHOLD_GOLDEN";
+/// The same of a repository that was collected.
+const MAKE_COLLECTED: &str = "STATEHOLD_GOLDEN_COLLECTED";
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -95,6 +101,108 @@ async fn a_set_made_now_is_read() {
     std::fs::write(folder.join("expected.txt"), described).unwrap();
 }
 
+/// The same of a repository in which points were let go and records retired. A set of its own, since what
+/// is retired says no more.
+#[tokio::test]
+async fn a_collected_set_made_now_is_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = match std::env::var_os(MAKE_COLLECTED) {
+        Some(folder) => PathBuf::from(folder),
+        None => scratch.path().join("next"),
+    };
+    assert!(
+        !folder.exists(),
+        "{} exists; sets are made once",
+        folder.display()
+    );
+    make_collected(&folder).await;
+    let described = describe(&folder).await;
+    for word in [
+        "keeps Policy",
+        "holds",
+        "lets go",
+        "condemns",
+        "moves",
+        "removes",
+        "retires",
+        "lists records",
+        "  retired",
+        "kept record 8",
+    ] {
+        assert!(
+            described.contains(word),
+            "the set has no {word}:\n{described}"
+        );
+    }
+    std::fs::write(folder.join("expected.txt"), described).unwrap();
+}
+
+/// Writes a set with few points, whose collector has seen everything become old.
+async fn make_collected(folder: &Path) {
+    let store = Store::folder(folder).unwrap();
+    let entropy = SeededEntropy::new(11);
+    // Long after any file of the folder was written.
+    let clock = Arc::new(SimulatedClock::standing(Timestamp::from_millis(
+        4_000_000_000_000,
+    )));
+    let id = RepositoryId::random(&entropy);
+    let drawn = Arc::new(entropy.branch());
+    let repository = Repository::open_or_create(store.clone(), id, clock, drawn);
+    let repository = repository.await.unwrap();
+    let author = Author::new(12);
+    let mut state = Arc::new(repository.empty_state());
+    let append = async |draft: StoredDraft, state: &mut Arc<State>| {
+        *state = repository.append_as(&draft, state, None).await.unwrap().1;
+        repository.tend(state).await.unwrap();
+    };
+    let without_content = |body: Body| {
+        let head = author.head(body.kind().unwrap(), Vec::new());
+        StoredDraft::new(head, body, b"").unwrap()
+    };
+    let policy = Policy {
+        within_days: 0,
+        last: 2,
+        ..Policy::default()
+    };
+    while state.head.number < 20 {
+        let name = format!("many/{}", state.head.number % 5);
+        let content = format!("as of record {}\n", state.head.number + 1);
+        let drafted = author.draft(&state, [(&*name, Some(content.as_bytes()))]);
+        append(drafted.unwrap().draft, &mut state).await;
+    }
+    let body = Body::Forget(ForgetBody {
+        base: state.head,
+        snapshots: Vec::new(),
+        policy: Some(policy),
+    });
+    append(without_content(body), &mut state).await;
+    let body = Body::Snapshot(SnapshotBody {
+        base: state.head,
+        id: SnapshotId::new(EPOCH, &"kept".parse().unwrap()).unwrap(),
+        at: 8,
+        files: 5,
+        bytes: 80,
+    });
+    append(without_content(body), &mut state).await;
+    let (orphan, bytes, _) = small_pack(&entropy);
+    repository.put_pack(orphan.id, bytes).await.unwrap();
+    let body = Body::Hold(HoldBody {
+        base: state.head,
+        packs: vec![PackId::random(&entropy)],
+    });
+    append(without_content(body), &mut state).await;
+    let at_once = Settings {
+        floor: Duration::ZERO,
+        upload: Duration::ZERO,
+    };
+    let collector = Collector::new(&repository, at_once);
+    collector.compact(true).await.unwrap();
+    collector.remove().await.unwrap();
+    let state = load(&repository).await.unwrap().state;
+    let draft = author.draft(&state, [("later", Some(&b"not yet in the log"[..]))]);
+    std::fs::write(folder.join("draft"), draft.unwrap().draft.bytes).unwrap();
+}
+
 /// A pack of two frames, smaller than one that a push would write.
 fn small_pack(entropy: &SeededEntropy) -> (NewPack, Bytes, Vec<Chunk>) {
     let id = PackId::random(entropy);
@@ -152,7 +260,7 @@ async fn make(folder: &Path) {
     let key = Some(KeyId::random(&entropy));
     let mut state = Arc::new(repository.empty_state());
     let append = async |draft: StoredDraft, state: &mut Arc<State>, key| {
-        clock.advance(std::time::Duration::from_millis(61_001));
+        clock.advance(Duration::from_millis(61_001));
         *state = repository.append_as(&draft, state, key).await.unwrap().1;
         repository.tend(state).await.unwrap();
     };
@@ -255,7 +363,15 @@ async fn make(folder: &Path) {
     history(rollback, &mut state).await;
     if let Body::Snapshot(SnapshotBody { id, .. }) = doomed {
         let (base, snapshots) = (state.head, vec![id]);
-        history(Body::Forget(ForgetBody { base, snapshots }), &mut state).await;
+        history(
+            Body::Forget(ForgetBody {
+                base,
+                snapshots,
+                policy: None,
+            }),
+            &mut state,
+        )
+        .await;
     }
     let backup = Body::Backup(BackupBody {
         base: state.head,
@@ -299,7 +415,12 @@ async fn describe(folder: &Path) -> String {
         };
         let stored = StoredRecord::read(number, bytes).unwrap();
         describe_record(&stored, &mut line);
-        folded.apply(&stored.record).unwrap();
+        if stored.is_retired() {
+            // What it said stands in the checkpoint where the retired ones end.
+            folded = repository.empty_state();
+        } else if folded.head.number + 1 == number {
+            folded.apply(&stored.record).unwrap();
+        }
         records.push(stored.record);
     }
     for key in store.list("segments", "segments").await.unwrap() {
@@ -319,7 +440,13 @@ async fn describe(folder: &Path) -> String {
     }
     for key in store.list("checkpoints", "checkpoints").await.unwrap() {
         let number = layout::parse_checkpoint(&key).unwrap().0;
-        let opening = repository.open(Point::Record(number)).await.unwrap();
+        let opening = match repository.open(Point::Record(number)).await {
+            Err(Error::Expired { .. }) => {
+                line(format!("checkpoint at {number}, whose state has expired"));
+                continue;
+            }
+            opening => opening.unwrap(),
+        };
         let (checkpoint, trees) = opening.checkpoint.unwrap();
         line(format!(
             "checkpoint at {number}, {}, with tree {} in {} objects, {} checkpoints before",
@@ -330,7 +457,25 @@ async fn describe(folder: &Path) -> String {
         ));
     }
     let state = load(&repository).await.unwrap().state;
-    assert_eq!(*state, folded, "by the checkpoint, and by all records");
+    let cut = state.collection.cut;
+    if cut == 0 {
+        assert_eq!(*state, folded, "by the checkpoint, and by all records");
+    }
+    for number in (1..=cut).filter(|number| !state.collection.expired.contains(*number)) {
+        let earlier = load_at(&repository, Point::Record(number)).await.unwrap();
+        let root = earlier.tree.root();
+        line(format!(
+            "kept record {number} of {} with root {root}",
+            earlier.time
+        ));
+        for (path, _) in earlier.tree.iter() {
+            let content = read_file(&repository, &earlier, path.as_str())
+                .await
+                .unwrap();
+            let content = String::from_utf8_lossy(&content);
+            line(format!("  {path}: {content:?}"));
+        }
+    }
     line(format!("state at {} {}", state.head.number, state.head.id));
     line(format!("root {}", state.tree.root()));
     for (id, pack) in &state.packs {
@@ -439,7 +584,41 @@ fn describe_record(stored: &StoredRecord, line: &mut impl FnMut(String)) {
             for id in &forget.snapshots {
                 line(format!("  forgets {id}"));
             }
+            if let Some(policy) = forget.policy {
+                line(format!("  keeps {policy:?}"));
+            }
         }
+        Body::Compact(compact) => {
+            for (first, last) in compact.expired.ranges() {
+                line(format!("  lets go of records {first} to {last}"));
+            }
+            for pack in &compact.condemned {
+                line(format!("  condemns {pack}"));
+            }
+            line(format!("  condemns records up to {}", compact.records));
+            for ((object, offset), to) in compact.moves.iter() {
+                line(format!("  moves {object} at {offset} to {to:?}"));
+            }
+        }
+        Body::Remove(remove) => {
+            for pack in &remove.packs {
+                line(format!("  removes {pack}"));
+            }
+            line(format!("  retires records up to {}", remove.cut));
+            for listing in &remove.listings {
+                let tree = &listing.tree;
+                let (from, to, time) = (listing.from, listing.to, listing.time);
+                line(format!(
+                    "  lists records {from} to {to} of {time}: {tree:?}"
+                ));
+            }
+        }
+        Body::Hold(hold) => {
+            for pack in &hold.packs {
+                line(format!("  holds {pack}"));
+            }
+        }
+        Body::Retired => line("  retired".to_owned()),
         Body::Registry(_) | Body::Unknown => line("  another kind".to_owned()),
     }
     for pack in &head.packs {

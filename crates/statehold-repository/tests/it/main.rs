@@ -7,7 +7,9 @@
 )]
 
 mod append;
+mod collect;
 mod damage;
+mod drill;
 mod golden;
 mod history;
 mod replicate;

@@ -88,7 +88,13 @@ async fn snapshot(scene: &mut Scene) {
 /// All objects of a repository but what was put aside.
 async fn all(store: &Store) -> BTreeMap<String, Bytes> {
     let mut found = BTreeMap::new();
-    for (key, _) in store.list_lengths().await.unwrap() {
+    for key in store
+        .list_objects()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|one| one.key)
+    {
         if !key.starts_with("damaged/") {
             let bytes = store.read(&key).await.unwrap().unwrap();
             found.insert(key, bytes);

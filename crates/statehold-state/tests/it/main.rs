@@ -1,6 +1,8 @@
 //! The crate seen from outside: laws of the core, storage that is killed, the typed manager.
 
 #[cfg(test)]
+mod carried;
+#[cfg(test)]
 mod convergence;
 #[cfg(test)]
 mod flaws;

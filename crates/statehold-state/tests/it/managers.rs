@@ -155,6 +155,67 @@ fn a_batch_is_seen_whole_or_not_at_all() {
     assert_eq!(all.get("b").unwrap().unwrap().data, 9);
 }
 
+/// Large batches are taken in another order than they were made in.
+#[test]
+fn a_large_batch_comes_to_what_its_parts_come_to() {
+    let ids: Vec<String> = (0..600)
+        .map(|number| format!("shared/ä{}/{number}", number * 7_919 % 300))
+        .collect();
+    let last: Vec<&String> = ids.iter().chain(ids.iter().step_by(3)).collect();
+    let written = |parts: usize| {
+        let manager = Manager::in_memory().unwrap();
+        let states = manager
+            .collection::<usize>("all", Strategy::default())
+            .unwrap();
+        for part in last.chunks(last.len().div_ceil(parts)) {
+            manager
+                .batch(|batch| {
+                    for id in part {
+                        let next = batch.get(&states, id)?.map_or(1, |state| state.data + 1);
+                        batch.put(&states, id, &next)?;
+                    }
+                    batch.delete(&states, &ids[1]).map(drop)
+                })
+                .unwrap();
+        }
+        let other = Manager::in_memory().unwrap();
+        other
+            .reconcile(&manager.answer(&other.head().unwrap()).unwrap())
+            .unwrap();
+        assert_eq!(other.root(), manager.root());
+        let shown: Vec<_> = states.states().unwrap();
+        let shown = shown
+            .into_iter()
+            .map(|state| (state.id, state.data, state.version));
+        shown.collect::<Vec<_>>()
+    };
+    let at_once = written(1);
+    assert_eq!(at_once.len(), 599);
+    assert_eq!(
+        at_once.iter().filter(|(_, data, _)| *data == 2).count(),
+        200
+    );
+    assert_eq!(at_once, written(80));
+}
+
+#[test]
+fn ids_are_found_by_how_they_begin() {
+    let manager = Manager::in_memory().unwrap();
+    let all = manager
+        .collection::<u8>("all", Strategy::default())
+        .unwrap();
+    for id in ["a", "a/1", "a/2", "a0", "b", "ä/1", "ä"] {
+        all.put(id, &1).unwrap();
+    }
+    all.delete("a/2").unwrap();
+    let found = |start: &str| all.ids_starting_with(start).unwrap();
+    assert_eq!(found("a/"), ["a/1"]);
+    assert_eq!(found("a"), ["a", "a/1", "a0"]);
+    assert_eq!(found("ä"), ["ä", "ä/1"]);
+    assert_eq!(found(""), all.ids().unwrap());
+    assert!(found("c").is_empty());
+}
+
 fn pair(home: &Path, rules: &Rules) -> [(Manager, Collection<Value>); 2] {
     ["desk", "phone"].map(|name| {
         let manager = open(home, name);

@@ -11,20 +11,15 @@ use std::io::{BufReader, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use statehold_core::digest::{Digest, FileHasher};
-use statehold_core::entry::{Chunk, ContentObject, FileEntry};
-use statehold_core::limits::PACK_BYTES_TARGET;
+use statehold_core::entry::FileEntry;
+use statehold_repository::batches::{
+    Batch, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, batches, stored_bytes,
+};
 use statehold_repository::content::open_chunk;
 use statehold_repository::{Error, Remote};
 
 use super::{EngineError, Result, own_error};
 use crate::progress::Progress;
-
-/// Stored bytes of files that are fetched in one go, unless they lie in one pack.
-pub(crate) const BATCH_BYTES: u64 = PACK_BYTES_TARGET as u64;
-/// Stored bytes up to which a file is fetched together with others, and a batch of one pack goes on.
-pub(crate) const TOGETHER_BYTES_MAX: u64 = 2 * BATCH_BYTES;
-/// Chunks of a large file that are fetched in one go.
-pub(crate) const CHUNKS_AT_ONCE: usize = 8;
 
 /// Fetches content into a staging folder.
 pub(crate) struct Fetcher<'a> {
@@ -43,18 +38,6 @@ pub(crate) struct Damage {
     pub(crate) error: Error,
 }
 
-/// Files with different content, to be fetched in one go.
-pub(crate) type Batch<'f> = Vec<&'f FileEntry>;
-
-/// Stored bytes of all batches.
-pub(crate) fn stored_bytes_of(batches: &[Batch<'_>]) -> u64 {
-    batches
-        .iter()
-        .flatten()
-        .map(|file| stored_bytes(file))
-        .sum()
-}
-
 impl Fetcher<'_> {
     /// What has to be fetched for these files, each content once, in the order in which it lies in
     /// the store, so that reads are few and long.
@@ -65,27 +48,7 @@ impl Fetcher<'_> {
                 missing.insert(file.digest, file);
             }
         }
-        let mut missing: Vec<&FileEntry> = missing.into_values().collect();
-        missing.sort_by_key(|file| file.chunks.first().map(place_of));
-        let mut batches = Vec::new();
-        let mut batch = Batch::new();
-        let (mut bytes, mut object) = (0, None);
-        for file in missing {
-            let next = file.chunks.first().and_then(|chunk| chunk.at.object);
-            let is_full = bytes + stored_bytes(file) > BATCH_BYTES;
-            // A pack is read in one go even if it is a little over the target.
-            if is_full && (next != object || bytes > TOGETHER_BYTES_MAX) && !batch.is_empty() {
-                batches.push(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-            object = next;
-            bytes += stored_bytes(file);
-            batch.push(file);
-        }
-        if !batch.is_empty() {
-            batches.push(batch);
-        }
-        batches
+        batches(missing.into_values().collect())
     }
 
     /// Where a content lies once it has been fetched.
@@ -195,17 +158,6 @@ pub(crate) fn digest_of(file: File) -> std::io::Result<Digest> {
             got => hasher.update(&buffer[..got]),
         }
     }
-}
-
-pub(crate) fn stored_bytes(file: &FileEntry) -> u64 {
-    file.chunks
-        .iter()
-        .map(|chunk| u64::from(chunk.at.stored))
-        .sum()
-}
-
-fn place_of(chunk: &Chunk) -> (Option<ContentObject>, u64) {
-    (chunk.at.object, chunk.at.offset)
 }
 
 /// A file in the making. It gets its name only when its digest is right.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use statehold_core::entry::Entry;
 use statehold_core::id::Nonce;
+use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
     Body, DraftHead, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
 };
+use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_core::snapshot::{Label, SnapshotId};
@@ -55,6 +57,9 @@ pub struct RollbackPlan {
     pub back: WayBack,
     /// Paths that stay as they are: rules deny them, or they are an owner's to change.
     pub left: Vec<RepoPath>,
+    /// Whether there is other application state than then. Its logs stay: only new events bring values
+    /// back.
+    pub leaves_app_state: bool,
     /// Files and bytes of the state that it starts from.
     present: (u64, u64),
 }
@@ -128,14 +133,31 @@ impl Engine {
         })
     }
 
-    /// Takes snapshots out of the list. Their records stay in the log.
+    /// Takes snapshots out of the list: what nothing else keeps goes with a later compaction.
     pub async fn forget_snapshots(&self, snapshots: Vec<SnapshotId>) -> Result<RecordRef> {
-        let _lock = lock_workspace(&self.workspace, "snapshot", Wait::Yes)?;
+        self.forget(snapshots, None).await
+    }
+
+    /// Says how long earlier states are kept from now on. Nothing goes before a compaction.
+    pub async fn keep_by(&self, policy: Policy) -> Result<RecordRef> {
+        self.forget(Vec::new(), Some(policy)).await
+    }
+
+    async fn forget(
+        &self,
+        snapshots: Vec<SnapshotId>,
+        policy: Option<Policy>,
+    ) -> Result<RecordRef> {
+        let _lock = lock_workspace(&self.workspace, "forget", Wait::Yes)?;
         self.check_may_push()?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         let base = state.head;
-        let body = Body::Forget(ForgetBody { base, snapshots });
+        let body = Body::Forget(ForgetBody {
+            base,
+            snapshots,
+            policy,
+        });
         self.append(&mut index, &state, body).await
     }
 
@@ -206,6 +228,9 @@ impl Engine {
         wanted: &impl Fn(&RepoPath) -> bool,
     ) -> Result<RollbackPlan> {
         let mut back = WayBack::between(&state.tree, &to.tree, wanted);
+        let before = back.paths().count();
+        back.leave_out(is_node_log);
+        let leaves_app_state = back.paths().count() < before;
         let mut left = Vec::new();
         if let Some(rules) = self.shared_rules(Some(state), true).await? {
             let stays = |path: &RepoPath| path.as_str() == SHARED_RULES_PATH;
@@ -230,6 +255,7 @@ impl Engine {
             from: state.head,
             back,
             left,
+            leaves_app_state,
             present: size_of(&state.tree),
         })
     }

@@ -13,8 +13,9 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
 use statehold_core::tree::Tree;
 use statehold_repository::Remote;
+use statehold_repository::batches::stored_bytes_of;
 
-use super::fetch::{Fetcher, stored_bytes_of};
+use super::fetch::Fetcher;
 use super::{EngineError, Result, own_error};
 use crate::folder::{Attributes, Folder, FolderError, Stamp, stamp_clock_ns};
 use crate::progress::{Phase, Progress};

@@ -179,7 +179,7 @@ impl<'a> Outgoing<'a> {
         state: &'a State,
         entropy: &'a dyn Entropy,
     ) -> Self {
-        let writer = ContentWriter::new(&state.tree, entropy);
+        let writer = ContentWriter::new(&state.tree, &state.collection, entropy);
         let (upserts, deletes, changed) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             folder,

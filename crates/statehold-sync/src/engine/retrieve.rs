@@ -12,8 +12,9 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_repository::Remote;
+use statehold_repository::batches::stored_bytes_of;
 
-use super::fetch::{Fetcher, digest_of, stored_bytes_of};
+use super::fetch::{Fetcher, digest_of};
 use super::incoming::cause;
 use super::{EngineError, Result, own_error};
 use crate::folder::{Attributes, Folder, FolderError, FoundKind};

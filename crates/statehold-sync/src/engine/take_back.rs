@@ -1,6 +1,7 @@
 //! Putting the folder back as it was before a pull.
 
 use statehold_core::entry::Entry;
+use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
 use statehold_core::rollback::WayBack;
@@ -33,7 +34,8 @@ impl Engine {
             let is_directory = matches!(entry, Some(Entry::Directory));
             !now.scan.is_held(path) && !is_left_out(&now.rules, &now.ignore, path, is_directory)
         };
-        let back = WayBack::between(&after.tree, &before.tree, is_scanned);
+        let mut back = WayBack::between(&after.tree, &before.tree, is_scanned);
+        back.leave_out(is_node_log);
         let mut taken = TakenBack::default();
         let mut actions = Vec::new();
         for path in back.paths() {

@@ -1,8 +1,12 @@
 //! The index: bases that move path by path, and every kind of damage.
 
+use statehold_core::collection::{Collection, Condemned, Listing};
 use statehold_core::digest::Sha256;
 use statehold_core::entry::{Chunk, ContentObject, FileEntry, Location};
-use statehold_core::time::Mtime;
+use statehold_core::id::{PackId, TreeId};
+use statehold_core::retention::Policy;
+use statehold_core::time::{Mtime, Timestamp};
+use statehold_core::tree::TreeRef;
 
 use super::*;
 use crate::folder::Stamp;
@@ -38,7 +42,38 @@ fn state(files: &[(&str, &str)]) -> Arc<State> {
     for (name, content) in files {
         state.tree.insert(path(name), file(content));
     }
+    state.collection = collection();
     Arc::new(state)
+}
+
+/// Something in each table.
+fn collection() -> Collection {
+    let pack = PackId::from_bytes([1; 16]);
+    let condemned = Condemned {
+        by: 5,
+        removed: false,
+    };
+    let listing = Listing {
+        from: 1,
+        to: 2,
+        time: Timestamp::from_millis(3),
+        tree: TreeRef {
+            id: TreeId::from_bytes([2; 16]),
+            others: Vec::new(),
+            root: Digest::of(b"tree"),
+        },
+    };
+    Collection {
+        policy: Some(Policy::default()),
+        expired: std::iter::once((3, 4)).collect(),
+        condemned: BTreeMap::from([(pack, condemned)]),
+        held: BTreeMap::from([(pack, 7)]),
+        retiring: BTreeMap::from([(5, 4)]),
+        cut: 3,
+        listings: vec![listing],
+        compacted: 5,
+        collected: 6,
+    }
 }
 
 fn base(files: &[(&str, &str)]) -> BTreeMap<RepoPath, Signature> {

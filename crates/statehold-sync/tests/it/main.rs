@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bandwidth;
 #[cfg(test)]
+mod collected;
+#[cfg(test)]
 mod engine;
 #[cfg(test)]
 mod restore;

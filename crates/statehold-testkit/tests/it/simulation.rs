@@ -37,6 +37,18 @@ fn invariants_hold_whatever_fails() {
     }
 }
 
+/// The same while two collectors let go of all but few points, and delete at once what a real one would
+/// keep for a week.
+#[test]
+fn invariants_hold_while_collectors_collect() {
+    let run = |seed| simulate_scenario(seed, Scenario::collecting(STEPS));
+    let reports: Result<Vec<_>, _> = (0..5).map(run).collect();
+    let reports = reports.unwrap_or_else(|failure| panic!("{failure}"));
+    let sum = |count: fn(&statehold_testkit::Report) -> u64| reports.iter().map(count).sum::<u64>();
+    let (collected, restored) = (sum(|one| one.collected), sum(|one| one.restored));
+    assert!(collected > 20 && restored > 20, "{collected} {restored}");
+}
+
 #[test]
 fn a_seed_always_gives_the_same_run() {
     let run = |seed| simulate(seed, STEPS).unwrap_or_else(|failure| panic!("{failure}"));

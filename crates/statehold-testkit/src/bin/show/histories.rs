@@ -1,5 +1,6 @@
 //! Runs random histories of application state.
 
+use std::num::NonZero;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
@@ -15,9 +16,9 @@ pub(crate) struct HistoriesArgs {
     /// Fresh histories to run
     #[arg(long, default_value_t = 2_000)]
     count: u64,
-    /// Threads to run them on
-    #[arg(long, default_value_t = 1)]
-    threads: u64,
+    /// Threads to run them on; as many as there are processors if not given
+    #[arg(long)]
+    threads: Option<usize>,
 }
 
 pub(crate) fn run(args: &HistoriesArgs) -> Result<()> {
@@ -28,11 +29,12 @@ pub(crate) fn run(args: &HistoriesArgs) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let first = u64::try_from(now)? << 20;
     let started = Instant::now();
-    let threads = args.threads.max(1);
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = args.threads.unwrap_or_else(processors).max(1);
     let sums = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|thread| {
-                let own = (first + thread..first + args.count).step_by(threads.try_into()?);
+                let own = (first + u64::try_from(thread)?..first + args.count).step_by(threads);
                 Ok(scope.spawn(move || -> Result<Histories> {
                     let mut sum = Histories::default();
                     for seed in own {

@@ -3,16 +3,21 @@
 
 #![expect(clippy::print_stdout, reason = "these programs print their results")]
 
+mod compaction;
 mod crowd;
 mod damage;
 mod histories;
+mod hostile;
 mod kill;
 mod model;
+mod owned;
+mod points;
 mod program;
 mod replay;
 mod replicate;
 mod simulation;
 mod state_kill;
+mod states;
 mod tree;
 mod worm;
 
@@ -46,10 +51,18 @@ enum Show {
     Histories(histories::HistoriesArgs),
     /// `kill -9` of a process that writes application state: nothing acknowledged is lost.
     StateKill(state_kill::StateKillArgs),
+    /// Application state carried by push and pull between machines that are copied, put back and killed.
+    States(states::StatesArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
+    /// Compaction without a pause while machines push and restore: nobody fails.
+    Compaction(compaction::CompactionArgs),
     /// Every verb over a bucket that refuses overwrites and deletes.
     Worm(worm::WormArgs),
+    /// A machine that is somebody else's: one command rewinds what it did, and nothing is missing.
+    Owned(owned::OwnedArgs),
+    /// Very many records: listing, restoring and pulling stay few requests in few rounds.
+    Points(points::PointsArgs),
     /// The process that `state-kill` kills.
     #[command(hide = true)]
     StateWriter(state_kill::StateWriterArgs),
@@ -66,8 +79,12 @@ fn main() -> Result<()> {
         Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
+        Show::States(args) => states::run(&args),
         Show::Replay(args) => replay::run(&args),
+        Show::Compaction(args) => compaction::run(&args),
         Show::Worm(args) => worm::run(&args),
+        Show::Owned(args) => owned::run(&args),
+        Show::Points(args) => points::run(&args),
         Show::StateWriter(args) => state_kill::write(&args),
     }
 }

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use statehold_testkit::simulate;
-use statehold_testkit::world::STEPS;
+use statehold_testkit::world::{STEPS, Scenario, simulate_scenario};
 
 /// Simulate
 #[derive(Debug, Args)]
@@ -16,6 +15,9 @@ pub(crate) struct SimulationArgs {
     /// Steps of a run
     #[arg(long, default_value_t = STEPS)]
     steps: u64,
+    /// With collectors
+    #[arg(long)]
+    collect: bool,
     /// Fresh seeds to run
     #[arg(long, default_value_t = 1_000)]
     count: u64,
@@ -25,8 +27,13 @@ pub(crate) struct SimulationArgs {
 }
 
 pub(crate) fn run(args: &SimulationArgs) -> Result<()> {
+    let scenario = if args.collect {
+        Scenario::collecting(args.steps)
+    } else {
+        Scenario::new(args.steps)
+    };
     if let Some(seed) = args.seed {
-        let report = simulate(seed, args.steps).map_err(|failure| anyhow!("{failure}"))?;
+        let report = simulate_scenario(seed, scenario).map_err(|failure| anyhow!("{failure}"))?;
         println!("{report:#?}");
         return Ok(());
     }
@@ -36,7 +43,8 @@ pub(crate) fn run(args: &SimulationArgs) -> Result<()> {
     let started = Instant::now();
     let (mut runs, mut conflicts, mut crashes, mut gateways) = (0_u64, 0, 0, 0);
     while runs < args.count && started.elapsed() < Duration::from_secs(args.seconds) {
-        let report = simulate(first + runs, args.steps).map_err(|failure| anyhow!("{failure}"))?;
+        let report =
+            simulate_scenario(first + runs, scenario).map_err(|failure| anyhow!("{failure}"))?;
         conflicts += report.conflicts;
         crashes += report.crashes;
         gateways += report.gateway_crashes;

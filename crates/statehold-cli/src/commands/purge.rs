@@ -1,0 +1,73 @@
+//! `statehold purge`: content that must not exist any more, such as a leaked secret, is made unreadable in
+//! all of history and deleted.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{GlobalArgs, block_on};
+use crate::collecting::Collecting;
+use crate::connection::find_workspace;
+use crate::exit::Exit;
+use crate::output::{Output, complain, count};
+use crate::report::{Appended, record_append};
+use crate::typed_path;
+
+/// Remove the content of a path from all of history, for good
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For a secret that was pushed, or a legal demand. What was ever at the path is deleted at once, at
+every record and in every snapshot; the log says that it was done, and nothing brings it
+back. The newest state must not have it any more: delete it and push first. Change a
+secret all the same: whoever pulled it has it, and so have copies until they follow.
+
+It takes a key of the role own.
+
+Examples:
+  statehold purge .env
+  statehold purge .env --apply --confirm-path .env"
+)]
+pub(crate) struct PurgeArgs {
+    /// A file, or a folder with all beneath it, from the folder you are in
+    path: String,
+    /// Do it
+    #[arg(long)]
+    apply: bool,
+    /// The path again, to show that this one is meant
+    #[arg(long, value_name = "PATH")]
+    confirm_path: Option<String>,
+}
+
+pub(super) fn run(args: &PurgeArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+    let started = Instant::now();
+    let directory = global.directory()?;
+    let workspace = find_workspace(&directory)?;
+    let path = typed_path::inside(&workspace, &directory, &args.path)?;
+    if !args.apply || args.confirm_path.as_deref() != Some(args.path.as_str()) {
+        complain(&format!(
+            "refusing to purge: needs --apply and --confirm-path={}, exactly as it was typed; nothing brings \
+             it back",
+            args.path
+        ));
+        return Ok(Exit::Refused.into());
+    }
+    let purging = path.clone();
+    let result = block_on(async { Collecting::of(&workspace).await?.purge(purging).await });
+    let appended = result.as_ref().map(|_| Appended::default());
+    record_append(&workspace, "purge", started.elapsed(), appended)?;
+    let collected = result?;
+    let purged = collected.compacted.purged as u64;
+    output.line(match purged {
+        0 => format!("no content was ever at {path}, or none that is still there"),
+        _ => format!(
+            "{} of content that {path} ever had {} gone, by record {}",
+            count(purged, "piece"),
+            if purged == 1 { "is" } else { "are" },
+            collected.compacted.record.unwrap_or_default(),
+        ),
+    });
+    output.value(&collected);
+    Ok(Exit::Done.into())
+}

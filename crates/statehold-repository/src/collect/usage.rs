@@ -1,0 +1,114 @@
+//! What takes space in a repository, and what letting go of it would free.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use statehold_core::collection::Place;
+
+use super::look::Look;
+use super::plan::{current, is_kept, orphans};
+use crate::layout;
+
+/// Stored bytes, by what they are there for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// All objects of the repository.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Content of the newest state.
+    pub newest: u64,
+    /// Content that earlier points keep, by how many days ago it was last part of the directory, at most.
+    pub history: Vec<(u32, u64)>,
+    /// Packs that are condemned and not yet deleted.
+    pub condemned: u64,
+    /// Packs that no record knows, and that are no upload under way.
+    pub orphans: u64,
+    /// What would be free without a snapshot that alone keeps it, by its name.
+    pub snapshots: Vec<(String, u64)>,
+}
+
+/// Ages that history is told by, in days.
+const AGES: [u32; 5] = [1, 7, 30, 365, u32::MAX];
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+pub(super) fn usage(look: &Look, upload_ms: i64) -> Usage {
+    let collection = &look.state.collection;
+    let head = look.state.head.number;
+    // Each frame once: in the newest state, or by the latest point that has it.
+    let mut last: HashMap<Place, (u64, u64)> = HashMap::new();
+    let kept = look
+        .spans
+        .iter()
+        .filter(|span| is_kept(span, &collection.expired));
+    for span in kept {
+        if let Some(place) = current(span, &look.moves) {
+            let (to, stored) = last.entry(place).or_default();
+            *to = span.to.max(*to);
+            *stored = u64::from(span.stored);
+        }
+    }
+    let mut usage = Usage {
+        objects: look.objects.len() as u64,
+        bytes: look.objects.values().map(|listed| listed.bytes).sum(),
+        history: AGES.iter().map(|days| (*days, 0)).collect(),
+        ..Usage::default()
+    };
+    for (to, stored) in last.into_values() {
+        if to == head {
+            usage.newest += stored;
+            continue;
+        }
+        let superseded = look.objects.get(&layout::record(to + 1));
+        let age = superseded.map_or(0, |listed| {
+            look.now
+                .as_millis()
+                .saturating_sub(listed.modified.as_millis())
+        });
+        let is_younger = |(days, _): &&mut (u32, u64)| age < i64::from(*days) * DAY_MS;
+        if let Some((_, bytes)) = usage.history.iter_mut().find(is_younger) {
+            *bytes += stored;
+        }
+    }
+    let length = |id| look.pack(id).map_or(0, |listed| listed.bytes);
+    usage.condemned = collection.condemned.keys().map(|id| length(*id)).sum();
+    usage.orphans = orphans(look, upload_ms).into_iter().map(length).sum();
+    usage.snapshots = freed_by_snapshots(look);
+    usage
+}
+
+/// What each snapshot alone keeps: frames of which every kept point is the one that it names.
+fn freed_by_snapshots(look: &Look) -> Vec<(String, u64)> {
+    let collection = &look.state.collection;
+    let policy = collection.policy();
+    let mut names: HashMap<u64, Vec<&str>> = HashMap::new();
+    for (id, snapshot) in &look.state.snapshots {
+        let point = look.points.iter().find(|point| point.to >= snapshot.at);
+        if let Some(point) = point {
+            names.entry(point.from).or_default().push(id.as_str());
+        }
+    }
+    let mut freed = Vec::new();
+    for (from, names) in names {
+        let [name] = names[..] else { continue };
+        let mut points = look.points.clone();
+        for point in points.iter_mut().filter(|point| point.from == from) {
+            point.is_named = false;
+        }
+        let mut expired = collection.expired.clone();
+        let before = policy.expiry(&look.points, look.now, 0).numbers;
+        expired.extend(&policy.expiry(&points, look.now, 0).numbers);
+        let mut with = collection.expired.clone();
+        with.extend(&before);
+        let bytes = |kept: &statehold_core::numbers::Numbers| -> u64 {
+            let spans = look.spans.iter().filter(|span| is_kept(span, kept));
+            let places: HashMap<Place, u64> = spans
+                .filter_map(|span| Some((current(span, &look.moves)?, u64::from(span.stored))))
+                .collect();
+            places.values().sum()
+        };
+        freed.push((name.to_owned(), bytes(&with) - bytes(&expired)));
+    }
+    freed.sort_unstable();
+    freed
+}

@@ -1,0 +1,333 @@
+//! A repository with very many records: listing, restoring and pulling stay few requests in few rounds, and
+//! what lies beside the log stays small.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use statehold_core::digest::Digest;
+use statehold_core::id::RepositoryId;
+use statehold_core::limits::CHECKPOINT_RECORDS_MIN;
+use statehold_core::point::Point;
+use statehold_core::record::{Body, Kind, SnapshotBody};
+use statehold_core::snapshot::SnapshotId;
+use statehold_core::state::State;
+use statehold_repository::format::record::StoredDraft;
+use statehold_repository::meter::{Meter, Usage};
+use statehold_repository::remote::{advance, fold, load, load_at};
+use statehold_repository::store::{Listed, Listing, Store};
+use statehold_repository::{Remote as _, Repository};
+use statehold_testkit::author::{Author, read_file};
+use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
+use statehold_testkit::slow_store::{ROUND, SlowStore};
+
+/// Points
+#[derive(Debug, Args)]
+pub(crate) struct PointsArgs {
+    /// Records in the repository
+    #[arg(long, default_value_t = 100_000)]
+    count: u64,
+    /// How many records and how many moments are restored
+    #[arg(long, default_value_t = 50)]
+    restores: u64,
+    /// Seed of everything that is drawn
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Reads and lists before the content.
+const REQUESTS_MAX: u64 = 24;
+/// Rounds before the first content.
+const ROUNDS_MAX: u64 = 3;
+/// A machine that pulls looks for one record more before it asks how far it is behind.
+const PULL: &str = "a pull, up to 32 records behind";
+/// Rounds of that.
+const PULL_ROUNDS_MAX: u64 = 5;
+/// One that was away reads every record that it missed, since the chain vouches for each: sixteen at a time,
+/// whatever the bound.
+const AWAY: &str = "a pull, half of all records behind";
+/// Files in the repository.
+const FILES: u64 = 1_000;
+/// Between two records.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Every so many records one names a snapshot.
+const SNAPSHOT_EVERY: u64 = 1_000;
+/// Records before the newest that are restored besides those drawn.
+const RECENT: u64 = 80;
+/// Records that a log shows at first.
+const LISTED: u64 = 20;
+
+pub(crate) fn run(args: &PointsArgs) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()?;
+    runtime.block_on(show(args))
+}
+
+/// The repository, and what it should be.
+struct Scene {
+    store: Store,
+    meter: Arc<Meter>,
+    clock: Arc<SimulatedClock>,
+    /// Time and listing of the records that are restored.
+    expected: BTreeMap<u64, (i64, Digest)>,
+    /// Those of them that were drawn.
+    drawn: Vec<u64>,
+    head: Arc<State>,
+    /// A state of some time ago, as a machine that was away has it.
+    away: Arc<State>,
+}
+
+impl Scene {
+    async fn open(&self) -> Result<Repository> {
+        let clock = Arc::<SimulatedClock>::clone(&self.clock);
+        let entropy = Arc::new(SeededEntropy::new(9));
+        let id = RepositoryId::from_bytes([7; 16]);
+        Ok(Repository::open_or_create(self.store.clone(), id, clock, entropy).await?)
+    }
+}
+
+/// The most that one kind of verb took.
+#[derive(Debug, Default)]
+struct Worst {
+    times: u64,
+    requests: u64,
+    rounds: u64,
+    bytes: u64,
+}
+
+impl Worst {
+    fn note(&mut self, usage: Usage, took: Duration) {
+        self.times += 1;
+        self.requests = self.requests.max(usage.reads + usage.lists);
+        self.rounds = self.rounds.max(took.as_secs() / ROUND.as_secs());
+        self.bytes = self.bytes.max(usage.bytes_out);
+    }
+}
+
+async fn show(args: &PointsArgs) -> Result<()> {
+    let begun = Instant::now();
+    let scene = build(args).await?;
+    println!(
+        "{} records of a repository of {FILES} files in {:.1} s",
+        scene.head.head.number,
+        begun.elapsed().as_secs_f64()
+    );
+    let mut rows: Vec<(&str, Worst)> = Vec::new();
+    let mut worst = Worst::default();
+    let repository = scene.open().await?;
+    measured(&scene, &mut worst, async {
+        let state = load(&repository).await?.state;
+        ensure!(state.tree.root() == scene.head.tree.root(), "another state");
+        ensure!(state.snapshots == scene.head.snapshots, "other snapshots");
+        Ok(())
+    })
+    .await?;
+    rows.push(("a clone's listing, and all snapshots", worst));
+
+    let mut worst = Worst::default();
+    let repository = scene.open().await?;
+    measured(&scene, &mut worst, async {
+        let end = scene.head.head.number;
+        let found = repository.records_until(end - LISTED, end).await?;
+        ensure!(found.len() as u64 == LISTED, "{} records", found.len());
+        Ok(())
+    })
+    .await?;
+    rows.push(("the newest 20 records", worst));
+
+    let mut worst = Worst::default();
+    for back in [0, 1, 20, CHECKPOINT_RECORDS_MIN] {
+        let known = state_at(&scene, scene.head.head.number - back).await?;
+        let repository = scene.open().await?;
+        measured(&scene, &mut worst, async {
+            let state = advance(&repository, &known).await?;
+            ensure!(state.head == scene.head.head, "another head");
+            Ok(())
+        })
+        .await?;
+    }
+    rows.push((PULL, worst));
+
+    let mut worst = Worst::default();
+    let repository = scene.open().await?;
+    measured(&scene, &mut worst, async {
+        let state = advance(&repository, &scene.away).await?;
+        ensure!(state.head == scene.head.head, "another head");
+        ensure!(state.tree.root() == scene.head.tree.root(), "another state");
+        Ok(())
+    })
+    .await?;
+    rows.push((AWAY, worst));
+
+    let (mut by_number, mut by_time, mut content) =
+        (Worst::default(), Worst::default(), Worst::default());
+    for (round, number) in (0..).zip(scene.drawn.iter().copied()) {
+        let (time, root) = scene.expected[&number];
+        let late = statehold_core::time::Timestamp::from_millis(time + 1);
+        // The newest moments, too, which other rules find.
+        let recent = scene.head.head.number - round % RECENT;
+        for point in [
+            Point::Record(number),
+            Point::Time(late),
+            Point::Record(recent),
+            Point::Time(statehold_core::time::Timestamp::from_millis(
+                scene.expected[&recent].0,
+            )),
+        ] {
+            let worst = match point {
+                Point::Time(_) => &mut by_time,
+                _ => &mut by_number,
+            };
+            let repository = scene.open().await?;
+            let mut state = None;
+            measured(&scene, worst, async {
+                state = Some(load_at(&repository, point).await?);
+                Ok(())
+            })
+            .await?;
+            let Some(state) = state else { continue };
+            let expected = scene.expected[&state.head.number].1;
+            ensure!(state.tree.root() == expected, "{point:?}: another tree");
+            if matches!(point, Point::Record(at) if at == number) {
+                ensure!(state.tree.root() == root, "{point:?}: another tree");
+                let path = format!("f{}", number % FILES);
+                measured(&scene, &mut content, async {
+                    let found = read_file(&repository, &state, &path).await?;
+                    ensure!(found == content_of(number), "{path} at {number}");
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+    }
+    rows.push(("the tree at a record", by_number));
+    rows.push(("the tree at a moment", by_time));
+    rows.push(("content of a file in it", content));
+
+    println!("| what | times | requests at most | rounds at most | bytes at most |");
+    println!("|---|---|---|---|---|");
+    for (what, worst) in &rows {
+        let Worst {
+            times,
+            requests,
+            rounds,
+            bytes,
+        } = worst;
+        println!("| {what} | {times} | {requests} | {rounds} | {bytes} |");
+    }
+    let kinds = kinds(&scene.store).await?;
+    println!("\n| objects | number | bytes | largest |");
+    println!("|---|---|---|---|");
+    for (kind, (number, bytes, largest)) in &kinds {
+        println!("| {kind} | {number} | {bytes} | {largest} |");
+    }
+    for (what, worst) in rows.iter().filter(|(what, _)| *what != AWAY) {
+        let rounds = if *what == PULL {
+            PULL_ROUNDS_MAX
+        } else {
+            ROUNDS_MAX
+        };
+        ensure!(worst.requests <= REQUESTS_MAX, "{what}: {worst:?}");
+        ensure!(worst.rounds <= rounds, "{what}: {worst:?}");
+    }
+    let bytes = |kind: &str| kinds.get(kind).map_or(0, |(_, bytes, _)| *bytes);
+    let beside = bytes("checkpoints") + bytes("trees");
+    ensure!(
+        beside <= BESIDE_MAX * bytes("log"),
+        "checkpoints and trees take {beside} bytes, the log {}",
+        bytes("log")
+    );
+    Ok(())
+}
+
+/// Checkpoints and trees may take so many times what the log does.
+const BESIDE_MAX: u64 = 4;
+
+async fn measured(
+    scene: &Scene,
+    worst: &mut Worst,
+    verb: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (before, begun) = (scene.meter.usage(), tokio::time::Instant::now());
+    verb.await?;
+    worst.note(scene.meter.usage().since(before), begun.elapsed());
+    Ok(())
+}
+
+fn content_of(number: u64) -> Vec<u8> {
+    format!("what record {number} holds").into_bytes()
+}
+
+async fn state_at(scene: &Scene, number: u64) -> Result<Arc<State>> {
+    Ok(load_at(&scene.open().await?, Point::Record(number)).await?)
+}
+
+async fn build(args: &PointsArgs) -> Result<Scene> {
+    let objects: Arc<dyn ObjectStore> = Arc::new(SlowStore::new(Arc::new(InMemory::new())));
+    let (store, meter) = Store::new(objects, Listing::Sorted).metered();
+    let clock = Arc::new(SimulatedClock::standing(EPOCH));
+    let mut scene = Scene {
+        store,
+        meter,
+        clock,
+        expected: BTreeMap::new(),
+        drawn: Vec::new(),
+        head: Arc::new(State::empty(Digest::of(b""))),
+        away: Arc::new(State::empty(Digest::of(b""))),
+    };
+    let entropy = SeededEntropy::new(args.seed);
+    let draws = 0..args.restores;
+    scene.drawn = draws.map(|_| 1 + entropy.below(args.count)).collect();
+    let wanted: BTreeSet<u64> = scene.drawn.iter().copied().collect();
+    let repository = scene.open().await?;
+    let author = Author::new(args.seed);
+    let mut state = Arc::new(repository.empty_state());
+    for number in 1..=args.count {
+        scene.clock.advance(PAUSE);
+        let draft = if number.is_multiple_of(SNAPSHOT_EVERY) {
+            let label = format!("at-{number}").parse()?;
+            let id = SnapshotId::new(state.time, &label);
+            let body = Body::Snapshot(SnapshotBody {
+                base: state.head,
+                id: id.ok_or_else(|| anyhow::anyhow!("no name"))?,
+                at: state.head.number,
+                files: state.tree.len() as u64,
+                bytes: 0,
+            });
+            StoredDraft::new(author.head(Kind::Snapshot, Vec::new()), body, &[])?
+        } else {
+            let path = format!("f{}", number % FILES);
+            let content = content_of(number);
+            author.draft(&state, [(&*path, Some(&*content))])?.draft
+        };
+        let stored = repository.append(&draft, &state).await?;
+        fold(Arc::make_mut(&mut state), &stored)?;
+        repository.tend(&state).await?;
+        if wanted.contains(&number) || number + RECENT > args.count {
+            let time = state.time.as_millis();
+            scene.expected.insert(number, (time, state.tree.root()));
+        }
+        if number == args.count / 2 {
+            scene.away = Arc::clone(&state);
+        }
+    }
+    scene.head = state;
+    Ok(scene)
+}
+
+/// Number, bytes and largest of each kind of object.
+async fn kinds(store: &Store) -> Result<BTreeMap<String, (u64, u64, u64)>> {
+    let mut kinds: BTreeMap<String, (u64, u64, u64)> = BTreeMap::new();
+    for Listed { key, bytes, .. } in store.list_objects().await? {
+        let kind = key.split('/').next().unwrap_or_default().to_owned();
+        let (number, sum, largest) = kinds.entry(kind).or_default();
+        (*number, *sum, *largest) = (*number + 1, *sum + bytes, bytes.max(*largest));
+    }
+    Ok(kinds)
+}
