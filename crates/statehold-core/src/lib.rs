@@ -6,7 +6,7 @@
 //! 2. [`entry`], [`tree`]: what a directory looks like when it is recorded.
 //! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
 //! 4. [`state`]: `state = fold(log)`, the heart of the program. [`snapshot`]: names for old states;
-//!    [`point`]: which state is meant.
+//!    [`point`]: which state is meant. [`epoch`]: how a log goes on from another store.
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out. [`rollback`]: the way back.
@@ -29,6 +29,7 @@ pub mod chunking;
 pub mod digest;
 pub mod entry;
 pub mod environment;
+pub mod epoch;
 pub mod event;
 pub mod id;
 pub mod limits;
