@@ -36,6 +36,7 @@ mod pull;
 mod push;
 mod refusal;
 pub mod registry;
+mod registry_log;
 pub mod replication;
 mod routes;
 pub mod schedule;

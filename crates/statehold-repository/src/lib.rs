@@ -12,11 +12,12 @@
 //! 4. [`content`]: new content on its way in: inline, or in packs.
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
-//!    implements directly and a gateway's client over HTTP.
+//!    implements directly and a gateway's client over HTTP. [`follow`]: a state that moves along a log.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
 //! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
-//! 10. [`error`]: what can go wrong, and what to do about it.
+//! 10. [`switch`]: going on with the copy.
+//! 11. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
@@ -31,6 +32,7 @@ pub mod content;
 pub mod credentials;
 pub mod error;
 mod folder_store;
+pub mod follow;
 pub mod format;
 pub mod layout;
 pub mod lease;
@@ -43,6 +45,7 @@ pub mod replicate;
 pub mod repository;
 pub mod store;
 pub mod store_clock;
+pub mod switch;
 pub mod verify;
 pub mod wire;
 

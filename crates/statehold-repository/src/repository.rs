@@ -9,26 +9,27 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
-use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
+use statehold_core::id::{KeyId, Nonce, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
     APPEND_RACES_MAX, CHECKPOINT_RECORDS_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX,
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::point::Point;
-use statehold_core::rebase::may_follow;
+use statehold_core::rebase::{Overlap, may_follow};
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
 use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
+use crate::follow::Follower;
 use crate::format::checkpoint::{Checkpoint, EarlierCheckpoint};
 use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, check_range, fold, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, object_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -262,11 +263,9 @@ impl Repository {
             state = self.catch_up(&state).await?.0;
         }
         // Everything since the base may be our own earlier attempt, or in our way.
-        for stored in self.since(base, state.head).await? {
-            if stored.record.envelope.draft.nonce == head.nonce {
-                return Ok((stored, state));
-            }
-            check_order(draft, &stored)?;
+        let since = self.since_in_epoch(base, &state, head.nonce).await?;
+        if let Some(landed) = landed(draft, since, &state)? {
+            return Ok((landed, state));
         }
         for _ in 0..APPEND_RACES_MAX {
             self.store.check_clock(&*self.clock).await?;
@@ -279,9 +278,10 @@ impl Repository {
             let key_name = layout::record(number);
             match self.store.create(&key_name, stored.bytes.clone()).await {
                 Ok(Creation::New) => {
-                    fold(Arc::make_mut(&mut state), &stored)?;
                     self.remember(&stored);
-                    return Ok((stored, state));
+                    let mut follower = Follower::new(self, state);
+                    follower.take_in(&stored).await?;
+                    return Ok((stored, follower.into_state()));
                 }
                 Ok(Creation::Exists) => {}
                 Err(error @ Error::Unavailable { .. }) => {
@@ -301,11 +301,8 @@ impl Repository {
             if came_first.is_empty() {
                 return Err(Error::Unknown { number });
             }
-            for stored in came_first {
-                if stored.record.envelope.draft.nonce == head.nonce {
-                    return Ok((stored, next));
-                }
-                check_order(draft, &stored)?;
+            if let Some(landed) = landed(draft, came_first, &next)? {
+                return Ok((landed, next));
             }
             state = next;
         }
@@ -330,18 +327,46 @@ impl Repository {
 
     /// The state with every further record taken in, and those records.
     pub async fn catch_up(&self, state: &Arc<State>) -> Result<(Arc<State>, Vec<StoredRecord>)> {
-        let mut state = Arc::clone(state);
+        let mut follower = Follower::new(self, Arc::clone(state));
         let mut came = Vec::new();
         loop {
-            let batch = self.records(state.head.number).await?;
+            let batch = self.records(follower.state().head.number).await?;
             for stored in &batch.records {
-                fold(Arc::make_mut(&mut state), stored)?;
+                follower.take_in(stored).await?;
             }
             came.extend(batch.records);
             if !batch.more {
-                return Ok((state, came));
+                return Ok((follower.into_state(), came));
             }
         }
+    }
+
+    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch has
+    /// landed only if somebody brought it over; its base may be of another log, so it is looked for from
+    /// where this one began. Otherwise what it introduces lies in another store, and it is made anew.
+    async fn since_in_epoch(
+        &self,
+        base: RecordRef,
+        state: &State,
+        nonce: Nonce,
+    ) -> Result<Vec<StoredRecord>> {
+        let Some(epoch) = state.epochs.last() else {
+            return self.since(base, state.head).await;
+        };
+        if base.number >= epoch.by.number {
+            match self.since(base, state.head).await {
+                Err(Error::Diverged { .. } | Error::Refused { .. }) => {}
+                since => return since,
+            }
+        }
+        let since = self.since(epoch.by, state.head).await?;
+        let landed = since
+            .into_iter()
+            .find(|stored| stored.record.envelope.draft.nonce == nonce);
+        landed.map(|stored| vec![stored]).ok_or(Error::Conflict {
+            number: epoch.by.number,
+            overlap: Overlap { paths: Vec::new() },
+        })
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.
@@ -770,10 +795,27 @@ fn is_chain(records: &[StoredRecord]) -> bool {
         .all(|pair| pair[1].record.envelope.parent == pair[0].record.id)
 }
 
-fn check_order(draft: &StoredDraft, before: &StoredRecord) -> Result<()> {
-    let number = before.record.envelope.number;
-    may_follow(&draft.draft.body, &before.record.body)
-        .map_err(|overlap| Error::Conflict { number, overlap })
+/// The record among these that a draft became. Otherwise it has to be able to follow all of them, but for what a
+/// zombie appended after a fence: that has not landed, and is in nobody's way.
+fn landed(
+    draft: &StoredDraft,
+    records: Vec<StoredRecord>,
+    state: &State,
+) -> Result<Option<StoredRecord>> {
+    for stored in records {
+        let envelope = &stored.record.envelope;
+        if state.fenced.is_some_and(|by| envelope.number > by) {
+            break;
+        }
+        if envelope.draft.nonce == draft.draft.head.nonce {
+            return Ok(Some(stored));
+        }
+        may_follow(&draft.draft.body, &stored.record.body).map_err(|overlap| Error::Conflict {
+            number: envelope.number,
+            overlap,
+        })?;
+    }
+    Ok(None)
 }
 
 #[async_trait]

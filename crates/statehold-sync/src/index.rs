@@ -29,7 +29,7 @@ use crate::stat_cache::StatCache;
 const CHECKOUT_MAGIC: [u8; 8] = *b"SHINDEX\n";
 const CACHE_MAGIC: [u8; 8] = *b"SHCACHE\n";
 /// Raised by every change of the files' content, since an old index is cheap to do without.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Enough of a file to read the records it stands at.
 const HEAD_BYTES: u64 = HEADER_BYTES as u64 + 128;
 /// Magic, version, digest of the rest.
@@ -215,6 +215,31 @@ impl Checkout {
         }
         self.state = state;
         self.pending = pending;
+    }
+
+    /// Moves on to a state of a later epoch, whose log parted from the one known here before its newest
+    /// record. What was agreed on since is not in that log, so what both sides last agreed on is what stood
+    /// where they parted: what the folder has beyond that counts as its own change, and is pushed again.
+    pub fn part(&mut self, fork: &State, state: Arc<State>) {
+        let landed = self.landed.map_or(0, |landed| landed.number);
+        let may_be_later = landed > fork.head.number;
+        let there = |path: &RepoPath| fork.tree.get(path.as_str()).map(Entry::signature);
+        // A path that lags behind was agreed on before the fork or after it, and nobody knows which if
+        // anything was: then it has no base, so that two contents are a conflict and neither wins.
+        let pending = std::mem::take(&mut self.pending);
+        let lagging = pending
+            .into_iter()
+            .filter(|(path, base)| *base != there(path));
+        let lagging = lagging.map(|(path, base)| (path, base.filter(|_| !may_be_later)));
+        let fork = Self {
+            state: Arc::new(fork.clone()),
+            pending: lagging.collect(),
+            landed: self
+                .landed
+                .map(|landed| if may_be_later { fork.head } else { landed }),
+        };
+        *self = fork;
+        self.move_to(state);
     }
 
     /// Notes that something was received or sent, up to the state at hand.

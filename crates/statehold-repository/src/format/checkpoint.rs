@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use statehold_core::epoch::Epoch;
 use statehold_core::id::PackId;
 use statehold_core::limits::CHECKPOINT_RAW_BYTES_MAX;
 use statehold_core::record::RecordRef;
@@ -34,6 +35,10 @@ pub struct Checkpoint {
     pub snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// Copies elsewhere.
     pub backups: BTreeMap<Label, Backup>,
+    /// Epochs after the first.
+    pub epochs: Vec<Epoch>,
+    /// The `fence` that ended the log.
+    pub fenced: Option<u64>,
     /// Checkpoints before this one.
     pub earlier: Vec<EarlierCheckpoint>,
 }
@@ -76,6 +81,10 @@ enum Line {
         #[serde(flatten)]
         backup: Backup,
     },
+    Epoch(Epoch),
+    Fence {
+        by: u64,
+    },
     Earlier(EarlierCheckpoint),
 }
 
@@ -89,6 +98,8 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            epochs,
+            fenced,
             ..
         } = state;
         Self {
@@ -99,6 +110,8 @@ impl Checkpoint {
             packs: packs.clone(),
             snapshots: snapshots.clone(),
             backups: backups.clone(),
+            epochs: epochs.clone(),
+            fenced: *fenced,
             earlier,
         }
     }
@@ -112,6 +125,8 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            epochs,
+            fenced,
             ..
         } = self;
         State {
@@ -122,6 +137,8 @@ impl Checkpoint {
             snapshots,
             backups,
             growth,
+            epochs,
+            fenced,
         }
     }
 
@@ -163,6 +180,12 @@ impl Checkpoint {
                 backup: backup.clone(),
             });
         }
+        for epoch in &self.epochs {
+            line(&Line::Epoch(*epoch));
+        }
+        if let Some(by) = self.fenced {
+            line(&Line::Fence { by });
+        }
         for earlier in &self.earlier {
             line(&Line::Earlier(earlier.clone()));
         }
@@ -192,7 +215,7 @@ impl Checkpoint {
             growth,
         } = serde_json::from_slice(first).map_err(damaged)?;
         let (packs, snapshots) = (BTreeMap::new(), BTreeMap::new());
-        let (backups, earlier) = (BTreeMap::new(), Vec::new());
+        let (backups, epochs, earlier) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut checkpoint = Self {
             at,
             time,
@@ -201,6 +224,8 @@ impl Checkpoint {
             packs,
             snapshots,
             backups,
+            epochs,
+            fenced: None,
             earlier,
         };
         for line in lines {
@@ -208,6 +233,8 @@ impl Checkpoint {
                 Line::Pack { id, state } => drop(checkpoint.packs.insert(id, state)),
                 Line::Snapshot { id, snapshot } => drop(checkpoint.snapshots.insert(id, snapshot)),
                 Line::Backup { label, backup } => drop(checkpoint.backups.insert(label, backup)),
+                Line::Epoch(epoch) => checkpoint.epochs.push(epoch),
+                Line::Fence { by } => checkpoint.fenced = Some(by),
                 Line::Earlier(earlier) => checkpoint.earlier.push(earlier),
             }
         }

@@ -302,12 +302,12 @@ async fn follow(
     caches.finish(&mut found.report).await
 }
 
-/// Whether a record gives or takes the name of a snapshot.
+/// Whether a record may give or take the name of a snapshot.
 fn names_snapshots(step: &Step) -> bool {
     let body = step.stored.as_ref().map(|stored| &stored.record.body);
     matches!(
         body,
-        Some(Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_))
+        Some(Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_) | Body::Promote(_))
     )
 }
 

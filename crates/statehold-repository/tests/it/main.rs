@@ -14,4 +14,5 @@ mod replicate;
 mod requests;
 mod scene;
 mod stores;
+mod switch;
 mod verify;

@@ -12,19 +12,21 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
+use statehold_core::id::Nonce;
 use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY, PACK_BYTES_TARGET};
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
+use statehold_core::point::Point;
 use statehold_core::record::{Body, RecordRef, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
-use statehold_core::state::State;
+use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{advance, advance_with_content, load};
+use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
@@ -128,6 +130,9 @@ struct Situation {
     scan: Scan,
     rules: RuleSet,
     ignore: IgnoreFile,
+    /// The nonce of an interrupted push that the log of a later epoch doesn't take. The push that is made in
+    /// its place keeps it, so that it lands once even if somebody brings over the old one.
+    carried: Option<Nonce>,
 }
 
 impl Engine {
@@ -208,7 +213,7 @@ impl Engine {
                     still_to_settle(&error);
                     report.unsent = Some(error.to_string());
                 }
-                settled => settled?,
+                settled => now.carried = settled?,
             }
             let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
             if must_look {
@@ -228,6 +233,10 @@ impl Engine {
             if let Some(state) = now.state() {
                 self.write_snapshot_index(state)?;
             }
+        }
+        // Nothing is left of it that would have to be sent.
+        if now.carried.is_some() && report.outcome == Outcome::Nothing && self.sends(options) {
+            Journal::of(&self.workspace).clear()?;
         }
         report.after = now
             .index
@@ -301,6 +310,7 @@ impl Engine {
             scan,
             rules,
             ignore,
+            carried: None,
         })
     }
 
@@ -318,22 +328,25 @@ impl Engine {
         options.direction != Direction::Pull && self.check_may_push().is_ok()
     }
 
-    /// Hands in a journaled push again, so that its end is known.
-    async fn settle(&self, index: &mut Index) -> Result<()> {
+    /// Hands in a journaled push again, so that its end is known. Where the log has gone on from another
+    /// store and doesn't take it, gives its nonce, and the journal stays until a push has taken its place.
+    async fn settle(&self, index: &mut Index) -> Result<Option<Nonce>> {
         let journal = Journal::of(&self.workspace);
         let Some(Journaled { packs, draft }) = journal.read()? else {
-            return Ok(());
+            return Ok(None);
         };
         self.check_may_push()?;
         if index.checkout.is_none() {
             self.refresh(index, None).await?;
         }
+        self.confirm(index).await?;
         let known = index
             .checkout
             .as_ref()
             .map(|checkout| Arc::clone(&checkout.state));
-        let Some(known) = known else { return Ok(()) };
-        self.remote.confirm(known.head).await?;
+        let Some(known) = known else {
+            return Ok(None);
+        };
         match self.remote.push(&packs, &draft, &known).await {
             Ok(_) => {
                 self.refresh(index, None).await?;
@@ -347,11 +360,29 @@ impl Engine {
             Err(
                 error @ (statehold_repository::Error::Conflict { .. }
                 | statehold_repository::Error::Refused { .. }),
-            ) => tracing::info!(%error, "an interrupted push did not land"),
+            ) => {
+                tracing::info!(%error, "an interrupted push did not land");
+                self.refresh(index, None).await?;
+                let checkout = index.checkout.as_ref();
+                if checkout.is_some_and(|checkout| checkout.state.epoch() > 0) {
+                    return Ok(Some(draft.draft.head.nonce));
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         journal.clear()?;
-        Ok(())
+        Ok(None)
+    }
+
+    /// Makes sure that the repository is the one that is known, or of a later epoch; then it is known.
+    async fn confirm(&self, index: &mut Index) -> Result<()> {
+        let Some(checkout) = &index.checkout else {
+            return Ok(());
+        };
+        match self.remote.confirm(checkout.state.head).await {
+            Err(error) if is_another_log(&error) => self.refresh(index, None).await,
+            confirmed => Ok(confirmed?),
+        }
     }
 
     /// Learns what the repository holds now. Content of paths that are about to be received may come
@@ -377,8 +408,19 @@ impl Engine {
                     }
                     None => advance(&*self.remote, &checkout.state).await?,
                 };
-                if state.head != checkout.state.head {
-                    checkout.move_to(state);
+                match state.fork_since(&checkout.state) {
+                    Some(fork) if fork.number < checkout.state.head.number => {
+                        tracing::warn!(
+                            epoch = state.epoch(),
+                            record = fork.number,
+                            "the repository went on from a copy; what was pushed after this record is \
+                             pushed again from the folders that have it"
+                        );
+                        let fork = load_at(&*self.remote, Point::Record(fork.number)).await?;
+                        checkout.part(&fork, state);
+                    }
+                    _ if state.head != checkout.state.head => checkout.move_to(state),
+                    _ => {}
                 }
             }
         }
@@ -486,11 +528,15 @@ impl Engine {
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
                 Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
-                    self.refresh(&mut now.index, options.wanted_content())
-                        .await?;
-                    let mut index = std::mem::take(&mut now.index);
-                    index.cache = std::mem::take(&mut now.scan.cache);
-                    *now = self.look(index)?;
+                    self.look_again(now, options).await?;
+                }
+                // Another log stands there. If a later epoch is the reason, it goes on in that.
+                Err(EngineError::Remote(error)) if is_another_log(&error) => {
+                    let epoch = now.state().map(State::epoch);
+                    self.look_again(now, options).await?;
+                    if now.state().map(State::epoch) == epoch {
+                        return Err(error.into());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -498,6 +544,18 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    /// Learns what both sides hold now.
+    async fn look_again(&self, now: &mut Situation, options: RunOptions) -> Result<()> {
+        self.refresh(&mut now.index, options.wanted_content())
+            .await?;
+        let mut index = std::mem::take(&mut now.index);
+        index.cache = std::mem::take(&mut now.scan.cache);
+        let carried = now.carried;
+        *now = self.look(index)?;
+        now.carried = carried;
+        Ok(())
     }
 
     async fn receive(
@@ -554,13 +612,21 @@ impl Engine {
         actions: &[Action],
         report: &mut Report,
     ) -> Result<()> {
-        let Some(checkout) = &now.index.checkout else {
-            return Ok(());
-        };
         if actions.is_empty() {
             return Ok(());
         }
+        // Before anything is sent. Since it was seen, the log may have gone on.
+        if now.state().is_some_and(|state| state.fenced.is_some()) {
+            self.refresh(&mut now.index, None).await?;
+        }
+        let Some(checkout) = &now.index.checkout else {
+            return Ok(());
+        };
         let known = Arc::clone(&checkout.state);
+        if let Some(by) = known.fenced {
+            let refused = statehold_repository::Error::refused(Violation::Fenced { by });
+            return Err(refused.into());
+        }
         let settings = self.workspace.settings();
         let _upload = match &self.upload_locks {
             Some(home) => Some(lock_upload(home, settings.workspace, Wait::Yes)?),
@@ -584,7 +650,7 @@ impl Engine {
             outgoing.take(action, &mut sending).await?;
         }
         report.busy.append(&mut outgoing.changed);
-        let Some(outbound) = outgoing.finish(settings.machine.id)? else {
+        let Some(outbound) = outgoing.finish(settings.machine.id, now.carried)? else {
             return Ok(());
         };
         // The last pack goes together with the draft where that saves a request, unless it would have
@@ -613,6 +679,7 @@ impl Engine {
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
         Journal::of(&self.workspace).clear()?;
+        now.carried = None;
         self.progress.end();
         report.files += files;
         report.bytes += bytes;
@@ -703,6 +770,12 @@ pub(crate) fn own_error(action: &'static str, path: &Path, source: std::io::Erro
         path: path.to_owned(),
         source,
     }
+}
+
+/// Whether an error may mean that another log stands there than the one that is known.
+const fn is_another_log(error: &statehold_repository::Error) -> bool {
+    use statehold_repository::Error::{Damaged, Diverged, NotFound};
+    matches!(error, Diverged { .. } | Damaged { .. } | NotFound { .. })
 }
 
 /// Says that the end of a push is not known yet, while reading goes on.

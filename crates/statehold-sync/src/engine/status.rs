@@ -22,7 +22,7 @@ impl Engine {
                 still_to_settle(&error);
                 self.refresh(&mut now.index, None).await
             }
-            Ok(()) => self.refresh(&mut now.index, None).await,
+            Ok(_) => self.refresh(&mut now.index, None).await,
             Err(error) => Err(error),
         };
         // What changed here can be said without the other side, if it was ever seen.
