@@ -42,6 +42,7 @@ mod routes;
 pub mod schedule;
 pub mod server;
 mod stream;
+pub mod switch;
 pub mod tls;
 
 pub use control::CONTROL_PREFIX;

@@ -156,6 +156,11 @@ fn said(body: &Body) -> Option<String> {
             Some(names.join(", "))
         }
         Body::Note(note) => Some(note.text.escape_debug().to_string()),
+        Body::Fence(_) => Some("ends this log".into()),
+        Body::Promote(promote) => Some(format!(
+            "epoch {}, from record {}",
+            promote.epoch, promote.from.number
+        )),
         Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
     }
 }

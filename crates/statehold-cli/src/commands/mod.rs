@@ -7,12 +7,14 @@ mod demo;
 mod diff;
 mod doctor;
 mod export;
+mod fence;
 mod init;
 mod link;
 mod log;
 mod machines;
 mod man;
 mod probe;
+mod promote;
 mod repair;
 mod replicate;
 mod restore;
@@ -110,6 +112,8 @@ enum Command {
     Export(export::ExportArgs),
     Serve(serve::ServeArgs),
     Replicate(replicate::ReplicateArgs),
+    Fence(fence::FenceArgs),
+    Promote(promote::PromoteArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
@@ -127,6 +131,8 @@ impl Command {
             | Self::Verify(_)
             | Self::Repair(_)
             | Self::Replicate(_)
+            | Self::Fence(_)
+            | Self::Promote(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -206,6 +212,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Export(args) => export::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Replicate(args) => replicate::run(&args, &global, output),
+        Command::Fence(args) => fence::run(&args, &global, output),
+        Command::Promote(args) => promote::run(&args, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
         Command::Repair(args) => repair::run(&args, &global, output),
