@@ -395,7 +395,7 @@ pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
 }
 
 /// The key of a workspace: `STATEHOLD_KEY`, or the one that linking kept.
-fn workspace_key(workspace: &Workspace) -> Result<Key> {
+pub(crate) fn workspace_key(workspace: &Workspace) -> Result<Key> {
     if let Some(text) = variable("STATEHOLD_KEY") {
         return text.trim().parse().context("STATEHOLD_KEY holds no key");
     }

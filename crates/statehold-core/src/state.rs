@@ -184,7 +184,7 @@ pub enum Violation {
     /// A fence came before it.
     #[error(
         "record {by}, a fence, ended this log; it goes on in another store, behind the same gateway or \
-         where its owner says: `statehold link` with the new place goes on there"
+         where its owner says: `statehold link --moved` with the new place goes on there"
     )]
     Fenced {
         /// The record that ended the log.

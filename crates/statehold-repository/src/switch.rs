@@ -53,6 +53,8 @@ async fn plan(repository: &Repository, state: &State) -> Result<Promotion> {
             (fence, state.epoch() + 1, None)
         }
         (None, None, Some(last)) => (last.from, state.epoch(), Some(last.by)),
+        // A replicator was killed before its first mark, or nobody has used the repository yet.
+        (None, None, None) if state.head.number == 0 => (state.head, 1, None),
         (None, None, None) => {
             return Err(Error::refused(
                 "the store holds no replica: only what `statehold replicate` or `serve \

@@ -33,6 +33,8 @@ mod secrets;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]
+mod switch;
+#[cfg(test)]
 mod vault;
 #[cfg(test)]
 mod verbs;
