@@ -38,7 +38,7 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 5] = ["kill", "crowd", "tree", "damage", "replicate"];
+const NEEDS_BINARY: [&str; 6] = ["kill", "crowd", "tree", "damage", "replicate", "failover"];
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
