@@ -16,7 +16,7 @@
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
 //! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
-//! 10. [`switch`]: going on with the copy.
+//! 10. [`switch`]: going on with the copy. [`bring_over`]: what the first store has beyond it.
 //! 11. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
@@ -28,6 +28,7 @@
 //! - An ambiguous answer is never taken for a refusal: the same bytes are sent to the same key until
 //!   it exists, and the writer's nonce says whose record stands there.
 
+pub mod bring_over;
 pub mod content;
 pub mod credentials;
 pub mod error;

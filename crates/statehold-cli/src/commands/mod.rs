@@ -1,6 +1,7 @@
 //! The command line: one file per command. This file only says which there are.
 
 mod admin;
+mod bring_over;
 mod cat;
 mod completions;
 mod demo;
@@ -114,6 +115,7 @@ enum Command {
     Replicate(replicate::ReplicateArgs),
     Fence(fence::FenceArgs),
     Promote(promote::PromoteArgs),
+    BringOver(bring_over::BringOverArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
@@ -133,6 +135,7 @@ impl Command {
             | Self::Replicate(_)
             | Self::Fence(_)
             | Self::Promote(_)
+            | Self::BringOver(_)
             | Self::Link(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -214,6 +217,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Replicate(args) => replicate::run(&args, &global, output),
         Command::Fence(args) => fence::run(&args, &global, output),
         Command::Promote(args) => promote::run(&args, output),
+        Command::BringOver(args) => bring_over::run(&args, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
         Command::Repair(args) => repair::run(&args, &global, output),

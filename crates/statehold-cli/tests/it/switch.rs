@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, RealMachine};
 
 use crate::world::{Two, installation, json, run};
@@ -178,4 +180,78 @@ fn a_repository_without_a_gateway_moves_too() {
     run(&c, &["push"], 0);
     let refused = run(&a, &["promote", other.to_str().unwrap()], 1);
     assert!(refused.err.contains("no replica"), "{}", refused.err);
+}
+
+/// Goal: what the first store got after the copy, and turns up again, is listed and brought over once: a push of
+/// a machine that is gone, a key; what is there already is said to be; what meets something else is left alone.
+#[test]
+fn what_the_first_store_has_beyond_the_copy_is_brought_over() {
+    let Two {
+        installation,
+        gateway,
+        a,
+        b,
+    } = Two::new();
+    let operator = installation.operator().unwrap();
+    let (store, copy) = (installation.path("vault"), installation.path("copy"));
+    a.write("shared", "1").unwrap();
+    run(&a, &["push"], 0);
+    replicate(&operator, &store, &copy);
+    run(&b, &["pull"], 0);
+    let large = SeededEntropy::new(3).bytes(700_000);
+    b.write("large", &large).unwrap();
+    run(&b, &["push"], 0);
+    b.write("shared", "from b").unwrap();
+    run(&b, &["push"], 0);
+    a.write("again", "1").unwrap();
+    run(&a, &["push"], 0);
+    run(&b, &["snapshot", "beyond"], 0);
+    let address = gateway.address().to_owned();
+    let file = installation.path("spare.key");
+    let file = file.to_str().unwrap();
+    let words = [
+        "key", "--label", "spare", "--role", "operator", "--to", file,
+    ];
+    run(
+        &operator,
+        &[&["admin", "--gateway", &gateway.url], &words[..]].concat(),
+        0,
+    );
+    drop(gateway);
+
+    promote(&operator, &copy, "epoch-1");
+    let second = installation
+        .serve_with(copy.as_os_str(), &address, &[], &[])
+        .unwrap();
+    run(&a, &["pull"], 0);
+    a.write("shared", "from a").unwrap();
+    run(&a, &["push"], 0);
+    let (old, new) = (store.to_str().unwrap(), copy.to_str().unwrap());
+    let words = ["bring-over", old, "--to", new];
+    let ends = |said: &Value| -> Vec<String> {
+        let logs = said["logs"].as_array().unwrap().iter();
+        let records = logs.flat_map(|log| log["records"].as_array().unwrap());
+        let end = |record: &Value| record["end"].as_str().unwrap().to_owned();
+        records.map(end).collect()
+    };
+    let listed = json(&operator, &words, 3);
+    let expected = ["wanted", "wanted", "collides", "same", "left-out"];
+    assert_eq!(ends(&listed), expected, "{listed}");
+    assert_eq!(listed["logs"][1]["records"][1]["reasons"][0], "shared");
+    let apply = [&words[..], &["--apply"]].concat();
+    let expected = ["landed", "landed", "collides", "same", "left-out"];
+    let done = json(&operator, &apply, 3);
+    assert_eq!(ends(&done), expected, "{done}");
+    assert_eq!(json(&operator, &apply, 3), done);
+
+    run(&a, &["pull"], 0);
+    assert_eq!(a.read("large").unwrap(), large);
+    assert_eq!(a.read("shared").unwrap(), b"from a");
+    // A key that a gateway does not know makes it look at the log at once.
+    let spare = ["--key-file", file];
+    let words = [&["admin", "--gateway", &second.url], &spare[..], &["keys"]].concat();
+    run(&operator, &words, 0);
+    // The machine that was away: its edit and the other one are a conflict, listed.
+    run(&b, &["pull"], 3);
+    assert_eq!(b.read("shared").unwrap(), b"from b");
 }
