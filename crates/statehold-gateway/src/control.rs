@@ -10,6 +10,7 @@ use statehold_core::record::{Body, DraftHead, Kind, RegistryBody};
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
 use statehold_repository::format::record::StoredDraft;
+use statehold_repository::replicate::position;
 use statehold_repository::store::Store;
 use statehold_repository::{Error, Remote as _, Repository, Result};
 use tokio::time::Instant;
@@ -123,6 +124,13 @@ impl Control {
         log.advance(&self.repository).await?;
         self.publish(Copy { log, checked });
         Ok(())
+    }
+
+    /// Whether the store is a replica with which nobody has gone on.
+    pub(crate) async fn awaits_promotion(&self) -> Result<bool> {
+        let mark = position(self.repository.store()).await?;
+        let began = self.copy().log.state.epoch_began();
+        Ok(mark.is_some_and(|mark| mark.number >= began))
     }
 
     /// Which logs grow at this gateway.

@@ -301,6 +301,11 @@ impl Repository {
             if came_first.is_empty() {
                 return Err(Error::Unknown { number });
             }
+            let came_first = if next.epoch() == state.epoch() {
+                came_first
+            } else {
+                self.since_in_epoch(base, &next, head.nonce).await?
+            };
             if let Some(landed) = landed(draft, came_first, &next)? {
                 return Ok((landed, next));
             }

@@ -250,7 +250,10 @@ impl<'a> Shape<'a> {
 fn said(error: &Error) -> String {
     let text = with_causes(error);
     match error {
-        Error::Diverged { number, .. } => format!("diverged at {number}: {text}"),
+        Error::Diverged { number, .. } => format!(
+            "diverged at {number}: {text}. Where one of them has gone on from a copy, `statehold \
+             bring-over` says what the other has beyond it; then copy to a fresh prefix"
+        ),
         _ => text,
     }
 }

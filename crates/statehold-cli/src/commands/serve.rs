@@ -113,6 +113,12 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             None => None,
         };
         let started = Started::on(store, args.listen, tls, &home()?).await?;
+        if started.gateway.awaits_promotion().await? {
+            complain(&format!(
+                "this store is a replica that nobody has gone on with; if the first store is lost, stop \
+                 and run `statehold promote {location}`, so that machines push again what it lacks"
+            ));
+        }
         started.announce(output);
         let replication = target.map(|(to, target)| {
             let row = Row {

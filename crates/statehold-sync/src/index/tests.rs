@@ -230,3 +230,45 @@ fn who_joins_has_an_empty_base() {
     assert!(base_of(&checkout).is_empty());
     assert_eq!(checkout.pending.len(), 2);
 }
+
+/// Goal: where a log parted, every path has the base that keeps what is newer on either side.
+#[test]
+fn behind_a_fork_what_was_agreed_on_later_is_no_base() {
+    let at = |number: u64, files: &[(&str, &str)]| {
+        let mut state = State::clone(&state(files));
+        let id = Digest::of(&number.to_le_bytes());
+        state.head = RecordRef { number, id };
+        Arc::new(state)
+    };
+    let fork = at(
+        5,
+        &[("kept", "1"), ("edited", "1"), ("gone", "1"), ("lags", "2")],
+    );
+    let known = at(
+        9,
+        &[("kept", "1"), ("edited", "2"), ("new", "1"), ("lags", "3")],
+    );
+    let next = at(
+        7,
+        &[
+            ("kept", "1"),
+            ("edited", "1"),
+            ("gone", "1"),
+            ("lags", "2"),
+            ("other", "1"),
+        ],
+    );
+    for (landed, lags) in [(fork.head, Some("1")), (known.head, None)] {
+        let mut checkout = Checkout::settled(Arc::clone(&known));
+        checkout.landed = Some(landed);
+        checkout.set_base(&path("lags"), Some(file("1").signature()));
+        checkout.part(&fork, Arc::clone(&next));
+        let mut expected = base(&[("kept", "1"), ("edited", "1"), ("gone", "1")]);
+        expected.extend(lags.map(|content| (path("lags"), file(content).signature())));
+        assert_eq!(base_of(&checkout), expected);
+        assert_eq!(
+            (checkout.state.head, checkout.landed),
+            (next.head, Some(fork.head))
+        );
+    }
+}

@@ -8,3 +8,4 @@ mod engine;
 mod restore;
 #[cfg(test)]
 mod secrets;
+mod switch;
