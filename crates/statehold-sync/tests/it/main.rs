@@ -8,4 +8,5 @@ mod engine;
 mod restore;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
 mod switch;
