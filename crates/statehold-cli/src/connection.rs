@@ -32,6 +32,7 @@ use crate::environment::{
     store_variable, variable,
 };
 use crate::output::{Output, complain, is_watched};
+use crate::places::named_store;
 use crate::progress::Bars;
 
 /// A workspace that is connected with its repository.
@@ -263,9 +264,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens the store that this word names.
     pub(crate) async fn at(store: &str) -> Result<Self> {
-        let Some(location) = store_of(store)? else {
-            bail!("{store}: a store is a folder, or a bucket as s3://, gs:// or az://");
-        };
+        let location = named_store(store)?;
         check_mounted(&location)?;
         let store = open_store_to_serve(&location, LEASE_PERIOD).await?;
         let lease = store.lease().cloned();

@@ -223,7 +223,7 @@ fn the_commands_of_the_pages_run() {
         panic!("README has other blocks: {readme:?}");
     };
     let operations = shell_blocks("operations.md");
-    let [serve_tls, certificate, spare_key, fence, promote, curl] = &operations[..] else {
+    let [serve_tls, certificate, spare_key, curl, fence, promote] = &operations[..] else {
         panic!("operations.md has other blocks: {operations:?}");
     };
     let recovery = shell_blocks("recovery-by-hand.md");
