@@ -348,10 +348,10 @@ impl Engine {
             return Ok(None);
         };
         match self.remote.push(&packs, &draft, &known).await {
-            Ok(_) => {
+            Ok(stored) => {
                 self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout {
-                    agree_on(checkout, &draft);
+                    agree_on(checkout, &draft, stored.record.reference());
                     checkout.land();
                 }
                 self.write_index(index)?;
@@ -417,7 +417,7 @@ impl Engine {
                              pushed again from the folders that have it"
                         );
                         let fork = load_at(&*self.remote, Point::Record(fork.number)).await?;
-                        checkout.part(&fork, state);
+                        checkout.part(fork, state);
                     }
                     _ if state.head != checkout.state.head => checkout.move_to(state),
                     _ => {}
@@ -667,13 +667,13 @@ impl Engine {
         }
         sending.finish().await?;
         // All other content is durable.
-        let (_, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        let (record, state) = self.hand_in(&along, &outbound.draft, known).await?;
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            agree_on(checkout, &outbound.draft);
+            agree_on(checkout, &outbound.draft, record);
             checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);
@@ -784,15 +784,15 @@ fn still_to_settle(error: &statehold_repository::Error) {
 }
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
-fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
+fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft, record: RecordRef) {
     // What a rollback puts in place there is not in the folder yet.
     let Body::Push(push) = &pushed.draft.body else {
         return;
     };
     for Upsert { path, entry, .. } in &push.upserts {
-        checkout.set_base(path, Some(entry.signature()));
+        checkout.set_base(path, Some(entry.signature()), record.number);
     }
     for path in &push.deletes {
-        checkout.set_base(path, None);
+        checkout.set_base(path, None, record.number);
     }
 }
