@@ -18,14 +18,13 @@ use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
 use statehold_core::point::Point;
-use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_core::record::RecordRef;
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
-use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
@@ -35,7 +34,7 @@ use crate::folder::{Folder, FolderError};
 use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
-use crate::journal::{Journal, JournalError, Journaled};
+use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
@@ -50,6 +49,7 @@ mod report;
 mod restore;
 pub(crate) mod retrieve;
 mod screening;
+mod settle;
 mod status;
 mod take_back;
 
@@ -60,6 +60,7 @@ pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
+use settle::{agree_on, is_another_log, still_to_settle};
 pub use take_back::TakenBack;
 
 /// The result of an engine operation.
@@ -326,63 +327,6 @@ impl Engine {
     /// Whether a run may send anything.
     fn sends(&self, options: RunOptions) -> bool {
         options.direction != Direction::Pull && self.check_may_push().is_ok()
-    }
-
-    /// Hands in a journaled push again, so that its end is known. Where the log has gone on from another
-    /// store and doesn't take it, gives its nonce, and the journal stays until a push has taken its place.
-    async fn settle(&self, index: &mut Index) -> Result<Option<Nonce>> {
-        let journal = Journal::of(&self.workspace);
-        let Some(Journaled { packs, draft }) = journal.read()? else {
-            return Ok(None);
-        };
-        self.check_may_push()?;
-        if index.checkout.is_none() {
-            self.refresh(index, None).await?;
-        }
-        self.confirm(index).await?;
-        let known = index
-            .checkout
-            .as_ref()
-            .map(|checkout| Arc::clone(&checkout.state));
-        let Some(known) = known else {
-            return Ok(None);
-        };
-        match self.remote.push(&packs, &draft, &known).await {
-            Ok(stored) => {
-                self.refresh(index, None).await?;
-                if let Some(checkout) = &mut index.checkout {
-                    agree_on(checkout, &draft, stored.record.reference());
-                    checkout.land();
-                }
-                self.write_index(index)?;
-            }
-            // It never landed and never will; its files are scanned and planned like any other.
-            Err(
-                error @ (statehold_repository::Error::Conflict { .. }
-                | statehold_repository::Error::Refused { .. }),
-            ) => {
-                tracing::info!(%error, "an interrupted push did not land");
-                self.refresh(index, None).await?;
-                let checkout = index.checkout.as_ref();
-                if checkout.is_some_and(|checkout| checkout.state.epoch() > 0) {
-                    return Ok(Some(draft.draft.head.nonce));
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-        journal.clear()?;
-        Ok(None)
-    }
-
-    /// Makes sure that the repository is the one that is known, or of a later epoch; then it is known.
-    async fn confirm(&self, index: &mut Index) -> Result<()> {
-        let Some(checkout) = &index.checkout else {
-            return Ok(());
-        };
-        match self.remote.confirm(checkout.state.head).await {
-            Err(error) if is_another_log(&error) => self.refresh(index, None).await,
-            confirmed => Ok(confirmed?),
-        }
     }
 
     /// Learns what the repository holds now. Content of paths that are about to be received may come
@@ -769,30 +713,5 @@ pub(crate) fn own_error(action: &'static str, path: &Path, source: std::io::Erro
         action,
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Whether an error may mean that another log stands there than the one that is known.
-const fn is_another_log(error: &statehold_repository::Error) -> bool {
-    use statehold_repository::Error::{Damaged, Diverged, NotFound};
-    matches!(error, Diverged { .. } | Damaged { .. } | NotFound { .. })
-}
-
-/// Says that the end of a push is not known yet, while reading goes on.
-fn still_to_settle(error: &statehold_repository::Error) {
-    tracing::warn!(%error, "an interrupted push has still to be settled");
-}
-
-/// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
-fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft, record: RecordRef) {
-    // What a rollback puts in place there is not in the folder yet.
-    let Body::Push(push) = &pushed.draft.body else {
-        return;
-    };
-    for Upsert { path, entry, .. } in &push.upserts {
-        checkout.set_base(path, Some(entry.signature()), record.number);
-    }
-    for path in &push.deletes {
-        checkout.set_base(path, None, record.number);
     }
 }

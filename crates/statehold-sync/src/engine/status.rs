@@ -7,7 +7,8 @@ use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::remote::{advance, load};
 
-use super::{Counts, Engine, EngineError, Joined, Result, Status, still_to_settle};
+use super::settle::still_to_settle;
+use super::{Counts, Engine, EngineError, Joined, Result, Status};
 use crate::locks::{Wait, lock_workspace};
 
 impl Engine {
