@@ -116,7 +116,7 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
     }
 
     let from = from(&operator, &to)?;
-    let (behind, missing) = behind(&pushed, from);
+    let (behind, missing) = behind(&pushed, from, lost);
     println!(
         "{} machines, {} MB, {} pushes acknowledged until the first store was lost; the epoch \
          continues from record {from}",
@@ -294,16 +294,13 @@ fn from(operator: &RealMachine, copy: &str) -> Result<u64> {
         .context("an epoch has a beginning")
 }
 
-/// How long before the last acknowledged push the last one was that was not lost, and how many were.
-fn behind(pushed: &[Pushed], from: u64) -> (Duration, usize) {
-    let last = pushed.iter().map(|pushed| pushed.at).max();
-    let lost: Vec<_> = pushed
-        .iter()
-        .filter(|pushed| pushed.number > from)
+/// How old the oldest acknowledged push was at the loss that the epoch does not have, and how many there were.
+fn behind(pushed: &[Pushed], from: u64, lost: Instant) -> (Duration, usize) {
+    let missing = pushed.iter().filter(|pushed| pushed.number > from);
+    let ages: Vec<Duration> = missing
+        .map(|pushed| lost.saturating_duration_since(pushed.at))
         .collect();
-    let first_lost = lost.iter().map(|pushed| pushed.at).min();
-    let behind = last.zip(first_lost).map(|(last, first)| last - first);
-    (behind.unwrap_or_default(), lost.len())
+    (ages.iter().max().copied().unwrap_or_default(), ages.len())
 }
 
 /// Every acknowledged change is on every machine, and all of them are alike. How many there were.
