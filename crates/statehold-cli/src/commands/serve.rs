@@ -153,6 +153,12 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             upload: settings.upload.min(floor),
         };
         let started = Started::on(store, args.listen, tls, &home()?, settings).await?;
+        if started.gateway.awaits_promotion().await? {
+            complain(&format!(
+                "this store is a replica that nobody has gone on with; if the first store is lost, stop \
+                 and run `statehold promote {location}`, so that machines push again what it lacks"
+            ));
+        }
         started.announce(output);
         let collecting = args.compact_every.0.map(|every| {
             let gateway = started.gateway.clone();
