@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::RepositoryId;
+use statehold_gateway::CONTROL_PREFIX;
+use statehold_gateway::switch::{Log, every_log};
 use statehold_repository::format::description::Description;
-use statehold_repository::lease::RESIDUAL_RISK;
+use statehold_repository::lease::{LEASE_PERIOD, Lease, RESIDUAL_RISK};
 use statehold_repository::location::StoreLocation;
 use statehold_repository::probe::{Admission, admit, newest_or_probe};
 use statehold_repository::store::Store;
 use statehold_repository::wire::bodies::Info;
 use statehold_repository::wire::key::Key;
-use statehold_repository::{Error, Remote, Repository};
+use statehold_repository::{Error, Remote, Repository, layout};
 use statehold_sync::atomic::{Readers, replace_file};
 use statehold_sync::engine::Engine;
 use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
@@ -30,6 +32,7 @@ use crate::environment::{
     store_variable, variable,
 };
 use crate::output::{Output, complain, is_watched};
+use crate::places::named_store;
 use crate::progress::Bars;
 
 /// A workspace that is connected with its repository.
@@ -242,19 +245,75 @@ async fn open_with_lease(
 
 /// A store that is there already and is read, and whether many may write to it.
 pub(crate) async fn open_source(location: &StoreLocation) -> Result<(Store, bool)> {
-    if let StoreLocation::Folder(folder) = location
-        && !folder.is_dir()
-    {
-        let error = Error::Unavailable {
-            what: format!("the store {location}"),
-            source: "there is no such folder; is it mounted?".into(),
-        };
-        return Err(error.into());
-    }
+    check_mounted(location)?;
     let store = location.open(&store_variable)?;
     let report = newest_or_probe(&store, &SystemClock, &SystemEntropy).await?;
     let takes_many = matches!(admit(&report), Admission::ManyWriters);
     Ok((store, takes_many))
+}
+
+/// The logs of a store that is there already, open for whoever ends them or goes on with them: one for a
+/// repository, all for a gateway's store.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The logs, a gateway's registry last.
+    pub(crate) logs: Vec<Log>,
+    lease: Option<Arc<Lease>>,
+}
+
+impl Opened {
+    /// Opens the store that this word names.
+    pub(crate) async fn at(store: &str) -> Result<Self> {
+        let location = named_store(store)?;
+        check_mounted(&location)?;
+        let store = open_store_to_serve(&location, LEASE_PERIOD).await?;
+        let lease = store.lease().cloned();
+        let logs = if holds_gateway(&store, &location).await? {
+            every_log(&store, system()).await?
+        } else {
+            let (clock, entropy) = system();
+            let repository = Repository::open_existing(store, clock, entropy).await?;
+            let name = "the repository".to_owned();
+            let log = |repository| Log { name, repository };
+            repository.map(log).into_iter().collect()
+        };
+        Ok(Self { logs, lease })
+    }
+
+    /// Lets others write, where one may at a time.
+    pub(crate) async fn release(&self) -> Result<()> {
+        match &self.lease {
+            Some(lease) => Ok(lease.release().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a store is a gateway's, with many repositories and a registry of them.
+pub(crate) async fn holds_gateway(store: &Store, location: &StoreLocation) -> Result<bool> {
+    let control = store.inside(CONTROL_PREFIX);
+    if control.read(layout::REPOSITORY).await?.is_some() {
+        return Ok(true);
+    }
+    if store.read(layout::REPOSITORY).await?.is_some() {
+        return Ok(false);
+    }
+    let what = format!("{location} holds no repository and no gateway's registry; is it mounted?");
+    Err(Error::refused(what).into())
+}
+
+/// Turns away a folder that isn't there, which opening would make.
+fn check_mounted(location: &StoreLocation) -> Result<()> {
+    match location {
+        StoreLocation::Folder(folder) if !folder.is_dir() => {
+            let error = Error::Unavailable {
+                what: format!("the store {location}"),
+                source: "there is no such folder; is it mounted?".into(),
+            };
+            Err(error.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The repository in a store, made if need be.
@@ -335,7 +394,7 @@ pub(crate) fn linked_client(folder: &Path) -> Result<GatewayClient> {
 }
 
 /// The key of a workspace: `STATEHOLD_KEY`, or the one that linking kept.
-fn workspace_key(workspace: &Workspace) -> Result<Key> {
+pub(crate) fn workspace_key(workspace: &Workspace) -> Result<Key> {
     if let Some(text) = variable("STATEHOLD_KEY") {
         return text.trim().parse().context("STATEHOLD_KEY holds no key");
     }

@@ -6,7 +6,7 @@
 //! 2. [`entry`], [`tree`]: what a directory looks like when it is recorded.
 //! 3. [`record`]: one numbered step of a repository's history, and the draft it is made from.
 //! 4. [`state`]: `state = fold(log)`, the heart of the program. [`snapshot`]: names for old states;
-//!    [`point`]: which state is meant.
+//!    [`point`]: which state is meant. [`epoch`]: how a log goes on from another store.
 //!    [`collection`]: what is let go, and when it may be deleted; [`retention`] decides which points are, and
 //!    [`numbers`] is how they are written down.
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
@@ -33,6 +33,7 @@ pub mod collection;
 pub mod digest;
 pub mod entry;
 pub mod environment;
+pub mod epoch;
 pub mod event;
 pub mod id;
 pub mod limits;

@@ -78,6 +78,8 @@ pub const SNAPSHOTS_MAX: usize = 10_000;
 pub const BACKUPS_MAX: usize = 64;
 /// Most snapshots that one record takes away.
 pub const FORGOTTEN_MAX: usize = 10_000;
+/// How often a log may go on from another store. Each time is a record's name in every state.
+pub const EPOCHS_MAX: u64 = 1_000;
 
 /// How long points are kept unless the owner decides otherwise, in days.
 pub const RETENTION_DAYS: u32 = 30;

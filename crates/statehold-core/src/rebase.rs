@@ -28,8 +28,13 @@ pub struct Overlap {
 /// | registry, unknown | no | no | no | no | yes | no | no |
 ///
 /// Whether what a draft names was condemned, or has expired, is seen where it is taken in.
+///
+/// Nothing follows a promote that its writer did not know, nor does a promote follow anything: it is planned
+/// anew. A fence may follow everything else, and what may follow a fence the fold makes void.
 pub fn may_follow(draft: &Body, record: &Body) -> Result<(), Overlap> {
     match (draft, record) {
+        (Body::Promote(_), _) | (_, Body::Promote(_)) => Err(Overlap { paths: Vec::new() }),
+        (Body::Fence(_), _) | (_, Body::Fence(_)) => Ok(()),
         (Body::Push(draft), Body::Push(record)) => disjoint(draft, record),
         // A note says nothing about the state, so it is in nobody's way, and neither is what this
         // program doesn't know and may skip.

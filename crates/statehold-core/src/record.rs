@@ -55,6 +55,10 @@ pub enum Kind {
     Note,
     /// A change to a gateway's registry of tenants and keys; found in control logs only.
     Registry,
+    /// The end of a log: every record after it is void.
+    Fence,
+    /// The beginning of the next epoch, on a replica.
+    Promote,
     /// A kind that this program doesn't know.
     #[serde(untagged)]
     Other(String),
@@ -73,7 +77,9 @@ impl Kind {
             | Self::Compact
             | Self::Remove
             | Self::Hold
-            | Self::Registry => true,
+            | Self::Registry
+            | Self::Fence
+            | Self::Promote => true,
             Self::Note | Self::Other(_) => false,
         }
     }
@@ -92,6 +98,8 @@ impl std::fmt::Display for Kind {
             Self::Hold => "hold",
             Self::Note => "note",
             Self::Registry => "registry",
+            Self::Fence => "fence",
+            Self::Promote => "promote",
             Self::Other(name) => name,
         })
     }
@@ -288,6 +296,24 @@ pub struct RegistryBody {
     pub changes: Vec<serde_json::Value>,
 }
 
+/// The body of a fence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceBody {
+    /// The newest record that the writer had seen.
+    pub base: RecordRef,
+}
+
+/// The body of a promotion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteBody {
+    /// The newest record of the replica, which it stands on.
+    pub base: RecordRef,
+    /// The epoch that it opens; 1 is the first that anybody opens.
+    pub epoch: u64,
+    /// The record whose state the epoch continues from.
+    pub from: RecordRef,
+}
+
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -311,6 +337,10 @@ pub enum Body {
     Note(NoteBody),
     /// Changes to a gateway's registry.
     Registry(RegistryBody),
+    /// The end of a log.
+    Fence(FenceBody),
+    /// The beginning of an epoch.
+    Promote(PromoteBody),
     /// The body of a kind that this program doesn't know, unread.
     Unknown,
     /// The body of a record that is retired: the envelope alone is left.
@@ -367,6 +397,8 @@ impl Body {
             Self::Hold(_) => Some(Kind::Hold),
             Self::Note(_) => Some(Kind::Note),
             Self::Registry(_) => Some(Kind::Registry),
+            Self::Fence(_) => Some(Kind::Fence),
+            Self::Promote(_) => Some(Kind::Promote),
             Self::Unknown | Self::Retired => None,
         }
     }
@@ -384,6 +416,8 @@ impl Body {
             Self::Hold(hold) => Some(hold.base),
             Self::Note(note) => Some(note.base),
             Self::Registry(registry) => Some(registry.base),
+            Self::Fence(fence) => Some(fence.base),
+            Self::Promote(promote) => Some(promote.base),
             Self::Unknown | Self::Retired => None,
         }
     }
@@ -430,6 +464,8 @@ impl Body {
             Self::Hold(hold) => write_line(&mut lines, hold),
             Self::Note(note) => write_line(&mut lines, note),
             Self::Registry(registry) => write_line(&mut lines, registry),
+            Self::Fence(fence) => write_line(&mut lines, fence),
+            Self::Promote(promote) => write_line(&mut lines, promote),
             Self::Unknown | Self::Retired => {}
         }
         lines
@@ -474,6 +510,8 @@ impl Body {
             Kind::Hold => single(lines).map(Self::Hold),
             Kind::Note => single(lines).map(Self::Note),
             Kind::Registry => single(lines).map(Self::Registry),
+            Kind::Fence => single(lines).map(Self::Fence),
+            Kind::Promote => single(lines).map(Self::Promote),
             Kind::Other(_) => Ok(Self::Unknown),
         }
     }
@@ -691,6 +729,12 @@ mod tests {
             Body::Note(NoteBody {
                 base,
                 text: "remark".into(),
+            }),
+            Body::Fence(FenceBody { base }),
+            Body::Promote(PromoteBody {
+                base,
+                epoch: 1,
+                from: base,
             }),
         ];
         for body in bodies {

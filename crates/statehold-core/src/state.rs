@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::collection::{Collection, check_compact, check_remove};
 use crate::digest::Digest;
 use crate::entry::{Chunk, ContentObject, Entry};
+use crate::epoch::Epoch;
 use crate::id::PackId;
 use crate::limits::{
     BACKUPS_MAX, CHECKPOINT_RECORDS_MAX, CHECKPOINT_RECORDS_MIN, FORGOTTEN_MAX, SEGMENT_RECORDS,
@@ -44,6 +45,10 @@ pub struct State {
     pub growth: Growth,
     /// What is expired, condemned, removed, retired and held.
     pub collection: Collection,
+    /// The epochs after the first, in order.
+    pub epochs: Vec<Epoch>,
+    /// The `fence` that ended the log, until a `promote` goes on from it.
+    pub fenced: Option<u64>,
 }
 
 /// What the log says about a pack.
@@ -91,6 +96,9 @@ pub enum Applied {
     Void(Violation),
     /// A kind this program doesn't know, and needn't.
     Skipped(String),
+    /// A `promote` that goes on from this earlier record. Nothing has changed, the head neither: who holds
+    /// the log hands the state there to [`State::continue_from`].
+    ContinuesFrom(RecordRef),
 }
 
 /// The rule that a void record breaks.
@@ -256,6 +264,32 @@ pub enum Violation {
         /// Of what.
         what: &'static str,
     },
+    /// A fence came before it.
+    #[error(
+        "record {by}, a fence, ended this log; it goes on in another store, behind the same gateway or \
+         where its owner says: `statehold link --moved` with the new place goes on there"
+    )]
+    Fenced {
+        /// The record that ended the log.
+        by: u64,
+    },
+    /// It was made in an earlier epoch.
+    #[error("its base {base} is of an earlier epoch; this one began with record {began}")]
+    EarlierEpoch {
+        /// Number of the base.
+        base: u64,
+        /// The record that opened the epoch.
+        began: u64,
+    },
+    /// It does not open the next epoch, or not from a record of this one.
+    #[error("it does not open the next epoch of this log")]
+    Epoch,
+    /// It names a record that a promote left behind.
+    #[error("it names record {at}, which was left behind when the log went on from another store")]
+    LeftBehind {
+        /// The record.
+        at: u64,
+    },
     /// One of its entries can't be.
     #[error(transparent)]
     Entry(#[from] crate::entry::InvalidEntry),
@@ -328,6 +362,8 @@ impl State {
             backups: BTreeMap::new(),
             growth: Growth::default(),
             collection: Collection::default(),
+            epochs: Vec::new(),
+            fenced: None,
         }
     }
 
@@ -356,16 +392,26 @@ impl State {
             (Kind::Other(kind), _) => Applied::Skipped(kind.clone()),
             (_, body) => match self.changes_of(envelope, body) {
                 Ok(changes) => {
+                    if let Body::Promote(promote) = body
+                        && promote.from != self.head
+                    {
+                        return Ok(Applied::ContinuesFrom(promote.from));
+                    }
                     self.take_in(record, changes);
                     Applied::Changed
                 }
                 Err(violation) => Applied::Void(violation),
             },
         };
-        self.head = record.reference();
-        self.time = self.time.max(envelope.time);
-        self.grow(record.listing_bytes());
+        self.move_head(record);
         Ok(applied)
+    }
+
+    /// Moves on to a record, whatever became of it.
+    pub(crate) fn move_head(&mut self, record: &Record) {
+        self.head = record.reference();
+        self.time = self.time.max(record.envelope.time);
+        self.grow(record.listing_bytes());
     }
 
     /// Says whether a record that stands on this state keeps the rules, without taking it in.
@@ -375,6 +421,7 @@ impl State {
 
     /// The entries that a record changes, if it keeps the rules.
     fn changes_of(&self, envelope: &Envelope, body: &Body) -> Result<Changes, Violation> {
+        self.check_epoch(body)?;
         let mut packs = envelope.draft.packs.iter();
         if let Some(pack) = packs.find(|pack| self.packs.contains_key(&pack.id)) {
             return Err(Violation::PackAgain { pack: pack.id });
@@ -387,7 +434,7 @@ impl State {
             Body::Push(push) => return self.check_push(envelope, push),
             Body::Rollback(rollback) => {
                 self.check_snapshot(&rollback.before)?;
-                check_precedes(envelope, rollback.to)?;
+                self.check_precedes(envelope, rollback.to)?;
                 self.collection.check_kept(rollback.to)?;
                 self.collection.check_kept(rollback.changes.base.number)?;
                 check_not_purged(&rollback.changes)?;
@@ -395,11 +442,11 @@ impl State {
             }
             Body::Snapshot(snapshot) => {
                 self.check_snapshot(&snapshot.id)?;
-                check_precedes(envelope, snapshot.at)?;
+                self.check_precedes(envelope, snapshot.at)?;
                 self.collection.check_kept(snapshot.at)?;
             }
             Body::Backup(backup) => {
-                check_precedes(envelope, backup.at)?;
+                self.check_precedes(envelope, backup.at)?;
                 if !self.backups.contains_key(&backup.label) && self.backups.len() >= BACKUPS_MAX {
                     return Err(Violation::Backups);
                 }
@@ -417,7 +464,12 @@ impl State {
                 check_base(envelope, hold.base)?;
                 self.collection.check_hold(hold)?;
             }
-            Body::Note(_) | Body::Registry(_) | Body::Unknown | Body::Retired => {}
+            Body::Note(_)
+            | Body::Registry(_)
+            | Body::Fence(_)
+            | Body::Promote(_)
+            | Body::Unknown
+            | Body::Retired => {}
         }
         Ok(Changes::new())
     }
@@ -429,6 +481,17 @@ impl State {
         }
         if self.snapshots.len() >= SNAPSHOTS_MAX {
             return Err(Violation::Snapshots);
+        }
+        Ok(())
+    }
+
+    /// Whether a record that another one names comes before it, and is in effect.
+    fn check_precedes(&self, envelope: &Envelope, at: u64) -> Result<(), Violation> {
+        if at >= envelope.number {
+            return Err(Violation::NotYet { at });
+        }
+        if self.is_left_behind(at) {
+            return Err(Violation::LeftBehind { at });
         }
         Ok(())
     }
@@ -519,7 +582,8 @@ impl State {
                         },
                     });
                 }
-                Some(ContentObject::Record(number)) if number < envelope.number => {}
+                Some(ContentObject::Record(number))
+                    if number < envelope.number && !self.is_left_behind(number) => {}
                 Some(object @ ContentObject::Record(_)) => {
                     let object = object.to_string();
                     return Err(Violation::Outside {
@@ -635,6 +699,8 @@ impl State {
                 };
                 self.backups.insert(label.clone(), backup);
             }
+            Body::Fence(_) => self.fenced = Some(number),
+            Body::Promote(promote) => self.open_epoch(promote.from, record.reference()),
             Body::Compact(compact) => {
                 self.tree.follow(&compact.moves);
                 self.collection.compact(number, compact);
@@ -710,14 +776,6 @@ fn check_not_purged(changes: &PushBody) -> Result<(), Violation> {
     match upserts.find(|upsert| is_gone(&upsert.entry)) {
         Some(Upsert { path, .. }) => Err(Violation::Purged { path: path.clone() }),
         None => Ok(()),
-    }
-}
-
-fn check_precedes(envelope: &Envelope, at: u64) -> Result<(), Violation> {
-    if at < envelope.number {
-        Ok(())
-    } else {
-        Err(Violation::NotYet { at })
     }
 }
 

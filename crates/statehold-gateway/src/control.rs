@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, RepositoryId};
-use statehold_core::record::{Body, DraftHead, Kind, Record, RegistryBody};
+use statehold_core::record::{Body, DraftHead, Kind, RegistryBody};
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::fold;
+use statehold_repository::replicate::position;
 use statehold_repository::store::Store;
 use statehold_repository::{Error, Remote as _, Repository, Result};
 use tokio::time::Instant;
 
 use crate::registry::{Change, Registry};
+use crate::registry_log::RegistryLog;
 use crate::replication::Changes;
 
 /// The prefix of the control log.
@@ -41,8 +42,7 @@ const SUBMIT_ATTEMPTS: u32 = 32;
 /// The registry at some record of the control log.
 #[derive(Debug, Clone)]
 struct Copy {
-    state: Arc<State>,
-    registry: Arc<Registry>,
+    log: RegistryLog,
     /// When the log was last seen to end there.
     checked: Instant,
 }
@@ -96,8 +96,7 @@ impl Control {
             Repository::open_or_create(store, id, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let machine = MachineId::random(&*entropy);
         let copy = Copy {
-            state: Arc::new(repository.empty_state()),
-            registry: Arc::default(),
+            log: RegistryLog::new(&repository),
             checked: Instant::now(),
         };
         let control = Self {
@@ -119,20 +118,19 @@ impl Control {
 
     /// Reads the whole log. Checkpoints are of no use here: they keep trees, not registries.
     async fn load(&self) -> Result<()> {
+        let _turn = self.look.lock().await;
         let checked = Instant::now();
-        let batch = self.repository.records(0).await?;
-        let mut state = self.repository.empty_state();
-        let mut registry = Registry::default();
-        for stored in &batch.records {
-            fold(&mut state, stored)?;
-            take_in(&mut registry, &stored.record)?;
-        }
-        self.publish(Copy {
-            state: Arc::new(state),
-            registry: Arc::new(registry),
-            checked,
-        });
-        self.look_now().await.map(drop)
+        let mut log = RegistryLog::new(&self.repository);
+        log.advance(&self.repository).await?;
+        self.publish(Copy { log, checked });
+        Ok(())
+    }
+
+    /// Whether the store is a replica with which nobody has gone on.
+    pub(crate) async fn awaits_promotion(&self) -> Result<bool> {
+        let mark = position(self.repository.store()).await?;
+        let began = self.copy().log.state.epoch_began();
+        Ok(mark.is_some_and(|mark| mark.number >= began))
     }
 
     /// Which logs grow at this gateway.
@@ -170,13 +168,13 @@ impl Control {
         let copy = self.copy();
         let is_fresh = |copy: &Copy| copy.checked + fresh >= asked;
         if is_fresh(&copy) {
-            return Ok(copy.registry);
+            return Ok(copy.log.registry);
         }
         let mut failed = self.look.lock().await;
         // Whoever had the turn before may have looked for everyone who was waiting.
         let copy = self.copy();
         if is_fresh(&copy) {
-            return Ok(copy.registry);
+            return Ok(copy.log.registry);
         }
         let silent = || Error::Unavailable {
             what: "the registry of keys".into(),
@@ -189,7 +187,7 @@ impl Control {
             match looked.unwrap_or_else(|_| Err(silent())) {
                 Ok(copy) => {
                     *failed = None;
-                    return Ok(copy.registry);
+                    return Ok(copy.log.registry);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the registry cannot be brought up to date");
@@ -199,7 +197,7 @@ impl Control {
             }
         };
         match error {
-            Error::Unavailable { .. } if copy.checked.elapsed() <= STALE => Ok(copy.registry),
+            Error::Unavailable { .. } if copy.checked.elapsed() <= STALE => Ok(copy.log.registry),
             error => Err(error),
         }
     }
@@ -213,16 +211,8 @@ impl Control {
     /// Takes in what came since. Only whoever holds the turn may do so.
     async fn advance(&self) -> Result<Copy> {
         let mut copy = self.copy();
-        let checked = Instant::now();
-        let (state, came) = self.repository.catch_up(&copy.state).await?;
-        for stored in &came {
-            take_in(Arc::make_mut(&mut copy.registry), &stored.record)?;
-        }
-        copy = Copy {
-            state,
-            registry: copy.registry,
-            checked,
-        };
+        copy.checked = Instant::now();
+        copy.log.advance(&self.repository).await?;
         self.publish(copy.clone());
         Ok(copy)
     }
@@ -235,20 +225,24 @@ impl Control {
     ) -> Result<Arc<Registry>> {
         for attempt in 0..SUBMIT_ATTEMPTS {
             let copy = self.look_now().await?;
-            let now = self.clock.now().max(copy.state.time);
-            let changes = decide(&copy.registry, now)?;
+            let now = self.clock.now().max(copy.log.state.time);
+            let changes = decide(&copy.log.registry, now)?;
             if changes.is_empty() {
-                return Ok(copy.registry);
+                return Ok(copy.log.registry);
             }
-            let mut after = (*copy.registry).clone();
+            let mut after = (*copy.log.registry).clone();
             for change in &changes {
                 after.apply(change, now).map_err(Error::refused)?;
             }
-            let draft = self.draft(&copy.state, &changes)?;
-            match self.repository.append_as(&draft, &copy.state, None).await {
+            let draft = self.draft(&copy.log.state, &changes)?;
+            match self
+                .repository
+                .append_as(&draft, &copy.log.state, None)
+                .await
+            {
                 Ok((_, state)) => {
                     self.changes.note_control();
-                    let registry = self.look_now().await?.registry;
+                    let registry = self.look_now().await?.log.registry;
                     // Segments make the next start quick; the log is complete without them.
                     if let Err(error) = self.repository.tend(&state).await {
                         tracing::warn!(%error, "the control log's caches could not be written");
@@ -279,22 +273,4 @@ impl Control {
         let head = DraftHead::new(Kind::Registry, self.machine, nonce, Vec::new());
         StoredDraft::new(head, Body::Registry(RegistryBody { base, changes }), &[])
     }
-}
-
-/// Takes a record of the control log into a registry.
-pub(crate) fn take_in(registry: &mut Registry, record: &Record) -> Result<()> {
-    let Body::Registry(body) = &record.body else {
-        return Ok(());
-    };
-    let number = record.envelope.number;
-    for change in &body.changes {
-        let change: Change =
-            serde_json::from_value(change.clone()).map_err(|error| Error::TooNew {
-                what: format!("record {number} of the control log ({error})"),
-            })?;
-        if let Err(violation) = registry.apply(&change, record.envelope.time) {
-            tracing::warn!(number, %violation, "a change of the registry is passed over");
-        }
-    }
-    Ok(())
 }

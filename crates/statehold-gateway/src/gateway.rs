@@ -188,6 +188,12 @@ impl Gateway {
         self.control().registry(FRESH).await.map(drop)
     }
 
+    /// Whether the store is a replica that was not promoted: another store may go on beside it, and a later
+    /// `promote` leaves behind what is appended here.
+    pub async fn awaits_promotion(&self) -> Result<bool> {
+        self.control().awaits_promotion().await
+    }
+
     /// The registry, up to two seconds old.
     pub async fn registry(&self) -> Result<Arc<Registry>> {
         self.control().registry(FRESH).await

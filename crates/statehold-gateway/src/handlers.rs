@@ -12,13 +12,14 @@ use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use statehold_core::digest::Digest;
 use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::{
     LOG_BATCH_BYTES, PACK_BYTES_MAX, READ_RANGES_MAX, RECORD_BYTES_MAX, SEGMENT_RECORDS,
 };
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
-use statehold_core::record::Kind;
+use statehold_core::record::{Kind, RecordRef};
 use statehold_core::rules::{SHARED_RULES_PATH, Verdict};
 use statehold_core::time::Timestamp;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -159,17 +160,32 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
 pub(crate) struct LogQuery {
     after: u64,
     until: Option<u64>,
+    id: Option<Digest>,
 }
 
 pub(crate) async fn log(access: Access, Asked(query): Asked<LogQuery>) -> Answer<Frames> {
     let repository = access.repository(Role::Read).await?;
     check_number(query.after)?;
     let batch = match query.until {
-        None => repository.records(query.after).await?,
+        None => records_since(&repository, query.after, query.id).await?,
         Some(until) => records_until(&repository, query.after, until).await?,
     };
     let frames = batch.records.into_iter().map(record_frame).collect();
     Ok(Frames::new(frames, query.after, batch.more))
+}
+
+/// The records after one. A client that knows its id is told where nothing follows because another log
+/// stands here than the one it knows; where something does, the chain shows that.
+pub(crate) async fn records_since(
+    repository: &HostedRepository,
+    after: u64,
+    id: Option<Digest>,
+) -> Answer<Batch> {
+    let batch = repository.records(after).await?;
+    if let Some(id) = id.filter(|_| batch.records.is_empty()) {
+        repository.confirm(RecordRef { number: after, id }).await?;
+    }
+    Ok(batch)
 }
 
 /// A segment after the other, until it is enough for one answer.
@@ -337,9 +353,9 @@ fn check_kind(access: &Access, draft: &StoredDraft) -> Answer<()> {
         }
         // A row is believed by whoever asks for the age of a copy.
         Kind::Backup => access.require(Role::Maintain).map(drop),
-        Kind::Forget => access.require(Role::Own).map(drop),
+        Kind::Forget | Kind::Fence => access.require(Role::Own).map(drop),
         // A state can't know all that makes a removal right, so the gateway collects by itself.
-        kind @ (Kind::Compact | Kind::Remove | Kind::Registry | Kind::Other(_)) => {
+        kind @ (Kind::Compact | Kind::Remove | Kind::Registry | Kind::Promote | Kind::Other(_)) => {
             Err(Problem::denied(format!("records of kind {kind} are not taken here")).into())
         }
     }

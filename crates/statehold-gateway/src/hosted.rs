@@ -5,7 +5,7 @@
 //! than a guess at the head: an append that finds its number taken catches up and goes on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,6 +57,8 @@ struct Inner {
     repository: Repository,
     /// The state at the newest record that was appended or read here.
     state: Mutex<Option<Arc<State>>>,
+    /// The record that somebody asked for last and that stands in the log. It stays there.
+    confirmed: Mutex<Option<RecordRef>>,
     /// The rules that were read last, and the digest of their file.
     rules: Mutex<Option<(Digest, Arc<RuleSet>)>>,
     /// Held by the append under way.
@@ -82,6 +84,7 @@ impl HostedRepository {
         let inner = Inner {
             repository,
             state: Mutex::default(),
+            confirmed: Mutex::default(),
             rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
@@ -328,6 +331,12 @@ impl Inner {
         packs.push_back(pack);
     }
 
+    fn confirmed(&self) -> MutexGuard<'_, Option<RecordRef>> {
+        self.confirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn kept(&self) -> Option<Arc<State>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clone()
@@ -378,7 +387,14 @@ impl Remote for HostedRepository {
     }
 
     async fn confirm(&self, known: RecordRef) -> Result<()> {
-        self.inner.repository.confirm(known).await
+        let is_known = |seen: Option<RecordRef>| seen == Some(known);
+        let kept = self.inner.kept().map(|state| state.head);
+        if is_known(kept) || is_known(*self.inner.confirmed()) {
+            return Ok(());
+        }
+        self.inner.repository.confirm(known).await?;
+        *self.inner.confirmed() = Some(known);
+        Ok(())
     }
 
     async fn open(&self, at: Point) -> Result<Opening> {

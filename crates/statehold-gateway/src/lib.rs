@@ -39,11 +39,13 @@ mod pull;
 mod push;
 mod refusal;
 pub mod registry;
+mod registry_log;
 pub mod replication;
 mod routes;
 pub mod schedule;
 pub mod server;
 mod stream;
+pub mod switch;
 pub mod tls;
 
 pub use control::CONTROL_PREFIX;

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt as _};
 use serde::Deserialize;
 use statehold_core::brought::content_brought;
+use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
 use statehold_core::scope::Scope;
 use statehold_repository::wire::bodies::Role;
@@ -15,7 +16,7 @@ use statehold_repository::wire::{MEDIA_FRAMES, PULL_CONTENT_BYTES_MAX};
 use statehold_repository::{Error, Remote as _};
 
 use crate::auth::Access;
-use crate::handlers::{Answer, Asked, check_number, is_readable};
+use crate::handlers::{Answer, Asked, check_number, is_readable, records_since};
 use crate::hosted::HostedRepository;
 
 /// Stored bytes of content that are read at once.
@@ -26,6 +27,7 @@ const WINDOWS_AHEAD: usize = 2;
 #[derive(Debug, Deserialize)]
 pub(crate) struct PullQuery {
     since: u64,
+    id: Option<Digest>,
     #[serde(default)]
     scope: Scope,
 }
@@ -33,7 +35,7 @@ pub(crate) struct PullQuery {
 pub(crate) async fn pull(access: Access, Asked(query): Asked<PullQuery>) -> Answer<Response> {
     let repository = access.repository(Role::Read).await?;
     check_number(query.since)?;
-    let batch = repository.records(query.since).await?;
+    let batch = records_since(&repository, query.since, query.id).await?;
     let places = match batch.more {
         // What the next records leave of it is not known yet.
         true => Vec::new(),

@@ -140,21 +140,21 @@ pub enum Violation {
     LastOperator,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Tenant {
     name: String,
     created: Timestamp,
 }
 
 /// A repository in the registry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RepositoryRow {
     pub(crate) tenant: TenantId,
     pub(crate) name: String,
 }
 
 /// A key in the registry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KeyRow {
     pub(crate) hash: Digest,
     pub(crate) info: KeyInfo,
@@ -168,14 +168,14 @@ impl KeyRow {
 }
 
 /// An invite in the registry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct InviteRow {
     pub(crate) hash: Digest,
     pub(crate) info: InviteInfo,
 }
 
 /// Everything the control log says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registry {
     tenants: BTreeMap<TenantId, Tenant>,
     repositories: BTreeMap<RepositoryId, RepositoryRow>,

@@ -13,8 +13,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{RepositoryId, TenantId};
-use statehold_core::record::{Body, Record, RecordRef};
-use statehold_core::state::State;
+use statehold_core::record::RecordRef;
 use statehold_repository::replicate::plan::Row;
 use statehold_repository::replicate::{Copied, Replicator, Unwatched, Watch};
 use statehold_repository::store::Store;
@@ -22,9 +21,9 @@ use statehold_repository::verify::places::Place;
 use statehold_repository::{Error, Repository, Result};
 use tokio::sync::Notify;
 
-use crate::control::{CONTROL_PREFIX, take_in};
+use crate::control::CONTROL_PREFIX;
 use crate::gateway::Gateway;
-use crate::registry::{Change, Registry};
+use crate::registry_log::RegistryLog;
 use crate::schedule::{Job, Schedule};
 
 /// Repositories that are copied side by side.
@@ -172,10 +171,7 @@ impl StoreReport {
 #[derive(Debug)]
 struct Names {
     repository: Repository,
-    state: Arc<State>,
-    registry: Registry,
-    /// The repositories, each with the record that adds it.
-    added: Vec<(u64, RepositoryId)>,
+    log: RegistryLog,
 }
 
 impl Names {
@@ -186,40 +182,25 @@ impl Names {
     ) -> Result<Self> {
         let store = source.inside(CONTROL_PREFIX);
         let repository = Repository::open_existing(store, clock, entropy).await?;
-        let repository = repository
-            .ok_or_else(|| Error::refused("the store holds no gateway's registry to copy"))?;
-        let state = Arc::new(repository.empty_state());
-        Ok(Self {
-            repository,
-            state,
-            registry: Registry::default(),
-            added: Vec::new(),
-        })
+        let repository =
+            repository.ok_or_else(|| Error::refused("the store holds no gateway's registry"))?;
+        let log = RegistryLog::new(&repository);
+        Ok(Self { repository, log })
     }
 
     async fn advance(&mut self) -> Result<()> {
-        let (state, came) = self.repository.catch_up(&self.state).await?;
-        for stored in &came {
-            take_in(&mut self.registry, &stored.record)?;
-            self.added.extend(repositories_of(&stored.record));
-        }
-        self.state = state;
-        Ok(())
+        self.log.advance(&self.repository).await
     }
-}
 
-/// The repositories that a record of the control log adds.
-fn repositories_of(record: &Record) -> Vec<(u64, RepositoryId)> {
-    let Body::Registry(body) = &record.body else {
-        return Vec::new();
-    };
-    let changes = body.changes.iter().cloned();
-    changes
-        .filter_map(|change| match serde_json::from_value(change).ok()? {
-            Change::AddRepository { repository, .. } => Some((record.envelope.number, repository)),
-            _ => None,
+    /// Every repository: its tenant, its id, what it is called.
+    fn repositories(&self) -> impl Iterator<Item = (TenantId, RepositoryId, String)> {
+        let tenants = self.log.registry.tenants().into_iter();
+        tenants.flat_map(|tenant| {
+            let id = tenant.tenant;
+            let own = tenant.repositories.into_iter();
+            own.map(move |(repository, name)| (id, repository, name))
         })
-        .collect()
+    }
 }
 
 /// What a replication knows from its earlier passes.
@@ -322,14 +303,7 @@ impl Replication {
             }
         };
         let repositories: Vec<_> = names
-            .registry
-            .tenants()
-            .into_iter()
-            .flat_map(|tenant| {
-                let id = tenant.tenant;
-                let own = tenant.repositories.into_iter();
-                own.map(move |(repository, name)| (id, repository, name))
-            })
+            .repositories()
             .filter(|(_, repository, _)| wanted(*repository))
             .collect();
         let is_whole = matches!(reach, Reach::All);
@@ -359,10 +333,10 @@ impl Replication {
             ..StoreReport::default()
         };
         if is_whole || matches!(&reach, Reach::Only(changed) if changed.control) {
-            let added = names.added.iter();
+            let added = names.log.added.iter();
             let bar = added.filter(|(_, id)| missing.contains(id)).min();
             report.held_back = bar.map(|(_, id)| *id);
-            let end = names.state.head.number;
+            let end = names.log.state.head.number;
             let until = bar.map_or(end, |(number, _)| number.saturating_sub(1));
             let from = self.source.inside(CONTROL_PREFIX);
             let to = self.replica.inside(CONTROL_PREFIX);
@@ -506,10 +480,8 @@ pub async fn every_repository(
 ) -> Result<Vec<(String, Place)>> {
     let mut names = Names::open(store, clock, entropy).await?;
     names.advance().await?;
-    let tenants = names.registry.tenants().into_iter();
-    let repositories = tenants.flat_map(|tenant| {
-        let own = tenant.repositories.into_iter();
-        own.map(move |(id, name)| (name, Place::at(store, format!("{}/{id}", tenant.tenant))))
-    });
-    Ok(repositories.collect())
+    let part = |(tenant, id, name): (TenantId, RepositoryId, String)| {
+        (name, Place::at(store, format!("{tenant}/{id}")))
+    };
+    Ok(names.repositories().map(part).collect())
 }

@@ -13,13 +13,14 @@
 //!    at once on its way out.
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
-//!    implements directly and a gateway's client over HTTP.
+//!    implements directly and a gateway's client over HTTP. [`follow`]: a state that moves along a log.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
 //! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
 //! 10. [`drill`]: whether it can be restored, tried out.
 //! 11. [`collect`]: letting points go, and deleting what nothing needs any more.
-//! 12. [`error`]: what can go wrong, and what to do about it.
+//! 12. [`switch`]: going on with the copy. [`bring_over`]: what the first store has beyond it.
+//! 13. [`error`]: what can go wrong, and what to do about it.
 //!
 //! # Invariants
 //!
@@ -31,12 +32,14 @@
 //!   it exists, and the writer's nonce says whose record stands there.
 
 pub mod batches;
+pub mod bring_over;
 pub mod collect;
 pub mod content;
 pub mod credentials;
 pub mod drill;
 pub mod error;
 mod folder_store;
+pub mod follow;
 pub mod format;
 pub mod layout;
 pub mod lease;
@@ -49,6 +52,7 @@ pub mod replicate;
 pub mod repository;
 pub mod store;
 pub mod store_clock;
+pub mod switch;
 pub mod verify;
 pub mod wire;
 

@@ -15,10 +15,11 @@ use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::point::Point;
 use statehold_core::record::{Body, RecordRef};
 use statehold_core::scope::Scope;
-use statehold_core::state::{Applied, FoldError, State};
+use statehold_core::state::State;
 
 use crate::content::Pack;
 use crate::error::{Error, Result};
+use crate::follow::{Follower, later_epoch};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
@@ -81,10 +82,13 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     /// failing at this loses nothing.
     async fn tend(&self, state: &Arc<State>) -> Result<()>;
 
-    /// [`Self::records`], for a caller that goes on to [`Self::read`] the content that they bring to
-    /// these paths. A remote may fetch it along the way, and keep a bounded part of it for then.
-    async fn records_with_content(&self, after: u64, _scope: Scope) -> Result<Batch> {
-        self.records(after).await
+    /// [`Self::records`] after one that has to stand in the log, as [`Self::confirm`] makes sure. With a scope,
+    /// for a caller that goes on to [`Self::read`] the content that they bring to its paths: a remote may
+    /// fetch it along the way, and keep a bounded part of it for then.
+    async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        // A store that lost its newest records has nothing new to tell either.
+        let both = futures::try_join!(self.records(known.number), self.confirm(known));
+        both.map(|(batch, ())| batch)
     }
 
     /// How many bytes of packs and draft [`Self::push`] takes in one request; 0 where each of them
@@ -237,16 +241,18 @@ async fn try_load_until(
         let moves = opening.moves.take();
         let checkpoint = opening.checkpoint.as_ref();
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
-        match fold_opening(remote.description().1, opening, at) {
-            Ok((mut loaded, more)) => {
+        match fold_opening(remote, opening, at).await {
+            Ok((mut loading, more)) => {
                 // An older one than asked for comes with the records up to itself.
                 if more || from != at {
-                    follow(remote, &mut loaded, at).await?;
+                    loading.follow(at).await?;
                 }
+                let overdue = loading.overdue;
+                let mut state = loading.follower.into_state();
                 if let Some(moves) = moves {
-                    loaded.follow_moves(&moves);
+                    follow_moves(&mut state, &moves);
                 }
-                return Ok(loaded);
+                return Ok(Loaded { state, overdue });
             }
             Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
                 passed_over(error);
@@ -257,9 +263,23 @@ async fn try_load_until(
     }
 }
 
-/// The state at the last record of an opening, or at a point if that comes first, and whether
-/// there may be more on the way to it.
-pub(crate) fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Result<(Loaded, bool)> {
+/// The state at the last record of an opening, or at a point if that comes first.
+pub(crate) async fn state_of(
+    remote: &dyn Remote,
+    opening: Opening,
+    at: Point,
+) -> Result<Arc<State>> {
+    let (loading, _) = fold_opening(remote, opening, at).await?;
+    Ok(loading.follower.into_state())
+}
+
+/// What [`state_of`] gives, still on its way, and whether there may be more on the way to the point.
+async fn fold_opening(
+    remote: &dyn Remote,
+    opening: Opening,
+    at: Point,
+) -> Result<(Loading<'_>, bool)> {
+    let genesis = remote.description().1;
     let mut records = opening.batch.records.into_iter().peekable();
     let state = match opening.checkpoint {
         None => State::empty(genesis),
@@ -282,69 +302,75 @@ pub(crate) fn fold_opening(genesis: Digest, opening: Opening, at: Point) -> Resu
             checkpoint.into_state(tree)
         }
     };
-    let mut loaded = Loaded {
-        state: Arc::new(state),
+    let mut loading = Loading {
+        follower: Follower::new(remote, Arc::new(state)),
         overdue: None,
     };
     // A record past the end may be there all the same: it vouches for the checkpoint before it.
     let mut more = opening.batch.more;
     for stored in records {
-        if !loaded.fold_until(&stored, at)? {
+        if !loading.fold_until(&stored, at).await? {
             more = false;
             break;
         }
     }
-    Ok((loaded, more))
+    Ok((loading, more))
 }
 
-impl Loaded {
-    /// Makes an earlier state say where its content lies now.
-    fn follow_moves(&mut self, compaction: &StoredRecord) {
-        if let Body::Compact(compact) = &compaction.record.body
-            && compaction.record.envelope.number > self.state.head.number
-        {
-            Arc::make_mut(&mut self.state).tree.follow(&compact.moves);
-        }
+/// Makes an earlier state say where its content lies now.
+fn follow_moves(state: &mut Arc<State>, compaction: &StoredRecord) {
+    if let Body::Compact(compact) = &compaction.record.body
+        && compaction.record.envelope.number > state.head.number
+    {
+        Arc::make_mut(state).tree.follow(&compact.moves);
     }
+}
 
-    /// Takes in a record. Where a checkpoint is due and none was met, the state there is kept.
-    fn fold(&mut self, stored: &StoredRecord) -> Result<()> {
-        fold(Arc::make_mut(&mut self.state), stored)?;
-        if self.state.checkpoint_due() {
-            self.overdue = Some(Arc::clone(&self.state));
-        }
-        Ok(())
-    }
+/// A state on its way to a point.
+#[derive(Debug)]
+struct Loading<'a> {
+    follower: Follower<'a>,
+    /// [`Loaded::overdue`].
+    overdue: Option<Arc<State>>,
+}
 
-    /// Takes in a record unless it lies past a point; says whether it did.
-    fn fold_until(&mut self, stored: &StoredRecord, at: Point) -> Result<bool> {
+impl Loading<'_> {
+    /// Takes in a record unless it lies past a point; says whether it did. Where a checkpoint is due and
+    /// none was met, the state there is kept.
+    async fn fold_until(&mut self, stored: &StoredRecord, at: Point) -> Result<bool> {
         let envelope = &stored.record.envelope;
         if at.is_before(envelope.number, envelope.time) {
             return Ok(false);
         }
-        self.fold(stored).map(|()| true)
+        self.follower.take_in(stored).await?;
+        let state = self.follower.state();
+        if state.checkpoint_due() {
+            self.overdue = Some(Arc::clone(state));
+        }
+        Ok(true)
     }
-}
 
-/// Takes in the records on the way to a point.
-async fn follow(remote: &dyn Remote, loaded: &mut Loaded, at: Point) -> Result<()> {
-    loop {
-        let batch = remote.records(loaded.state.head.number).await?;
-        for stored in &batch.records {
-            if !loaded.fold_until(stored, at)? {
+    /// Takes in the records on the way to a point.
+    async fn follow(&mut self, at: Point) -> Result<()> {
+        loop {
+            let head = self.follower.state().head.number;
+            let batch = self.follower.remote().records(head).await?;
+            for stored in &batch.records {
+                if !self.fold_until(stored, at).await? {
+                    return Ok(());
+                }
+            }
+            if !batch.more {
                 return Ok(());
             }
         }
-        if !batch.more {
-            return Ok(());
-        }
     }
 }
 
-/// Brings a state up to the head of a repository, which has to descend from it. The same state comes
-/// back when nothing is new.
+/// Brings a state up to the head of a repository, which has to descend from it or be of a later epoch
+/// ([`State::fork_since`] says which). The same state comes back when nothing is new.
 pub async fn advance(remote: &dyn Remote, state: &Arc<State>) -> Result<Arc<State>> {
-    advance_by(remote, state, |after| remote.records(after)).await
+    advance_by(remote, state, None).await
 }
 
 /// [`advance`], for a caller that goes on to read the content that is new at these paths.
@@ -353,79 +379,42 @@ pub async fn advance_with_content(
     state: &Arc<State>,
     scope: Scope,
 ) -> Result<Arc<State>> {
-    advance_by(remote, state, |after| {
-        remote.records_with_content(after, scope)
-    })
-    .await
+    advance_by(remote, state, Some(scope)).await
 }
 
-async fn advance_by<F>(
+async fn advance_by(
     remote: &dyn Remote,
-    state: &Arc<State>,
-    next: impl Fn(u64) -> F,
-) -> Result<Arc<State>>
-where
-    F: Future<Output = Result<Batch>>,
-{
-    let mut state = Arc::clone(state);
-    let known = state.head;
-    // A store that lost its newest records has nothing new to tell either.
-    let (first, ()) = futures::try_join!(next(known.number), remote.confirm(known))?;
-    let mut batch = first;
-    loop {
-        if !batch.records.is_empty() {
-            let state = Arc::make_mut(&mut state);
-            for stored in &batch.records {
-                match fold(state, stored) {
-                    // It stands on the state, but for what it said a checkpoint has to be loaded.
-                    Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
-                    folded => folded?,
-                }
-            }
+    known: &Arc<State>,
+    content: Option<Scope>,
+) -> Result<Arc<State>> {
+    match follow(remote, known, content).await {
+        // Another log stands there now. That is right if it is of a later epoch, and then only.
+        Err(error @ (Error::Diverged { .. } | Error::Damaged { .. } | Error::NotFound { .. })) => {
+            later_epoch(remote, known).await.ok_or(error)
         }
-        if !batch.more {
-            return Ok(state);
-        }
-        batch = next(state.head.number).await?;
+        followed => followed,
     }
 }
 
-/// Takes a record into a state, and says in the log what became of it.
-pub fn fold(state: &mut State, stored: &StoredRecord) -> Result<()> {
-    match state.apply(&stored.record) {
-        Ok(Applied::Changed) => Ok(()),
-        Ok(Applied::Void(violation)) => {
-            tracing::warn!(number = state.head.number, %violation, "a record is void");
-            Ok(())
+async fn follow(
+    remote: &dyn Remote,
+    known: &Arc<State>,
+    content: Option<Scope>,
+) -> Result<Arc<State>> {
+    let mut follower = Follower::new(remote, Arc::clone(known));
+    loop {
+        let head = follower.state().head;
+        let batch = remote.records_since(head, content).await?;
+        for stored in &batch.records {
+            match follower.take_in(stored).await {
+                // It stands on the state, but for what it said a checkpoint has to be loaded.
+                Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
+                taken => taken?,
+            };
         }
-        Ok(Applied::Skipped(kind)) => {
-            tracing::info!(
-                number = state.head.number,
-                kind,
-                "a record of an unknown kind is skipped"
-            );
-            Ok(())
+        if !batch.more {
+            return Ok(follower.into_state());
         }
-        Err(FoldError::Chain {
-            number,
-            parent,
-            head_number,
-            head,
-        }) => {
-            if number == head_number + 1 {
-                return Err(Error::Diverged {
-                    number: head_number,
-                    expected: head,
-                    found: parent,
-                });
-            }
-            let reason = format!("it follows record {head_number} and says that it is {number}");
-            Err(Error::damaged("the log", reason))
-        }
-        Err(FoldError::Retired { number }) => Err(Error::Retired { number }),
-        Err(FoldError::UnknownKind { number, kind }) => Err(Error::TooNew {
-            what: format!("record {number} of kind {kind:?}"),
-        }),
     }
 }
 

@@ -10,7 +10,7 @@ use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
-use statehold_core::id::{KeyId, PackId, RepositoryId, TreeId};
+use statehold_core::id::{KeyId, Nonce, PackId, RepositoryId, TreeId};
 use statehold_core::limits::{
     APPEND_RACES_MAX, CHECKPOINT_RECORDS_MAX, HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX,
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS,
@@ -25,13 +25,14 @@ use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
 use crate::error::{Error, Result};
+use crate::follow::Follower;
 use crate::format::checkpoint::{Checkpoint, EarlierCheckpoint};
 use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::{segment, tree};
 use crate::layout;
 use crate::ranges::{Run, runs};
-use crate::remote::{Batch, Opening, Remote, check_range, fold, fold_opening, load, object_of};
+use crate::remote::{Batch, Opening, Remote, check_range, load, object_of, state_of};
 use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
@@ -262,13 +263,13 @@ impl Repository {
         let opening = self
             .opening_from(Some(number), Until::Record(number))
             .await?;
-        let (loaded, _) = fold_opening(self.genesis, opening, Point::Record(number))?;
-        let found = loaded.state.head.number;
+        let state = state_of(self, opening, Point::Record(number)).await?;
+        let found = state.head.number;
         if found != number {
             let reason = format!("it leads to record {found} instead of {number}");
             return Err(Error::damaged("the log", reason));
         }
-        Ok(Arc::unwrap_or_clone(loaded.state))
+        Ok(Arc::unwrap_or_clone(state))
     }
 
     /// The state that the checkpoint at a record stands for.
@@ -345,11 +346,9 @@ impl Repository {
             state = self.catch_up(&state).await?.0;
         }
         // Everything since the base may be our own earlier attempt, or in our way.
-        for stored in self.since(base, state.head).await? {
-            if stored.record.envelope.draft.nonce == head.nonce {
-                return Ok((stored, state));
-            }
-            check_order(draft, &stored)?;
+        let since = self.since_in_epoch(base, &state, head.nonce).await?;
+        if let Some(landed) = landed(draft, since, &state)? {
+            return Ok((landed, state));
         }
         for _ in 0..APPEND_RACES_MAX {
             self.store.check_clock(&*self.clock).await?;
@@ -369,9 +368,10 @@ impl Repository {
             let key_name = layout::record(number);
             match self.store.create(&key_name, stored.bytes.clone()).await {
                 Ok(Creation::New) => {
-                    fold(Arc::make_mut(&mut state), &stored)?;
                     self.remember(&stored);
-                    return Ok((stored, state));
+                    let mut follower = Follower::new(self, state);
+                    follower.take_in(&stored).await?;
+                    return Ok((stored, follower.into_state()));
                 }
                 Ok(Creation::Exists) => {}
                 Err(error @ Error::Unavailable { .. }) => {
@@ -391,11 +391,13 @@ impl Repository {
             if came_first.is_empty() {
                 return Err(Error::Unknown { number });
             }
-            for stored in came_first {
-                if stored.record.envelope.draft.nonce == head.nonce {
-                    return Ok((stored, next));
-                }
-                check_order(draft, &stored)?;
+            let came_first = if next.epoch() == state.epoch() {
+                came_first
+            } else {
+                self.since_in_epoch(base, &next, head.nonce).await?
+            };
+            if let Some(landed) = landed(draft, came_first, &next)? {
+                return Ok((landed, next));
             }
             state = next;
         }
@@ -420,7 +422,7 @@ impl Repository {
 
     /// The state with every further record taken in, and those records.
     pub async fn catch_up(&self, state: &Arc<State>) -> Result<(Arc<State>, Vec<StoredRecord>)> {
-        let mut state = Arc::clone(state);
+        let mut follower = Follower::new(self, Arc::clone(state));
         let mut came: Vec<StoredRecord> = Vec::new();
         let mut is_retired = false;
         loop {
@@ -430,9 +432,9 @@ impl Repository {
                 if is_retired {
                     break;
                 }
-                match fold(Arc::make_mut(&mut state), stored) {
+                match follower.take_in(stored).await {
                     Err(Error::Retired { .. }) => is_retired = true,
-                    folded => folded?,
+                    taken => drop(taken?),
                 }
             }
             came.extend(batch.records);
@@ -442,12 +444,41 @@ impl Repository {
         }
         if is_retired {
             // Their envelopes are all that whoever looks for a nonce needs; the state is in a checkpoint.
-            state = load(self).await?.state;
+            let state = load(self).await?.state;
             let last = came.last().map(|stored| stored.record.envelope.number);
             let last = last.unwrap_or(state.head.number);
             came.extend(self.range(last + 1, state.head.number).await?);
+            return Ok((state, came));
         }
-        Ok((state, came))
+        Ok((follower.into_state(), came))
+    }
+
+    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch has
+    /// landed only if somebody brought it over; its base may be of another log, so it is looked for from
+    /// where this one began. Otherwise what it introduces lies in another store, and it is made anew.
+    async fn since_in_epoch(
+        &self,
+        base: RecordRef,
+        state: &State,
+        nonce: Nonce,
+    ) -> Result<Vec<StoredRecord>> {
+        let Some(epoch) = state.epochs.last() else {
+            return self.since(base, state.head).await;
+        };
+        if base.number >= epoch.by.number {
+            match self.since(base, state.head).await {
+                Err(Error::Diverged { .. } | Error::Refused { .. }) => {}
+                since => return since,
+            }
+        }
+        let since = self.since(epoch.by, state.head).await?;
+        let landed = since
+            .into_iter()
+            .find(|stored| stored.record.envelope.draft.nonce == nonce);
+        landed.map(|stored| vec![stored]).ok_or(Error::Conflict {
+            number: epoch.by.number,
+            overlap: Overlap { paths: Vec::new() },
+        })
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.
@@ -998,10 +1029,27 @@ fn is_chain(records: &[StoredRecord]) -> bool {
         .all(|pair| pair[1].record.envelope.parent == pair[0].record.id)
 }
 
-fn check_order(draft: &StoredDraft, before: &StoredRecord) -> Result<()> {
-    let number = before.record.envelope.number;
-    may_follow(&draft.draft.body, &before.record.body)
-        .map_err(|overlap| Error::Conflict { number, overlap })
+/// The record among these that a draft became. Otherwise it has to be able to follow all of them, but for what a
+/// zombie appended after a fence: that has not landed, and is in nobody's way.
+fn landed(
+    draft: &StoredDraft,
+    records: Vec<StoredRecord>,
+    state: &State,
+) -> Result<Option<StoredRecord>> {
+    for stored in records {
+        let envelope = &stored.record.envelope;
+        if state.fenced.is_some_and(|by| envelope.number > by) {
+            break;
+        }
+        if envelope.draft.nonce == draft.draft.head.nonce {
+            return Ok(Some(stored));
+        }
+        may_follow(&draft.draft.body, &stored.record.body).map_err(|overlap| Error::Conflict {
+            number: envelope.number,
+            overlap,
+        })?;
+    }
+    Ok(None)
 }
 
 #[async_trait]

@@ -689,7 +689,7 @@ async fn collect(asked: &str, mut response: Response, limit: usize) -> Result<By
 pub struct GatewayRemote {
     client: GatewayClient,
     info: Info,
-    /// What came along with the records of the last [`Remote::records_with_content`].
+    /// What came along with the records of the last [`Remote::records_since`].
     prefetched: Mutex<Prefetched>,
 }
 
@@ -847,14 +847,26 @@ impl Remote for GatewayRemote {
         Ok(found)
     }
 
-    async fn records_with_content(&self, after: u64, scope: Scope) -> Result<Batch> {
-        if self.info.limits.pull_content_bytes == 0 {
-            return self.records(after).await;
-        }
-        let ask = Ask::get("_pull").query("since", after);
+    /// One request: the gateway compares the record where nothing follows, and where something does the
+    /// chain shows it.
+    async fn records_since(&self, known: RecordRef, content: Option<Scope>) -> Result<Batch> {
+        let after = known.number;
+        let with_id = |ask: Ask| {
+            if after == 0 {
+                ask
+            } else {
+                ask.query("id", known.id)
+            }
+        };
+        let plain = || with_id(Ask::get("v1/log").query("after", after));
+        let Some(scope) = content.filter(|_| self.info.limits.pull_content_bytes > 0) else {
+            let Pulled { batch, .. } = self.client.send(&plain()).await?;
+            return in_order(after, batch);
+        };
+        let ask = with_id(Ask::get("_pull").query("since", after));
         let ask = ask.query("scope", scope.name());
         let Pulled { batch, content } = match self.client.send(&ask).await {
-            Err(failed) if failed.no_route => return self.records(after).await,
+            Err(failed) if failed.no_route => self.client.send(&plain()).await?,
             answer => answer?,
         };
         *self.prefetched() = content;

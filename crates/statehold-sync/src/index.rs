@@ -95,11 +95,7 @@ pub struct Index {
 }
 
 /// All of a checkout that can change by itself: a state is told by its head.
-type StoredCheckout = (
-    RecordRef,
-    Option<RecordRef>,
-    BTreeMap<RepoPath, Option<Signature>>,
-);
+type StoredCheckout = (RecordRef, Option<RecordRef>, BTreeMap<RepoPath, Lag>);
 
 #[derive(Debug, Clone, Default)]
 struct Stored {
@@ -121,11 +117,20 @@ impl PartialEq for Index {
 pub struct Checkout {
     /// The repository at the last record seen.
     pub state: Arc<State>,
-    /// The base where it differs from the state's tree; `None` where it has nothing.
-    pub pending: BTreeMap<RepoPath, Option<Signature>>,
+    /// The base where it differs from the state's tree.
+    pub pending: BTreeMap<RepoPath, Lag>,
     /// The record that was the newest when the folder last changed by a pull or was pushed; `None`
     /// before. Who only looks moves the state and not this.
     pub landed: Option<RecordRef>,
+}
+
+/// A base that the repository has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    /// What both sides agreed on; `None` if on nothing being there.
+    pub base: Option<Signature>,
+    /// A record at which the repository had it, so that it is known which side of a fork it is on.
+    pub at: u64,
 }
 
 /// The records that a workspace stands at.
@@ -143,7 +148,7 @@ impl Checkout {
         let pending = state
             .tree
             .iter()
-            .map(|(path, _)| (path.clone(), None))
+            .map(|(path, _)| (path.clone(), Lag { base: None, at: 0 }))
             .collect();
         Self {
             state,
@@ -164,7 +169,7 @@ impl Checkout {
     /// What both sides last agreed on at a path; `None` if on nothing being there.
     pub fn base_of(&self, path: &RepoPath) -> Option<Signature> {
         match self.pending.get(path) {
-            Some(base) => *base,
+            Some(lag) => lag.base,
             None => self.state.tree.get(path.as_str()).map(Entry::signature),
         }
     }
@@ -187,7 +192,7 @@ impl Checkout {
             if order == Ordering::Equal {
                 settled.next();
             }
-            pending.next().map(|(path, base)| (path, *base))
+            pending.next().map(|(path, lag)| (path, lag.base))
         });
         both.filter_map(|(path, base)| Some((path, base?)))
     }
@@ -195,26 +200,47 @@ impl Checkout {
     /// Moves on to a later state of the repository without agreeing to any of it: the base of
     /// every path stays what it was.
     pub fn move_to(&mut self, state: Arc<State>) {
+        let at = self.state.head.number;
+        let lag = |path: &RepoPath| match self.pending.get(path) {
+            Some(lag) => *lag,
+            None => Lag {
+                base: self.base_of(path),
+                at,
+            },
+        };
         let mut pending = BTreeMap::new();
         for (path, entry) in state.tree.iter() {
-            let base = self.base_of(path);
-            if base != Some(entry.signature()) {
-                pending.insert(path.clone(), base);
+            let lag = lag(path);
+            if lag.base != Some(entry.signature()) {
+                pending.insert(path.clone(), lag);
             }
         }
-        let gone = |path: &RepoPath| state.tree.get(path.as_str()).is_none();
-        for (path, entry) in self.state.tree.iter() {
-            if gone(path) && !self.pending.contains_key(path) {
-                pending.insert(path.clone(), Some(entry.signature()));
-            }
-        }
-        for (path, base) in &self.pending {
-            if gone(path) && base.is_some() {
-                pending.insert(path.clone(), *base);
+        let known = self.state.tree.iter().map(|(path, _)| path);
+        for path in known.chain(self.pending.keys()) {
+            let lag = lag(path);
+            if lag.base.is_some() && state.tree.get(path.as_str()).is_none() {
+                pending.insert(path.clone(), lag);
             }
         }
         self.state = state;
         self.pending = pending;
+    }
+
+    /// Moves on to a state of a later epoch, whose log parted from the one known here before its newest
+    /// record. What was agreed on since is not in that log, so what both sides last agreed on is what stood
+    /// where they parted: what the folder has beyond that counts as its own change, and is pushed again.
+    pub fn part(&mut self, fork: Arc<State>, state: Arc<State>) {
+        let head = fork.head;
+        self.pending.retain(|_, lag| lag.at <= head.number);
+        self.landed = self.landed.map(|landed| {
+            if landed.number > head.number {
+                head
+            } else {
+                landed
+            }
+        });
+        self.state = fork;
+        self.move_to(state);
     }
 
     /// Notes that something was received or sent, up to the state at hand.
@@ -227,14 +253,14 @@ impl Checkout {
         self.pending.remove(path);
     }
 
-    /// Notes what both sides agreed on at a path, whatever the state has there now. For a path
+    /// Notes what both sides agreed on at a path with a record, whatever the state has there now. For a path
     /// that was taken over while the repository moved on.
-    pub fn set_base(&mut self, path: &RepoPath, base: Option<Signature>) {
+    pub fn set_base(&mut self, path: &RepoPath, base: Option<Signature>, at: u64) {
         let entry = self.state.tree.get(path.as_str());
         if entry.map(Entry::signature) == base {
             self.pending.remove(path);
         } else {
-            self.pending.insert(path.clone(), base);
+            self.pending.insert(path.clone(), Lag { base, at });
         }
     }
 }

@@ -11,6 +11,7 @@ use statehold_core::entry::Location;
 use statehold_core::id::PackId;
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -83,6 +84,11 @@ impl Remote for RateLimited<Arc<dyn Remote>> {
 
     async fn records(&self, after: u64) -> Result<Batch> {
         self.inner.records(after).await
+    }
+
+    /// Content is read by itself, at the rate.
+    async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        self.inner.records_since(known, None).await
     }
 
     async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {

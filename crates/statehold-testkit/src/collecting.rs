@@ -55,16 +55,19 @@ impl Collecting {
         self.landed.load(Ordering::Relaxed)
     }
 
-    /// Compacts or removes.
+    /// Compacts, removes, or does one right after the other.
     pub async fn step(&self) -> Step {
         let collector = Collector::new(&self.repository, SETTINGS);
-        if self.entropy.chance(500) {
+        let choice = self.entropy.below(3);
+        if choice != 0 {
             let compacted = Box::pin(collector.compact(true)).await;
-            self.hears("compacts", compacted.map(|done| done.record))
-        } else {
-            let removed = Box::pin(collector.remove()).await;
-            self.hears("removes", removed.map(|done| done.record))
+            self.hears("compacts", compacted.map(|done| done.record))?;
         }
+        if choice != 1 {
+            let removed = Box::pin(collector.remove()).await;
+            self.hears("removes", removed.map(|done| done.record))?;
+        }
+        Ok(())
     }
 
     /// Without faults and others, all that is due goes.

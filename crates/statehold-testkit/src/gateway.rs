@@ -12,6 +12,7 @@ use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{KeyId, PackId};
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -258,6 +259,14 @@ impl Remote for Link {
     async fn records(&self, after: u64) -> Result<Batch> {
         self.read_only("records", |gateway| async move {
             gateway.running().await?.repository.records(after).await
+        })
+        .await
+    }
+
+    async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        self.read_only("records", move |gateway| async move {
+            let repository = &gateway.running().await?.repository;
+            repository.records_since(known, None).await
         })
         .await
     }

@@ -23,9 +23,9 @@ use statehold_repository::verify::{Unwatched, Watch};
 use statehold_repository::{Error, Remote, Repository};
 use statehold_sync::drills;
 
-use super::replicate::{holds_gateway, replica_of};
+use super::replicate::replica_of;
 use super::{GlobalArgs, block_on};
-use crate::connection::{Connection, find_workspace, open_source, store_of, system};
+use crate::connection::{Connection, find_workspace, holds_gateway, open_source, store_of, system};
 use crate::duration;
 use crate::environment::{SystemClock, SystemEntropy, replica_store_variable};
 use crate::exit::Exit;

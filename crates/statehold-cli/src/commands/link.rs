@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
+use statehold_core::record::RecordRef;
 use statehold_repository::Remote as _;
 use statehold_repository::location::StoreLocation;
 use statehold_repository::wire::bodies::{Info, NewInvite, Role};
@@ -20,8 +21,8 @@ use zeroize::Zeroizing;
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{
-    Connection, client, find_workspace, forget_info, keep_description, keep_info, open_repository,
-    store_of,
+    Connection, client, find_workspace, forget_info, keep_description, keep_info, open_linked,
+    open_repository, store_of, workspace_key,
 };
 use crate::environment::{SystemEntropy, home, variable};
 use crate::exit::{Exit, WrongUsage};
@@ -49,6 +50,10 @@ pub(crate) struct LinkArgs {
     /// push (unless given), maintain or own. The role of an invite was fixed when it was made
     #[arg(long, value_name = "ROLE")]
     role: Option<Role>,
+    /// The repository that the workspace is linked with lies in this place now, as after `promote`: key
+    /// and everything known about it stay
+    #[arg(long, conflicts_with_all = ["key_file", "role"])]
+    moved: bool,
 }
 
 /// Disconnect the workspace; its files stay as they are
@@ -70,6 +75,9 @@ enum Credential {
 
 pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let mut workspace = find_workspace(&global.directory()?)?;
+    if args.moved {
+        return follow(&args, workspace, output);
+    }
     if let Some(link) = &workspace.settings().link {
         bail!(
             "the workspace is linked with {} already; `statehold unlink` undoes that",
@@ -125,6 +133,58 @@ pub(super) fn run_link(args: LinkArgs, global: &GlobalArgs, output: Output) -> R
     output.value(&json!({
         "url": link.url, "repository": link.repository, "key": link.key_id,
         "record": record, "entries": entries,
+    }));
+    Ok(Exit::Done.into())
+}
+
+/// Goes on with the same repository in another place.
+fn follow(args: &LinkArgs, mut workspace: Workspace, output: Output) -> Result<ExitCode> {
+    let Some(link) = workspace.settings().link.clone() else {
+        bail!("the workspace is not linked, so nothing has moved; leave out --moved");
+    };
+    let moved = block_on(async {
+        let (url, repository) = match store_of(&args.url)? {
+            Some(location) => {
+                if let StoreLocation::Folder(folder) = &location {
+                    check_apart(&workspace, folder)?;
+                }
+                let found = open_linked(&workspace, &location, link.repository_id).await?;
+                found
+                    .confirm(RecordRef {
+                        number: 0,
+                        id: found.description().1,
+                    })
+                    .await?;
+                (location.to_string(), Some(found.description().0.repository))
+            }
+            None => {
+                let key = workspace_key(&workspace)?;
+                let info = client(&args.url, Some(&key), link.repository_id)?
+                    .info()
+                    .await?;
+                (args.url.clone(), Some(info.repository))
+            }
+        };
+        if repository != link.repository_id {
+            bail!(
+                "{url} has another repository than the workspace is linked with; `statehold \
+                 unlink`, then `statehold link` if that is meant"
+            );
+        }
+        Ok(Link { url, ..link })
+    })?;
+    workspace.change_settings(|settings| settings.link = Some(moved.clone()))?;
+    forget_info(&workspace);
+    let root = workspace.root().display();
+    output.line(format!("{root} is linked with {} now.", moved.url));
+    let joined = block_on(async {
+        let connection = Connection::of(workspace.clone(), output, None).await?;
+        Ok(connection.engine.join().await?)
+    })?;
+    output.line("Next: `statehold sync`, which also pushes again what was lost on the way.");
+    output.value(&json!({
+        "url": moved.url, "repository": moved.repository, "key": moved.key_id,
+        "record": joined.head.number, "entries": joined.entries,
     }));
     Ok(Exit::Done.into())
 }

@@ -168,6 +168,11 @@ fn said(body: &Body) -> Option<String> {
         }
         Body::Hold(hold) => Some(format!("{} packs", hold.packs.len())),
         Body::Retired => Some("(retired)".into()),
+        Body::Fence(_) => Some("ends this log".into()),
+        Body::Promote(promote) => Some(format!(
+            "epoch {}, from record {}",
+            promote.epoch, promote.from.number
+        )),
         Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command. This file only says which there are.
 
 mod admin;
+mod bring_over;
 mod cat;
 mod compact;
 mod completions;
@@ -9,6 +10,7 @@ mod diff;
 mod doctor;
 mod drill;
 mod export;
+mod fence;
 mod forget;
 mod init;
 mod link;
@@ -16,6 +18,7 @@ mod log;
 mod machines;
 mod man;
 mod probe;
+mod promote;
 mod purge;
 mod repair;
 mod replicate;
@@ -121,6 +124,9 @@ enum Command {
     Export(export::ExportArgs),
     Serve(serve::ServeArgs),
     Replicate(replicate::ReplicateArgs),
+    Fence(fence::FenceArgs),
+    Promote(promote::PromoteArgs),
+    BringOver(bring_over::BringOverArgs),
     Probe(probe::ProbeArgs),
     Verify(verify::VerifyArgs),
     Drill(drill::DrillArgs),
@@ -140,6 +146,9 @@ impl Command {
             | Self::Drill(_)
             | Self::Repair(_)
             | Self::Replicate(_)
+            | Self::Fence(_)
+            | Self::Promote(_)
+            | Self::BringOver(_)
             | Self::Link(_)
             | Self::State(_)
             | Self::Status(_)
@@ -229,6 +238,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Export(args) => export::run(&args, &global, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Replicate(args) => replicate::run(&args, &global, output),
+        Command::Fence(args) => fence::run(&args, &global, output),
+        Command::Promote(args) => promote::run(&args, output),
+        Command::BringOver(args) => bring_over::run(&args, output),
         Command::Probe(args) => probe::run(&args, output),
         Command::Verify(args) => verify::run(&args, &global, output),
         Command::Drill(args) => drill::run(&args, &global, output),

@@ -14,7 +14,6 @@ use serde_json::json;
 use statehold_core::environment::Clock as _;
 use statehold_core::snapshot::Label;
 use statehold_core::state::State;
-use statehold_gateway::CONTROL_PREFIX;
 use statehold_gateway::replication::{Replication, StoreReport, every_repository};
 use statehold_repository::lease::LEASE_PERIOD;
 use statehold_repository::location::StoreLocation;
@@ -22,13 +21,14 @@ use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::remote::load;
 use statehold_repository::replicate::plan::{DEFAULT_LABEL, OVERDUE, Row, is_older};
 use statehold_repository::replicate::{Copied, Replicator, Watch};
-use statehold_repository::store::Store;
 use statehold_repository::verify::places::Place;
-use statehold_repository::{Error, Repository, layout};
+use statehold_repository::{Error, Repository};
 use statehold_sync::rate_limit::Bucket;
 
 use super::{GlobalArgs, block_on};
-use crate::connection::{find_workspace, open_replica, open_source, store_of, system};
+use crate::connection::{
+    find_workspace, holds_gateway, open_replica, open_source, store_of, system,
+};
 use crate::duration;
 use crate::environment::{SystemClock, replica_store_variable, store_variable};
 use crate::exit::{Exit, WrongUsage};
@@ -251,7 +251,10 @@ impl<'a> Shape<'a> {
 fn said(error: &Error) -> String {
     let text = with_causes(error);
     match error {
-        Error::Diverged { number, .. } => format!("diverged at {number}: {text}"),
+        Error::Diverged { number, .. } => format!(
+            "diverged at {number}: {text}. Where one of them has gone on from a copy, `statehold \
+             bring-over` says what the other has beyond it; then copy to a fresh prefix"
+        ),
         _ => text,
     }
 }
@@ -313,19 +316,6 @@ async fn copy(
         lease.release().await?;
     }
     Ok(report.tell(target, (&from_meter, &to_meter), output))
-}
-
-/// Whether a store is a gateway's, with many repositories and a registry of them.
-pub(super) async fn holds_gateway(store: &Store, location: &StoreLocation) -> Result<bool> {
-    let control = store.inside(CONTROL_PREFIX);
-    if control.read(layout::REPOSITORY).await?.is_some() {
-        return Ok(true);
-    }
-    if store.read(layout::REPOSITORY).await?.is_some() {
-        return Ok(false);
-    }
-    let what = format!("{location} holds no repository and no gateway's registry; is it mounted?");
-    Err(Error::refused(what).into())
 }
 
 /// What a run came to.

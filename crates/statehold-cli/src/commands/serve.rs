@@ -39,7 +39,7 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
   statehold serve --store s3://team-state/agents
   pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
   statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents \\
-      --drill-every weekly
+      --drill-every weekly --compact-every daily
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
@@ -72,7 +72,7 @@ pub(crate) struct ServeArgs {
     drill_every: Option<Duration>,
     /// Let earlier states go that nothing keeps any more, and delete what only they needed, so often:
     /// weekly, daily, a length of time such as 6h, or never
-    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "daily")]
+    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "never")]
     compact_every: Compacting,
     /// Hold what was condemned for so long before it is deleted; less than a day is for tests
     #[arg(long, value_name = "LENGTH", value_parser = duration::parse, default_value = "7d")]
@@ -153,6 +153,12 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             upload: settings.upload.min(floor),
         };
         let started = Started::on(store, args.listen, tls, &home()?, settings).await?;
+        if started.gateway.awaits_promotion().await? {
+            complain(&format!(
+                "this store is a replica that nobody has gone on with; if the first store is lost, stop \
+                 and run `statehold promote {location}`, so that machines push again what it lacks"
+            ));
+        }
         started.announce(output);
         let collecting = args.compact_every.0.map(|every| {
             let gateway = started.gateway.clone();

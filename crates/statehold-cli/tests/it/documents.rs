@@ -223,7 +223,7 @@ fn the_commands_of_the_pages_run() {
         panic!("README has other blocks: {readme:?}");
     };
     let operations = shell_blocks("operations.md");
-    let [serve_tls, certificate, spare_key, curl] = &operations[..] else {
+    let [serve_tls, certificate, spare_key, curl, fence, promote] = &operations[..] else {
         panic!("operations.md has other blocks: {operations:?}");
     };
     let recovery = shell_blocks("recovery-by-hand.md");
@@ -233,7 +233,7 @@ fn the_commands_of_the_pages_run() {
     for (name, _) in pages() {
         let expected = match name.as_str() {
             "README.md" => 6,
-            "operations.md" => 4,
+            "operations.md" => 6,
             "recovery-by-hand.md" => 4,
             "history.md" => 3,
             "state.md" => 3,
@@ -312,6 +312,10 @@ fn the_commands_of_the_pages_run() {
     let key = "statehold admin key --label ci --role push --to ci.key\necho by curl >notes.md";
     step("operator", &format!("{key}\n{curl}"));
     step("one", "statehold pull\ngrep 'by curl' memory/notes.md");
+    let copy = "statehold replicate --store vault --to /mnt/copy\nkill $server\nwait $server";
+    step("operator", copy);
+    step("operator", &format!("{fence}{}", serving(promote)));
+    step("one", "echo moved >moved\nstatehold sync");
     step("operator", "kill $server\nwait $server");
     let certificate = certificate.replace("gateway.internal", "localhost");
     step("host", &format!("{certificate}\n{}", serving(serve_tls)));

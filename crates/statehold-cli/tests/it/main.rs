@@ -39,6 +39,8 @@ mod sharing;
 #[cfg(test)]
 mod states;
 #[cfg(test)]
+mod switch;
+#[cfg(test)]
 mod vault;
 #[cfg(test)]
 mod verbs;

@@ -377,7 +377,7 @@ async fn an_answer_that_is_cut_short_is_never_taken_for_whole() {
             cut(remote.records(0).await.unwrap_err());
         };
         let pulling = async {
-            let pulled = remote.records_with_content(0, Scope::All).await;
+            let pulled = remote.records_since(state.head, Some(Scope::All)).await;
             cut(pulled.unwrap_err());
             // Nor is any of the content that came with it.
             cut(remote.read(&[place]).await.unwrap_err());

@@ -329,13 +329,11 @@ impl<'a> Collector<'a> {
         cut: u64,
         mut named: HashSet<TreeId>,
     ) -> Result<Vec<TreeId>> {
-        let keys = look
-            .objects
-            .keys()
-            .filter(|key| layout::parse_checkpoint(key).is_some_and(|(number, _)| number >= cut));
-        for key in keys {
-            if let Some((number, _)) = layout::parse_checkpoint(key)
-                && let Some(found) = self.repository.read_checkpoint(number, key).await?
+        // Listed now: the one at the cut may be another's, written since the look.
+        let store = self.repository.store();
+        for key in store.list(layout::CHECKPOINTS, layout::CHECKPOINTS).await? {
+            if let Some((number, _)) = layout::parse_checkpoint(&key).filter(|(at, _)| *at >= cut)
+                && let Some(found) = self.repository.read_checkpoint(number, &key).await?
             {
                 named.insert(found.tree.id);
                 named.extend(found.tree.others);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use statehold_core::collection::{Collection, Condemned, Listing};
+use statehold_core::epoch::Epoch;
 use statehold_core::id::PackId;
 use statehold_core::limits::CHECKPOINT_RAW_BYTES_MAX;
 use statehold_core::numbers::Numbers;
@@ -39,6 +40,10 @@ pub struct Checkpoint {
     pub backups: BTreeMap<Label, Backup>,
     /// What is expired, condemned, removed, retired and held.
     pub collection: Collection,
+    /// Epochs after the first.
+    pub epochs: Vec<Epoch>,
+    /// The `fence` that ended the log.
+    pub fenced: Option<u64>,
     /// Checkpoints before this one.
     pub earlier: Vec<EarlierCheckpoint>,
 }
@@ -92,6 +97,10 @@ enum Line {
         by: u64,
     },
     Listing(Listing),
+    Epoch(Epoch),
+    Fence {
+        by: u64,
+    },
     Earlier(EarlierCheckpoint),
 }
 
@@ -146,6 +155,8 @@ impl Checkpoint {
             backups,
             growth,
             collection,
+            epochs,
+            fenced,
             ..
         } = state;
         Self {
@@ -157,6 +168,8 @@ impl Checkpoint {
             snapshots: snapshots.clone(),
             backups: backups.clone(),
             collection: collection.clone(),
+            epochs: epochs.clone(),
+            fenced: *fenced,
             earlier,
         }
     }
@@ -171,6 +184,8 @@ impl Checkpoint {
             backups,
             growth,
             collection,
+            epochs,
+            fenced,
             ..
         } = self;
         State {
@@ -182,6 +197,8 @@ impl Checkpoint {
             backups,
             growth,
             collection,
+            epochs,
+            fenced,
         }
     }
 
@@ -226,6 +243,12 @@ impl Checkpoint {
         for collected in collection_lines(&self.collection) {
             line(&collected);
         }
+        for epoch in &self.epochs {
+            line(&Line::Epoch(*epoch));
+        }
+        if let Some(by) = self.fenced {
+            line(&Line::Fence { by });
+        }
         for earlier in &self.earlier {
             line(&Line::Earlier(earlier.clone()));
         }
@@ -255,7 +278,7 @@ impl Checkpoint {
             growth,
         } = serde_json::from_slice(first).map_err(damaged)?;
         let (packs, snapshots) = (BTreeMap::new(), BTreeMap::new());
-        let (backups, earlier) = (BTreeMap::new(), Vec::new());
+        let (backups, epochs, earlier) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut checkpoint = Self {
             at,
             time,
@@ -265,6 +288,8 @@ impl Checkpoint {
             snapshots,
             backups,
             collection: Collection::default(),
+            epochs,
+            fenced: None,
             earlier,
         };
         let collection = &mut checkpoint.collection;
@@ -284,6 +309,8 @@ impl Checkpoint {
                 Line::Condemned { id, state } => drop(collection.condemned.insert(id, state)),
                 Line::Held { id, by } => drop(collection.held.insert(id, by)),
                 Line::Listing(listing) => collection.listings.push(listing),
+                Line::Epoch(epoch) => checkpoint.epochs.push(epoch),
+                Line::Fence { by } => checkpoint.fenced = Some(by),
                 Line::Earlier(earlier) => checkpoint.earlier.push(earlier),
             }
         }

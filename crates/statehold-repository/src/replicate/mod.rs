@@ -156,6 +156,10 @@ impl Replicator {
             object: layout::REPOSITORY.into(),
         })?;
         let loaded = load(&repository).await?;
+        // A log that was ended takes no row, and needs none.
+        if loaded.state.fenced.is_some() {
+            return Ok(None);
+        }
         let nonce = Nonce::random(&*self.entropy);
         let head = DraftHead::new(Kind::Backup, self.machine, nonce, Vec::new());
         let body = Body::Backup(BackupBody {

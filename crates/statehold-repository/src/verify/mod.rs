@@ -363,12 +363,12 @@ async fn name_listed(store: &Store, collection: &Collection, packs: &mut Packs<'
     Ok(())
 }
 
-/// Whether a record gives or takes the name of a snapshot.
+/// Whether a record may give or take the name of a snapshot.
 fn names_snapshots(step: &Step) -> bool {
     let body = step.stored.as_ref().map(|stored| &stored.record.body);
     matches!(
         body,
-        Some(Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_))
+        Some(Body::Snapshot(_) | Body::Rollback(_) | Body::Forget(_) | Body::Promote(_))
     )
 }
 

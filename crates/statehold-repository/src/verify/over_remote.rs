@@ -2,6 +2,7 @@
 //! no objects: the chain, the fold, and the content of the newest state and of all snapshots.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry, Location};
@@ -16,8 +17,9 @@ use super::subset::Share;
 use super::{Options, Watch};
 use crate::content::open_chunk;
 use crate::error::{Error, Result};
+use crate::follow::Follower;
 use crate::layout;
-use crate::remote::{Remote, fold};
+use crate::remote::Remote;
 
 /// Stored bytes of content that are asked for at once.
 const READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -127,10 +129,10 @@ async fn walk(
     watch: &dyn Watch,
     mut at: impl FnMut(&State) + Send,
 ) -> Result<Option<State>> {
-    let mut state = State::empty(genesis);
-    at(&state);
+    let mut follower = Follower::new(remote, Arc::new(State::empty(genesis)));
+    at(follower.state());
     loop {
-        let batch = match remote.records(state.head.number).await {
+        let batch = match remote.records(follower.state().head.number).await {
             Ok(batch) => batch,
             Err(Error::Damaged { object, reason }) => {
                 report.note(object, Kind::Record, reason);
@@ -144,8 +146,8 @@ async fn walk(
         };
         watch.expect(batch.records.len() as u64);
         for stored in &batch.records {
-            match fold(&mut state, stored) {
-                Ok(()) => {}
+            match follower.take_in(stored).await {
+                Ok(_) => {}
                 Err(error @ (Error::Diverged { .. } | Error::Damaged { .. })) => {
                     let key = layout::record(stored.record.envelope.number);
                     report.note(key, Kind::Record, reason_of(error));
@@ -153,13 +155,13 @@ async fn walk(
                 }
                 Err(error) => return Err(error),
             }
-            at(&state);
+            at(follower.state());
             report.counts.records += 1;
-            report.head = Some(state.head);
+            report.head = Some(follower.state().head);
             watch.done(1);
         }
         if !batch.more {
-            return Ok(Some(state));
+            return Ok(Some(Arc::unwrap_or_clone(follower.into_state())));
         }
     }
 }

@@ -15,7 +15,7 @@ use statehold_core::digest::Digest;
 use statehold_core::id::TreeId;
 use statehold_core::limits::SEGMENT_RECORDS;
 use statehold_core::record::RecordRef;
-use statehold_core::state::{FoldError, State};
+use statehold_core::state::{Applied, FoldError, State};
 
 use super::content::{Broken, check_inline, reason_of};
 use super::inventory::Inventory;
@@ -48,6 +48,8 @@ pub(super) struct Walk<'a> {
     segment: Option<(u64, Vec<StoredRecord>)>,
     /// The state after the last step, if it can be told.
     pub(super) state: Option<State>,
+    /// The state where this epoch began, if it can be told.
+    began: Option<State>,
 }
 
 /// A record on the way.
@@ -95,6 +97,7 @@ impl<'a> Walk<'a> {
             known: known.iter().map(|known| (known.number, known.id)).collect(),
             segment: None,
             state: genesis.map(State::empty),
+            began: genesis.map(State::empty),
         }
     }
 
@@ -188,7 +191,22 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         match (self.state.as_mut(), stored) {
             (Some(state), Some(stored)) => match state.apply(&stored.record) {
-                Ok(_) => return Ok(()),
+                Ok(Applied::ContinuesFrom(from)) => {
+                    let began = self.began.clone();
+                    let earlier = earlier(self.store, began, from.number).await?;
+                    self.state = self.state.take().zip(earlier).map(|(mut state, earlier)| {
+                        state.continue_from(earlier, &stored.record);
+                        state
+                    });
+                    self.note_epoch();
+                    if self.state.is_some() {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {
+                    self.note_epoch();
+                    return Ok(());
+                }
                 Err(FoldError::UnknownKind { number, kind }) => {
                     return Err(Error::TooNew {
                         what: format!("record {number} of kind {kind:?}"),
@@ -212,12 +230,40 @@ impl<'a> Walk<'a> {
             if let Some((checkpoint, tree)) = read_checkpoint(self.store, &key).await?
                 && checkpoint.at == (RecordRef { number, id })
             {
-                self.state = Some(checkpoint.into_state(tree));
+                let state = checkpoint.into_state(tree);
+                // The state where its epoch began is not known, unless it begins there.
+                self.began = (state.epoch_began() == number).then(|| state.clone());
+                self.state = Some(state);
                 return Ok(());
             }
         }
         Ok(())
     }
+
+    /// Keeps the state where an epoch begins.
+    fn note_epoch(&mut self) {
+        let began = |state: &&State| state.epoch() > 0 && state.epoch_began() == state.head.number;
+        if let Some(state) = self.state.as_ref().filter(began) {
+            self.began = Some(state.clone());
+        }
+    }
+}
+
+/// The state at an earlier record of an epoch, from where that began; `None` where it can't be told.
+async fn earlier(store: &Store, began: Option<State>, at: u64) -> Result<Option<State>> {
+    let Some(mut state) = began else {
+        return Ok(None);
+    };
+    while state.head.number < at {
+        let Ok(stored) = read(store, state.head.number + 1).await? else {
+            return Ok(None);
+        };
+        match state.apply(&stored.record) {
+            Ok(Applied::ContinuesFrom(_)) | Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+    }
+    Ok(Some(state))
 }
 
 /// Whether a record is the log's, as far as its neighbours tell. `is_vouched` says that something

@@ -619,7 +619,9 @@ fn describe_record(stored: &StoredRecord, line: &mut impl FnMut(String)) {
             }
         }
         Body::Retired => line("  retired".to_owned()),
-        Body::Registry(_) | Body::Unknown => line("  another kind".to_owned()),
+        Body::Registry(_) | Body::Fence(_) | Body::Promote(_) | Body::Unknown => {
+            line("  another kind".to_owned());
+        }
     }
     for pack in &head.packs {
         line(format!("  introduces {} of {} bytes", pack.id, pack.bytes));

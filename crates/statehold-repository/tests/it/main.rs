@@ -16,4 +16,5 @@ mod replicate;
 mod requests;
 mod scene;
 mod stores;
+mod switch;
 mod verify;

@@ -8,7 +8,7 @@ use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
-    Body, DraftHead, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
+    Body, DraftHead, FenceBody, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
 };
 use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
@@ -19,8 +19,9 @@ use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 use statehold_repository::Error;
 use statehold_repository::content::Pack;
+use statehold_repository::follow::Follower;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{advance, fold, load_at};
+use statehold_repository::remote::{advance, load_at};
 
 use super::{Engine, EngineError, ROUNDS_MAX, Result};
 use crate::index::{Checkout, Index};
@@ -159,6 +160,19 @@ impl Engine {
             policy,
         });
         self.append(&mut index, &state, body).await
+    }
+
+    /// Ends the log: every later record is void. Says with which record.
+    pub async fn fence(&self) -> Result<u64> {
+        let _lock = lock_workspace(&self.workspace, "fence", Wait::Yes)?;
+        self.check_may_push()?;
+        let mut index = self.read_index();
+        let state = self.newest(&mut index).await?;
+        if let Some(by) = state.fenced {
+            return Ok(by);
+        }
+        let body = Body::Fence(FenceBody { base: state.head });
+        Ok(self.append(&mut index, &state, body).await?.number)
     }
 
     /// Says what a rollback to a state would do: to all of it, or to some paths.
@@ -336,9 +350,9 @@ impl Engine {
         };
         let record = appended.record.reference();
         let state = if record.number == known.head.number + 1 {
-            let mut state = known;
-            fold(Arc::make_mut(&mut state), &appended)?;
-            state
+            let mut follower = Follower::new(&*self.remote, known);
+            follower.take_in(&appended).await?;
+            follower.into_state()
         } else {
             advance(&*self.remote, &known).await?
         };

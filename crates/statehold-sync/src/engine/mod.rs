@@ -12,19 +12,20 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
+use statehold_core::id::Nonce;
 use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY, PACK_BYTES_TARGET};
 use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
-use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_core::point::Point;
+use statehold_core::record::RecordRef;
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
-use statehold_core::state::State;
+use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
 use statehold_repository::Remote;
-use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::{advance, advance_with_content, load};
+use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 
@@ -33,7 +34,7 @@ use crate::folder::{Folder, FolderError};
 use crate::home::Home;
 use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
-use crate::journal::{Journal, JournalError, Journaled};
+use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
@@ -48,6 +49,7 @@ mod report;
 mod restore;
 pub(crate) mod retrieve;
 mod screening;
+mod settle;
 mod status;
 mod take_back;
 
@@ -58,6 +60,7 @@ pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
+use settle::{agree_on, is_another_log, still_to_settle};
 pub use take_back::TakenBack;
 
 /// The result of an engine operation.
@@ -131,6 +134,9 @@ struct Situation {
     scan: Scan,
     rules: RuleSet,
     ignore: IgnoreFile,
+    /// The nonce of an interrupted push that the log of a later epoch doesn't take. The push that is made in
+    /// its place keeps it, so that it lands once even if somebody brings over the old one.
+    carried: Option<Nonce>,
 }
 
 impl Engine {
@@ -216,7 +222,7 @@ impl Engine {
                     still_to_settle(&error);
                     report.unsent = Some(error.to_string());
                 }
-                settled => settled?,
+                settled => now.carried = settled?,
             }
             let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
             if must_look {
@@ -236,6 +242,10 @@ impl Engine {
             if let Some(state) = now.state() {
                 self.write_snapshot_index(state)?;
             }
+        }
+        // Nothing is left of it that would have to be sent.
+        if now.carried.is_some() && report.outcome == Outcome::Nothing && self.sends(options) {
+            Journal::of(&self.workspace).clear()?;
         }
         report.after = now
             .index
@@ -311,6 +321,7 @@ impl Engine {
             scan,
             rules,
             ignore,
+            carried: None,
         })
     }
 
@@ -326,42 +337,6 @@ impl Engine {
     /// Whether a run may send anything.
     fn sends(&self, options: RunOptions) -> bool {
         options.direction != Direction::Pull && self.check_may_push().is_ok()
-    }
-
-    /// Hands in a journaled push again, so that its end is known.
-    async fn settle(&self, index: &mut Index) -> Result<()> {
-        let journal = Journal::of(&self.workspace);
-        let Some(Journaled { packs, draft }) = journal.read()? else {
-            return Ok(());
-        };
-        self.check_may_push()?;
-        if index.checkout.is_none() {
-            self.refresh(index, None).await?;
-        }
-        let known = index
-            .checkout
-            .as_ref()
-            .map(|checkout| Arc::clone(&checkout.state));
-        let Some(known) = known else { return Ok(()) };
-        self.remote.confirm(known.head).await?;
-        match self.remote.push(&packs, &draft, &known).await {
-            Ok(_) => {
-                self.refresh(index, None).await?;
-                if let Some(checkout) = &mut index.checkout {
-                    agree_on(checkout, &draft);
-                    checkout.land();
-                }
-                self.write_index(index)?;
-            }
-            // It never landed and never will; its files are scanned and planned like any other.
-            Err(
-                error @ (statehold_repository::Error::Conflict { .. }
-                | statehold_repository::Error::Refused { .. }),
-            ) => tracing::info!(%error, "an interrupted push did not land"),
-            Err(error) => return Err(error.into()),
-        }
-        journal.clear()?;
-        Ok(())
     }
 
     /// Learns what the repository holds now. Content of paths that are about to be received may come
@@ -387,8 +362,19 @@ impl Engine {
                     }
                     None => advance(&*self.remote, &checkout.state).await?,
                 };
-                if state.head != checkout.state.head {
-                    checkout.move_to(state);
+                match state.fork_since(&checkout.state) {
+                    Some(fork) if fork.number < checkout.state.head.number => {
+                        tracing::warn!(
+                            epoch = state.epoch(),
+                            record = fork.number,
+                            "the repository went on from a copy; what was pushed after this record is \
+                             pushed again from the folders that have it"
+                        );
+                        let fork = load_at(&*self.remote, Point::Record(fork.number)).await?;
+                        checkout.part(fork, state);
+                    }
+                    _ if state.head != checkout.state.head => checkout.move_to(state),
+                    _ => {}
                 }
             }
         }
@@ -496,11 +482,15 @@ impl Engine {
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
                 Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
-                    self.refresh(&mut now.index, options.wanted_content())
-                        .await?;
-                    let mut index = std::mem::take(&mut now.index);
-                    index.cache = std::mem::take(&mut now.scan.cache);
-                    *now = self.look(index, KEPT_BYTES_MAX)?;
+                    self.look_again(now, options).await?;
+                }
+                // Another log stands there. If a later epoch is the reason, it goes on in that.
+                Err(EngineError::Remote(error)) if is_another_log(&error) => {
+                    let epoch = now.state().map(State::epoch);
+                    self.look_again(now, options).await?;
+                    if now.state().map(State::epoch) == epoch {
+                        return Err(error.into());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -508,6 +498,18 @@ impl Engine {
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
         Err(statehold_repository::Error::Unavailable { what, source }.into())
+    }
+
+    /// Learns what both sides hold now.
+    async fn look_again(&self, now: &mut Situation, options: RunOptions) -> Result<()> {
+        self.refresh(&mut now.index, options.wanted_content())
+            .await?;
+        let mut index = std::mem::take(&mut now.index);
+        index.cache = std::mem::take(&mut now.scan.cache);
+        let carried = now.carried;
+        *now = self.look(index, KEPT_BYTES_MAX)?;
+        now.carried = carried;
+        Ok(())
     }
 
     async fn receive(
@@ -564,13 +566,21 @@ impl Engine {
         actions: &[Action],
         report: &mut Report,
     ) -> Result<()> {
-        let Some(checkout) = &now.index.checkout else {
-            return Ok(());
-        };
         if actions.is_empty() {
             return Ok(());
         }
+        // Before anything is sent. Since it was seen, the log may have gone on.
+        if now.state().is_some_and(|state| state.fenced.is_some()) {
+            self.refresh(&mut now.index, None).await?;
+        }
+        let Some(checkout) = &now.index.checkout else {
+            return Ok(());
+        };
         let known = Arc::clone(&checkout.state);
+        if let Some(by) = known.fenced {
+            let refused = statehold_repository::Error::refused(Violation::Fenced { by });
+            return Err(refused.into());
+        }
         let settings = self.workspace.settings();
         let _upload = match &self.upload_locks {
             Some(home) => Some(lock_upload(home, settings.workspace, Wait::Yes)?),
@@ -594,7 +604,7 @@ impl Engine {
             outgoing.take(action, &mut sending).await?;
         }
         report.busy.append(&mut outgoing.changed);
-        let Some(outbound) = outgoing.finish(settings.machine.id)? else {
+        let Some(outbound) = outgoing.finish(settings.machine.id, now.carried)? else {
             return Ok(());
         };
         // The last pack goes together with the draft where that saves a request, unless it would have
@@ -611,18 +621,19 @@ impl Engine {
         }
         sending.finish().await?;
         // All other content is durable.
-        let (_, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        let (record, state) = self.hand_in(&along, &outbound.draft, known).await?;
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            agree_on(checkout, &outbound.draft);
+            agree_on(checkout, &outbound.draft, record);
             checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
         Journal::of(&self.workspace).clear()?;
+        now.carried = None;
         self.progress.end();
         report.files += files;
         report.bytes += bytes;
@@ -712,24 +723,5 @@ pub(crate) fn own_error(action: &'static str, path: &Path, source: std::io::Erro
         action,
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Says that the end of a push is not known yet, while reading goes on.
-fn still_to_settle(error: &statehold_repository::Error) {
-    tracing::warn!(%error, "an interrupted push has still to be settled");
-}
-
-/// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
-fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft) {
-    // What a rollback puts in place there is not in the folder yet.
-    let Body::Push(push) = &pushed.draft.body else {
-        return;
-    };
-    for Upsert { path, entry, .. } in &push.upserts {
-        checkout.set_base(path, Some(entry.signature()));
-    }
-    for path in &push.deletes {
-        checkout.set_base(path, None);
     }
 }

@@ -219,8 +219,13 @@ impl<'a> Outgoing<'a> {
         Ok(())
     }
 
-    /// Ends the push. `None` when there is nothing left to say.
-    pub(super) fn finish(self, machine: MachineId) -> Result<Option<Outbound>> {
+    /// Ends the push. `None` when there is nothing left to say. One that takes an earlier one's place has its
+    /// nonce.
+    pub(super) fn finish(
+        self,
+        machine: MachineId,
+        carried: Option<Nonce>,
+    ) -> Result<Option<Outbound>> {
         if self.upserts.is_empty() && self.deletes.is_empty() {
             return Ok(None);
         }
@@ -246,7 +251,8 @@ impl<'a> Outgoing<'a> {
             introduced,
             ..
         } = content;
-        let head = DraftHead::new(Kind::Push, machine, Nonce::random(self.entropy), introduced);
+        let nonce = carried.unwrap_or_else(|| Nonce::random(self.entropy));
+        let head = DraftHead::new(Kind::Push, machine, nonce, introduced);
         let draft = StoredDraft::new(head, Body::Push(body), &inline)?;
         Ok(Some(Outbound { draft, pack, paths }))
     }

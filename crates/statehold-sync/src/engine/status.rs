@@ -7,7 +7,8 @@ use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::remote::{advance, load};
 
-use super::{Counts, Engine, EngineError, Joined, Result, Status, still_to_settle};
+use super::settle::still_to_settle;
+use super::{Counts, Engine, EngineError, Joined, Result, Status};
 use crate::locks::{Wait, lock_workspace};
 
 impl Engine {
@@ -22,7 +23,7 @@ impl Engine {
                 still_to_settle(&error);
                 self.refresh(&mut now.index, None).await
             }
-            Ok(()) => self.refresh(&mut now.index, None).await,
+            Ok(_) => self.refresh(&mut now.index, None).await,
             Err(error) => Err(error),
         };
         // What changed here can be said without the other side, if it was ever seen.

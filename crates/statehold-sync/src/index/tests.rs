@@ -103,7 +103,7 @@ fn index(count: usize) -> Index {
         (path(name), file)
     };
     let mut checkout = Checkout::settled(state(&files));
-    checkout.set_base(&path("gone"), Some(Signature::Directory));
+    checkout.set_base(&path("gone"), Some(Signature::Directory), 0);
     Index {
         cache: names.iter().map(cached).collect(),
         checkout: Some(checkout),
@@ -172,7 +172,7 @@ fn only_what_has_changed_is_written() {
     let mut read = read(&files);
     assert_eq!(written(&mut read), [false, false]);
     let checkout = read.checkout.as_mut().unwrap();
-    checkout.set_base(&path("gone"), None);
+    checkout.set_base(&path("gone"), None, 0);
     assert_eq!(written(&mut read), [true, false]);
     assert_eq!(written(&mut read), [false, false]);
     read.cache.merge(
@@ -253,9 +253,9 @@ fn moving_on_keeps_every_base_and_agreeing_moves_it() {
     assert_eq!(base_of(&checkout), base(&[("a", "1"), ("b", "2")]));
     assert!(checkout.pending.is_empty());
 
-    checkout.set_base(&path("a"), None);
+    checkout.set_base(&path("a"), None, 0);
     assert_eq!(base_of(&checkout), base(&[("b", "2")]));
-    checkout.set_base(&path("a"), Some(file("1").signature()));
+    checkout.set_base(&path("a"), Some(file("1").signature()), 0);
     assert!(checkout.pending.is_empty());
 }
 
@@ -264,4 +264,52 @@ fn who_joins_has_an_empty_base() {
     let checkout = Checkout::joining(state(&[("a", "1"), ("b", "1")]));
     assert!(base_of(&checkout).is_empty());
     assert_eq!(checkout.pending.len(), 2);
+}
+
+/// Goal: where a log parted, every path has the base that keeps what is newer on either side.
+#[test]
+fn behind_a_fork_what_was_agreed_on_later_is_no_base() {
+    let at = |number: u64, files: &[(&str, &str)]| {
+        let mut state = State::clone(&state(files));
+        let id = Digest::of(&number.to_le_bytes());
+        state.head = RecordRef { number, id };
+        Arc::new(state)
+    };
+    let fork = at(
+        5,
+        &[("kept", "1"), ("edited", "1"), ("gone", "1"), ("lags", "2")],
+    );
+    let known = at(
+        9,
+        &[("kept", "1"), ("edited", "2"), ("new", "1"), ("lags", "3")],
+    );
+    let next = at(
+        7,
+        &[
+            ("kept", "1"),
+            ("edited", "1"),
+            ("gone", "1"),
+            ("lags", "2"),
+            ("other", "1"),
+        ],
+    );
+    for (agreed_at, lags) in [(4, "1"), (8, "2")] {
+        let mut checkout = Checkout::settled(Arc::clone(&known));
+        checkout.set_base(&path("lags"), Some(file("1").signature()), agreed_at);
+        checkout.part(Arc::clone(&fork), Arc::clone(&next));
+        let expected = [
+            ("kept", "1"),
+            ("edited", "1"),
+            ("gone", "1"),
+            ("lags", lags),
+        ];
+        assert_eq!(base_of(&checkout), base(&expected));
+        assert_eq!(checkout.state.head, next.head);
+        assert_eq!(checkout.landed, Some(fork.head));
+    }
+    // A path that was seen to move keeps the record at which it had what was agreed on.
+    let mut checkout = Checkout::settled(at(3, &[("lags", "1")]));
+    checkout.move_to(fork.clone());
+    checkout.move_to(known.clone());
+    assert_eq!(checkout.pending[&path("lags")].at, 3);
 }

@@ -10,3 +10,5 @@ mod engine;
 mod restore;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod switch;

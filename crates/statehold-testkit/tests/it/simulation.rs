@@ -42,7 +42,7 @@ fn invariants_hold_whatever_fails() {
 #[test]
 fn invariants_hold_while_collectors_collect() {
     let run = |seed| simulate_scenario(seed, Scenario::collecting(STEPS));
-    let reports: Result<Vec<_>, _> = (0..5).map(run).collect();
+    let reports: Result<Vec<_>, _> = (0..16).map(run).collect();
     let reports = reports.unwrap_or_else(|failure| panic!("{failure}"));
     let sum = |count: fn(&statehold_testkit::Report) -> u64| reports.iter().map(count).sum::<u64>();
     let (collected, restored) = (sum(|one| one.collected), sum(|one| one.restored));

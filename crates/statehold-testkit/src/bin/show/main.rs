@@ -6,6 +6,7 @@
 mod compaction;
 mod crowd;
 mod damage;
+mod failover;
 mod histories;
 mod hostile;
 mod kill;
@@ -45,6 +46,8 @@ enum Show {
     Damage(damage::DamageArgs),
     /// Continuous replication: seconds behind, and what is left when the first store is lost.
     Replicate(replicate::ReplicateArgs),
+    /// The first store is lost while machines work: the copy is promoted, and all of them go on.
+    Failover(failover::FailoverArgs),
     /// Every world that the protocol can get into, within bounds: no promise breaks in any.
     Model(model::ModelArgs),
     /// Random histories of application state: all nodes end equal, nothing is lost.
@@ -76,6 +79,7 @@ fn main() -> Result<()> {
         Show::Tree(args) => tree::run(&args),
         Show::Damage(args) => damage::run(&args),
         Show::Replicate(args) => replicate::run(&args),
+        Show::Failover(args) => failover::run(&args),
         Show::Model(args) => model::run(&args),
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),

@@ -18,7 +18,7 @@ use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::meter::{Meter, Usage};
-use statehold_repository::remote::{advance, fold, load, load_at};
+use statehold_repository::remote::{advance, load, load_at};
 use statehold_repository::store::{Listed, Listing, Store};
 use statehold_repository::{Remote as _, Repository};
 use statehold_testkit::author::{Author, read_file};
@@ -306,8 +306,7 @@ async fn build(args: &PointsArgs) -> Result<Scene> {
             let content = content_of(number);
             author.draft(&state, [(&*path, Some(&*content))])?.draft
         };
-        let stored = repository.append(&draft, &state).await?;
-        fold(Arc::make_mut(&mut state), &stored)?;
+        (_, state) = repository.append_as(&draft, &state, None).await?;
         repository.tend(&state).await?;
         if wanted.contains(&number) || number + RECENT > args.count {
             let time = state.time.as_millis();

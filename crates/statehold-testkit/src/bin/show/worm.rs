@@ -22,7 +22,7 @@ pub(crate) struct WormArgs {
 }
 
 /// What is for removing: it may fail here, and is tried elsewhere.
-const REMOVES: [&str; 0] = [];
+const REMOVES: [&str; 1] = ["purge"];
 /// What the probe may try to take away: the objects it has written for itself.
 const OF_THE_PROBE: &str = "/probe/";
 
@@ -208,6 +208,22 @@ impl Place {
         ] {
             self.verb(&operator, words)?;
         }
+        self.keep_and_let_go(gateway)?;
+        for words in [
+            &["drill", "--store", &store, "--replica", &copy][..],
+            &[
+                "fence",
+                "--store",
+                &store,
+                "--apply",
+                "--confirm-label=epoch-0",
+            ],
+            &["replicate", "--store", &store, "--to", &copy],
+            &["promote", &copy, "--apply", "--confirm-label=epoch-1"],
+            &["bring-over", &store, "--to", &copy],
+        ] {
+            self.verb(&operator, words)?;
+        }
         // The copy is served, and what it gives is what was copied.
         let other = self.serve(&copy)?;
         let dora = self.machine("dora", &other)?;
@@ -216,11 +232,31 @@ impl Place {
         Ok(())
     }
 
+    /// What goes is only condemned here: nothing may be deleted before a week has passed.
+    fn keep_and_let_go(&mut self, gateway: &RunningGateway) -> Result<()> {
+        let owner = self.installation.machine("owner")?;
+        self.verb(&owner, &["init", "--preset", "plain"])?;
+        let key = self.installation.operator()?.home;
+        let key = key.join("config/statehold/keys/operator");
+        let key = key.to_string_lossy();
+        let link = ["link", &gateway.url, "--key-file", &key, "--role", "own"];
+        self.verb(&owner, &link)?;
+        for words in [
+            &["forget", "--keep-within", "90"][..],
+            &["compact"],
+            &["usage"],
+        ] {
+            self.verb(&owner, words)?;
+        }
+        Ok(())
+    }
+
     fn help_oneself(&mut self, bert: &RealMachine) -> Result<()> {
         bert.write("small/one.md", "one\n")?;
         for words in [
             &["doctor"][..],
             &["rules", "show"],
+            &["state", "set", "app", "{}"],
             &["completions", "bash"],
             &["man", "../pages"],
             &["demo", "small"],

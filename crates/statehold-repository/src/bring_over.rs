@@ -1,0 +1,372 @@
+//! What the first store got after its copy's log parted from it: listed, and brought over.
+//!
+//! Each push goes over whole or not at all, under its own nonce, so that doing it again finds it landed. Where the
+//! new log has something else by now than the push was made on, the push collides, and nobody decides but
+//! people.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use statehold_core::bands::Band;
+use statehold_core::entry::{Chunk, Entry, Location, Signature};
+use statehold_core::environment::Entropy;
+use statehold_core::id::{MachineId, Nonce};
+use statehold_core::limits::APPEND_RACES_MAX;
+use statehold_core::path::RepoPath;
+use statehold_core::point::Point;
+use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, SnapshotBody, Upsert};
+use statehold_core::state::{Applied, State};
+use statehold_core::time::Timestamp;
+
+use crate::content::{ContentWriter, open_chunk};
+use crate::error::{Error, Result};
+use crate::follow::Follower;
+use crate::format::record::{StoredDraft, StoredRecord};
+use crate::remote::{Remote as _, load, load_at};
+use crate::repository::Repository;
+
+/// Stored bytes of content that are read at once.
+const READ_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A record of the first store that its copy does not have.
+#[derive(Debug)]
+pub struct Lost {
+    /// Its number there.
+    pub number: u64,
+    /// Its time.
+    pub time: Timestamp,
+    /// The machine that wrote it.
+    pub machine: MachineId,
+    /// What it does.
+    pub kind: Kind,
+    /// What becomes of it.
+    pub end: End,
+}
+
+/// What becomes of such a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It can be brought over.
+    Wanted,
+    /// It stands in the new log, since now or before.
+    Landed(RecordRef),
+    /// What it says is there already: a machine pushed it again.
+    Same,
+    /// The new log says something else by now: at these paths, or for these reasons.
+    Collides(Vec<String>),
+    /// It says something of the first store that means nothing here.
+    LeftOut,
+}
+
+/// Lists what `old` got after `new` parted from it and, if asked to, brings it over. Records that are not in
+/// effect, and those that say only that something was copied, are not listed.
+pub async fn bring_over(
+    old: &Repository,
+    new: &Repository,
+    entropy: &dyn Entropy,
+    apply: bool,
+) -> Result<Vec<Lost>> {
+    let target = Target::open(old, new).await?;
+    let mut follower = Follower::new(old, Arc::clone(&target.fork));
+    let mut over = Over {
+        old,
+        new,
+        entropy,
+        target,
+        apply,
+    };
+    let mut found = Vec::new();
+    loop {
+        let batch = old.records(follower.state().head.number).await?;
+        for stored in &batch.records {
+            let before = touched(follower.state(), stored);
+            if follower.take_in(stored).await? != Applied::Changed {
+                continue;
+            }
+            if matches!(stored.record.body, Body::Backup(_) | Body::Fence(_)) {
+                continue;
+            }
+            let change = Change {
+                stored,
+                before,
+                after: follower.state(),
+            };
+            let envelope = &stored.record.envelope;
+            found.push(Lost {
+                number: envelope.number,
+                time: envelope.time,
+                machine: envelope.draft.machine,
+                kind: envelope.draft.kind.clone(),
+                end: over.bring(&change).await?,
+            });
+        }
+        if !batch.more {
+            return Ok(found);
+        }
+    }
+}
+
+/// What stands at some paths; nothing at those that aren't there.
+type Stands = BTreeMap<RepoPath, Option<Signature>>;
+
+fn stands(state: &State, path: &RepoPath) -> Option<Signature> {
+    state.tree.get(path.as_str()).map(Entry::signature)
+}
+
+/// What stands at the paths that a record touches.
+fn touched(state: &State, stored: &StoredRecord) -> Stands {
+    let paths = stored.record.body.changes().into_iter();
+    let paths = paths.flat_map(PushBody::paths);
+    paths
+        .map(|path| (path.clone(), stands(state, path)))
+        .collect()
+}
+
+/// A record of the old log, and what it made of the paths it touches.
+struct Change<'a> {
+    stored: &'a StoredRecord,
+    before: Stands,
+    after: &'a State,
+}
+
+/// The log that goes on.
+struct Target {
+    /// Its newest state.
+    state: Arc<State>,
+    /// The state where the logs part.
+    fork: Arc<State>,
+    /// The nonces that it has got since, with their records.
+    landed: BTreeMap<Nonce, RecordRef>,
+    /// What would stand at paths if everything had been brought over that can be.
+    planned: Stands,
+}
+
+/// The state of the old log where the new one parted from it.
+pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
+    let refused = |reason: &str| Err(Error::refused(reason));
+    if old.description() != new.description() {
+        return refused("the two places hold different repositories");
+    }
+    let last = load(old).await?.state;
+    let Some(fork) = load(new).await?.state.fork_since(&last) else {
+        return refused(
+            "the log to bring over to has not gone on from a copy of the other one; `statehold \
+             promote` makes it go on",
+        );
+    };
+    let found = load_at(old, Point::Record(fork.number)).await?;
+    if found.head != fork {
+        return Err(Error::Diverged {
+            number: fork.number,
+            expected: fork.id,
+            found: found.head.id,
+        });
+    }
+    Ok(found)
+}
+
+/// The newest state of a log, and the nonces of everything since its epoch began.
+pub async fn landed(new: &Repository) -> Result<(Arc<State>, BTreeMap<Nonce, RecordRef>)> {
+    let began = Point::Record(load(new).await?.state.epoch_began());
+    let (state, came) = new.catch_up(&load_at(new, began).await?).await?;
+    Ok((state, nonces(&came).collect()))
+}
+
+fn nonces(records: &[StoredRecord]) -> impl Iterator<Item = (Nonce, RecordRef)> {
+    let records = records.iter().map(|stored| &stored.record);
+    records.map(|record| (record.envelope.draft.nonce, record.reference()))
+}
+
+impl Target {
+    async fn open(old: &Repository, new: &Repository) -> Result<Self> {
+        let fork = fork_of(old, new).await?;
+        let (state, landed) = landed(new).await?;
+        let planned = Stands::new();
+        Ok(Self {
+            state,
+            fork,
+            landed,
+            planned,
+        })
+    }
+
+    /// Takes in what the log has got since.
+    async fn catch_up(&mut self, new: &Repository) -> Result<()> {
+        let (state, came) = new.catch_up(&self.state).await?;
+        self.landed.extend(nonces(&came));
+        self.state = state;
+        Ok(())
+    }
+
+    fn stands(&self, path: &RepoPath) -> Option<Signature> {
+        match self.planned.get(path) {
+            Some(planned) => *planned,
+            None => stands(&self.state, path),
+        }
+    }
+}
+
+struct Over<'a> {
+    old: &'a Repository,
+    new: &'a Repository,
+    entropy: &'a dyn Entropy,
+    target: Target,
+    apply: bool,
+}
+
+impl Over<'_> {
+    async fn bring(&mut self, change: &Change<'_>) -> Result<End> {
+        for _ in 0..APPEND_RACES_MAX {
+            let head = &change.stored.record.envelope.draft;
+            if let Some(landed) = self.target.landed.get(&head.nonce) {
+                return Ok(End::Landed(*landed));
+            }
+            let paths = match self.judge(change) {
+                Ok(paths) => paths,
+                Err(end) => return Ok(end),
+            };
+            if !self.apply {
+                let after = paths
+                    .iter()
+                    .map(|path| (path.clone(), stands(change.after, path)));
+                self.target.planned.extend(after);
+                return Ok(End::Wanted);
+            }
+            let draft = self.draft(change, &paths).await?;
+            match self.new.append_as(&draft, &self.target.state, None).await {
+                Ok((stored, _)) => {
+                    self.target.catch_up(self.new).await?;
+                    if let Err(error) = self.new.tend(&self.target.state).await {
+                        tracing::warn!(%error, "a segment or checkpoint was not written");
+                    }
+                    return Ok(End::Landed(stored.record.reference()));
+                }
+                // Somebody was first: it is judged anew.
+                Err(Error::Conflict { .. }) => self.target.catch_up(self.new).await?,
+                Err(error) => return Err(error),
+            }
+        }
+        let what = format!("a place in the log after {APPEND_RACES_MAX} lost races");
+        let source = "others write faster; try again".into();
+        Err(Error::Unavailable { what, source })
+    }
+
+    /// The paths that a record has to change in the new log, or why it is not brought over.
+    fn judge(&self, change: &Change<'_>) -> Result<Vec<RepoPath>, End> {
+        match &change.stored.record.body {
+            Body::Push(_) | Body::Rollback(_) => {}
+            Body::Snapshot(snapshot) => {
+                let is_shared = snapshot.at <= self.target.fork.head.number;
+                let is_there = self.target.state.snapshots.contains_key(&snapshot.id);
+                return match (is_shared, is_there) {
+                    (_, true) => Err(End::Same),
+                    (true, false) => Ok(Vec::new()),
+                    (false, false) => Err(End::LeftOut),
+                };
+            }
+            _ => return Err(End::LeftOut),
+        }
+        let (mut wanted, mut colliding) = (Vec::new(), Vec::new());
+        for (path, before) in &change.before {
+            let there = self.target.stands(path);
+            if there == stands(change.after, path) {
+                continue;
+            }
+            if there == *before {
+                wanted.push(path.clone());
+            } else {
+                colliding.push(path.to_string());
+            }
+        }
+        if !colliding.is_empty() {
+            return Err(End::Collides(colliding));
+        }
+        if wanted.is_empty() {
+            return Err(End::Same);
+        }
+        Ok(wanted)
+    }
+
+    /// The record's draft in the new log, its packs written.
+    async fn draft(&self, change: &Change<'_>, paths: &[RepoPath]) -> Result<StoredDraft> {
+        let from = &change.stored.record.envelope.draft;
+        let base = self.target.state.head;
+        if let Body::Snapshot(snapshot) = &change.stored.record.body {
+            let body = Body::Snapshot(SnapshotBody {
+                base,
+                ..snapshot.clone()
+            });
+            let head = DraftHead::new(Kind::Snapshot, from.machine, from.nonce, Vec::new());
+            return StoredDraft::new(head, body, &[]);
+        }
+        let mut writer = ContentWriter::new(
+            &self.target.state.tree,
+            &self.target.state.collection,
+            self.entropy,
+        );
+        let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
+        for path in paths {
+            match change.after.tree.get(path.as_str()) {
+                None => deletes.push(path.clone()),
+                Some(entry) => {
+                    let entry = self.carry(entry, &mut writer).await?;
+                    let (path, keep) = (path.clone(), 0);
+                    upserts.push(Upsert { path, entry, keep });
+                }
+            }
+        }
+        let content = writer.finish();
+        for upsert in &mut upserts {
+            content.settle(&mut upsert.entry);
+        }
+        if let Some(pack) = &content.pack {
+            self.new
+                .put_checked_pack(pack.id, pack.bytes.clone())
+                .await?;
+        }
+        let body = Body::Push(PushBody {
+            base,
+            upserts,
+            deletes,
+        });
+        let introduced = content.introduced;
+        let head = DraftHead::new(Kind::Push, from.machine, from.nonce, introduced);
+        StoredDraft::new(head, body, &content.inline)
+    }
+
+    /// An entry with its content where the new store can have it.
+    async fn carry(&self, entry: &Entry, writer: &mut ContentWriter) -> Result<Entry> {
+        let Entry::File(file) = entry else {
+            return Ok(entry.clone());
+        };
+        let mut carried = file.clone();
+        carried.chunks.clear();
+        for batch in batches(&file.chunks) {
+            let places: Vec<Location> = batch.iter().map(|chunk| chunk.at).collect();
+            let frames = self.old.read(&places).await?;
+            for (chunk, frame) in batch.iter().zip(&frames) {
+                let raw = open_chunk(chunk, frame)?;
+                carried
+                    .chunks
+                    .push(writer.add(chunk.digest, &raw, Band::Compressed)?);
+                if let Some(pack) = writer.take_full_pack(self.entropy) {
+                    self.new.put_checked_pack(pack.id, pack.bytes).await?;
+                }
+            }
+        }
+        Ok(Entry::File(carried))
+    }
+}
+
+/// Runs of chunks that are little enough to be read at once.
+fn batches(chunks: &[Chunk]) -> impl Iterator<Item = &[Chunk]> {
+    let mut bytes = 0;
+    chunks.chunk_by(move |before, _| {
+        bytes += u64::from(before.at.stored);
+        let goes_on = bytes < READ_BYTES;
+        if !goes_on {
+            bytes = 0;
+        }
+        goes_on
+    })
+}

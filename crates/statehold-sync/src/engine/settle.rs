@@ -1,0 +1,93 @@
+//! What an earlier run left open: a push whose end nobody knows, and whether the log is still the one that is known.
+
+use std::sync::Arc;
+
+use statehold_core::id::Nonce;
+use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_repository::Error;
+use statehold_repository::format::record::StoredDraft;
+
+use super::{Engine, Result};
+use crate::index::{Checkout, Index};
+use crate::journal::{Journal, Journaled};
+
+impl Engine {
+    /// Hands in a journaled push again, so that its end is known. Where the log has gone on from another
+    /// store and doesn't take it, gives its nonce, and the journal stays until a push has taken its place.
+    pub(super) async fn settle(&self, index: &mut Index) -> Result<Option<Nonce>> {
+        let journal = Journal::of(&self.workspace);
+        let Some(Journaled { packs, draft }) = journal.read()? else {
+            return Ok(None);
+        };
+        self.check_may_push()?;
+        if index.checkout.is_none() {
+            self.refresh(index, None).await?;
+        }
+        self.confirm(index).await?;
+        let known = index
+            .checkout
+            .as_ref()
+            .map(|checkout| Arc::clone(&checkout.state));
+        let Some(known) = known else {
+            return Ok(None);
+        };
+        match self.remote.push(&packs, &draft, &known).await {
+            Ok(stored) => {
+                self.refresh(index, None).await?;
+                if let Some(checkout) = &mut index.checkout {
+                    agree_on(checkout, &draft, stored.record.reference());
+                    checkout.land();
+                }
+                self.write_index(index)?;
+            }
+            // It never landed and never will; its files are scanned and planned like any other.
+            Err(error @ (Error::Conflict { .. } | Error::Refused { .. })) => {
+                tracing::info!(%error, "an interrupted push did not land");
+                self.refresh(index, None).await?;
+                let checkout = index.checkout.as_ref();
+                if checkout.is_some_and(|checkout| checkout.state.epoch() > 0) {
+                    return Ok(Some(draft.draft.head.nonce));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        journal.clear()?;
+        Ok(None)
+    }
+
+    /// Makes sure that the repository is the one that is known, or of a later epoch; then it is known.
+    pub(super) async fn confirm(&self, index: &mut Index) -> Result<()> {
+        let Some(checkout) = &index.checkout else {
+            return Ok(());
+        };
+        match self.remote.confirm(checkout.state.head).await {
+            Err(error) if is_another_log(&error) => self.refresh(index, None).await,
+            confirmed => Ok(confirmed?),
+        }
+    }
+}
+
+/// Whether an error may mean that another log stands there than the one that is known.
+pub(super) const fn is_another_log(error: &Error) -> bool {
+    use Error::{Damaged, Diverged, NotFound};
+    matches!(error, Diverged { .. } | Damaged { .. } | NotFound { .. })
+}
+
+/// Says that the end of a push is not known yet, while reading goes on.
+pub(super) fn still_to_settle(error: &Error) {
+    tracing::warn!(%error, "an interrupted push has still to be settled");
+}
+
+/// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
+pub(super) fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft, record: RecordRef) {
+    // What a rollback puts in place there is not in the folder yet.
+    let Body::Push(push) = &pushed.draft.body else {
+        return;
+    };
+    for Upsert { path, entry, .. } in &push.upserts {
+        checkout.set_base(path, Some(entry.signature()), record.number);
+    }
+    for path in &push.deletes {
+        checkout.set_base(path, None, record.number);
+    }
+}
