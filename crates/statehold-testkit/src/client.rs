@@ -299,9 +299,10 @@ impl Client {
         auditor.check_earlier(&state)?;
         for (path, entry) in state.tree.iter() {
             let Entry::File(file) = entry else { continue };
-            let read = self.content(&**remote, file).await;
-            let read = match read {
+            let read = match self.content(&**remote, file).await {
                 Err(Error::NotFound { .. }) if auditor.has_expired(number) => return Ok(()),
+                // It was moved and deleted since the listing was read; another look says where it is now.
+                Err(Error::NotFound { .. }) => self.content_now(&**remote, number, path).await,
                 read => read,
             };
             let what = format!("restoring {path} at {number}");
@@ -314,6 +315,23 @@ impl Client {
         self.note(&format!("restores {number}"));
         self.around.restored.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What [`Self::content`] gives of a path at a record, by where it lies now.
+    async fn content_now(
+        &self,
+        remote: &dyn Remote,
+        number: u64,
+        path: &RepoPath,
+    ) -> Result<Digest> {
+        let state = load_at(remote, Point::Record(number)).await?;
+        match state.tree.get(path.as_str()) {
+            Some(Entry::File(file)) => self.content(remote, file).await,
+            _ => Err(Error::damaged(
+                "the listing",
+                format!("{path} is not in it any more"),
+            )),
+        }
     }
 
     /// The digest of a file's content, read chunk by chunk.

@@ -153,13 +153,13 @@ pub(super) fn run(args: ServeArgs, output: Output) -> Result<ExitCode> {
             upload: settings.upload.min(floor),
         };
         let started = Started::on(store, args.listen, tls, &home()?, settings).await?;
+        started.announce(output);
         if started.gateway.awaits_promotion().await? {
             complain(&format!(
                 "this store is a replica that nobody has gone on with; if the first store is lost, stop \
                  and run `statehold promote {location}`, so that machines push again what it lacks"
             ));
         }
-        started.announce(output);
         let collecting = args.compact_every.0.map(|every| {
             let gateway = started.gateway.clone();
             tokio::spawn(async move { gateway.keep_collecting(every).await })
