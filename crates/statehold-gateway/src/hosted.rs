@@ -36,8 +36,6 @@ use crate::replication::Changes;
 
 /// Appends that may wait for one repository; the next one is asked to come back later.
 pub const QUEUE_MAX: usize = 64;
-/// How often a collector looks again because another one came first.
-const COLLECTING_ROUNDS_MAX: usize = 4;
 
 /// Packs that are remembered to be in the store.
 const PACKS_KNOWN_MAX: usize = 256;
@@ -153,7 +151,6 @@ impl HostedRepository {
     /// Makes what was ever at a path unreadable, and deletes it.
     pub(crate) async fn purge(&self, settings: Settings, path: RepoPath) -> Result<Collected> {
         self.collect(move |inner| {
-            let path = path.clone();
             async move {
                 Collector::new(&inner.repository, settings)
                     .purge(&path)
@@ -164,25 +161,15 @@ impl HostedRepository {
         .await
     }
 
-    /// Collects when nobody else does here, and carries it through even when the caller goes away. Another
-    /// gateway's collector may come first; then this one looks again.
+    /// Collects when nobody else does here, and carries it through even when the caller goes away.
     async fn collect(
         &self,
-        work: impl Fn(Arc<Inner>) -> BoxFuture<'static, Result<Collected>> + Send + 'static,
+        work: impl FnOnce(Arc<Inner>) -> BoxFuture<'static, Result<Collected>> + Send + 'static,
     ) -> Result<Collected> {
         let inner = Arc::clone(&self.inner);
         let task = async move {
             let _alone = inner.collecting.lock().await;
-            for _ in 0..COLLECTING_ROUNDS_MAX {
-                match work(Arc::clone(&inner)).await {
-                    Err(Error::Conflict { .. }) => {}
-                    collected => return collected,
-                }
-            }
-            Err(Error::Unavailable {
-                what: "collecting".into(),
-                source: "others collect in this repository too; try again later".into(),
-            })
+            work(Arc::clone(&inner)).await
         };
         let done = self.inner.tasks.spawn(task).await;
         done.unwrap_or_else(|error| {

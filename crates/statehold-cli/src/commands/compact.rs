@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use statehold_core::limits::RETENTION_FLOOR_DAYS;
 use statehold_repository::collect::{Collected, Compacted, Removed};
 use statehold_repository::wire::bodies::CompactRequest;
 
@@ -22,8 +21,8 @@ use crate::report::{Appended, record_append};
 #[command(
     after_help = "What goes is said by `statehold forget` and by snapshots. Content that is still needed is
 moved together; the rest is condemned, and deleted by a later run when 7 days have passed.
-Machines go on pushing and pulling meanwhile. A gateway does this by itself; by hand it
-takes a key of the role maintain.
+Machines go on pushing and pulling meanwhile. A gateway does this by itself where
+`statehold serve --compact-every` says so; by hand it takes a key of the role maintain.
 
 Examples:
   statehold compact --dry
@@ -84,7 +83,7 @@ fn lines_of(compacted: &Compacted) -> Vec<String> {
     )];
     if compacted.condemned > 0 {
         lines.push(format!(
-            "condemned   {}, {}: less than half of each is needed; deleted after {RETENTION_FLOOR_DAYS} days",
+            "condemned   {}, {}: less than half of each is needed; deleted by a later compaction",
             count(compacted.condemned as u64, "pack"),
             size(compacted.condemned_bytes),
         ));

@@ -145,19 +145,38 @@ impl<'a> Collector<'a> {
     }
 
     /// Lets go of what the policy lets go, and moves what is still needed of packs less than half alive.
-    /// An expiry of over half of the points waits until it is approved. [`Error::Conflict`] says that
-    /// another collector came first: looking again goes on from there.
+    /// An expiry of over half of the points waits until it is approved. Where another collector comes first,
+    /// this one looks again.
     pub async fn compact(&self, is_approved: bool) -> Result<Compacted> {
-        let look = look(self.repository, None).await?;
-        let plan = plan(&look, self.wish(is_approved));
-        self.carry_out(&look, &plan).await
+        let mut rounds = 0;
+        loop {
+            match self.try_compact(self.wish(is_approved), None).await {
+                Err(error) => again(&mut rounds, error)?,
+                compacted => return compacted,
+            }
+        }
     }
 
     /// Deletes what was condemned long enough ago and is named by nothing that is kept, and finishes what
-    /// an earlier collector began. [`Error::Conflict`] says that another one came first.
+    /// an earlier collector began.
     pub async fn remove(&self) -> Result<Removed> {
+        self.remove_with(None).await
+    }
+
+    /// [`Self::remove`], and what one compaction condemned at once.
+    async fn remove_with(&self, at_once: Option<u64>) -> Result<Removed> {
+        let mut rounds = 0;
+        loop {
+            match self.try_remove(at_once).await {
+                Err(error) => again(&mut rounds, error)?,
+                removed => return removed,
+            }
+        }
+    }
+
+    async fn try_remove(&self, at_once: Option<u64>) -> Result<Removed> {
         let look = look(self.repository, None).await?;
-        self.remove_after(&look, None).await
+        self.remove_after(&look, at_once).await
     }
 
     /// [`Self::compact`], and then [`Self::remove`].
@@ -169,30 +188,33 @@ impl<'a> Collector<'a> {
     }
 
     /// Makes the content that was ever at a path, or beneath it, unreadable at every point, and deletes it
-    /// at once. The directory must not have it any more.
+    /// at once. The directory must not have it any more. Killed between the two, it leaves the deleting to a
+    /// removal after the floor.
     pub async fn purge(&self, path: &RepoPath) -> Result<Collected> {
-        let looked = look(self.repository, Some(path)).await?;
-        let mut entries = looked.state.tree.iter();
-        let has = |entry| {
-            let mut chunks = look::chunks_of(entry).iter();
-            chunks.any(|chunk| looked.wanted.contains(&chunk.digest))
-        };
-        if let Some((there, _)) = entries.find(|(_, entry)| has(entry)) {
-            return Err(Error::refused(format!(
-                "{there} still has content that was at {path}; delete it first, then purge"
-            )));
-        }
         let wish = Wish {
             is_purge: true,
             ..self.wish(false)
         };
-        let compacted = self.carry_out(&looked, &plan(&looked, wish)).await?;
-        let looked = look(self.repository, None).await?;
-        let removed = self.remove_after(&looked, compacted.record).await?;
+        let mut rounds = 0;
+        let compacted = loop {
+            match self.try_compact(wish, Some(path)).await {
+                Err(error) => again(&mut rounds, error)?,
+                Ok(compacted) => break compacted,
+            }
+        };
         Ok(Collected {
+            removed: Some(self.remove_with(compacted.record).await?),
             compacted,
-            removed: Some(removed),
         })
+    }
+
+    /// One look, and what follows from it; with the content that was ever at a path, if that is to go.
+    async fn try_compact(&self, wish: Wish, purged: Option<&RepoPath>) -> Result<Compacted> {
+        let looked = look(self.repository, purged).await?;
+        if let Some(path) = purged {
+            check_absent(&looked, path)?;
+        }
+        self.carry_out(&looked, &plan(&looked, wish)).await
     }
 
     fn wish(&self, is_approved: bool) -> Wish {
@@ -383,6 +405,37 @@ impl<'a> Collector<'a> {
             return Ok(state);
         }
         Ok(state)
+    }
+}
+
+/// How often a collector looks again before it says why it cannot go on.
+const ROUNDS_MAX: u32 = 4;
+
+/// Lets another round begin where another collector came first, or took away what this one was reading.
+fn again(rounds: &mut u32, error: Error) -> Result<()> {
+    let is_overtaken = matches!(
+        error,
+        Error::Conflict { .. } | Error::Retired { .. } | Error::NotFound { .. }
+    );
+    if !is_overtaken || *rounds == ROUNDS_MAX {
+        return Err(error);
+    }
+    *rounds += 1;
+    Ok(())
+}
+
+/// Refuses to purge what the directory still has.
+fn check_absent(look: &Look, path: &RepoPath) -> Result<()> {
+    let has = |entry| {
+        let mut chunks = look::chunks_of(entry).iter();
+        chunks.any(|chunk| look.wanted.contains(&chunk.digest))
+    };
+    let mut entries = look.state.tree.iter();
+    match entries.find(|(_, entry)| has(entry)) {
+        Some((there, _)) => Err(Error::refused(format!(
+            "{there} still has content that was at {path}; delete it first, then purge"
+        ))),
+        None => Ok(()),
     }
 }
 
