@@ -114,9 +114,9 @@ pub const PAGE_ENTRIES_AVERAGE: u16 = 1_024;
 /// Most entries in one listing page.
 pub const PAGE_ENTRIES_MAX: usize = 4_096;
 
-/// Records fetched side by side while looking for the head. Whoever is further behind takes a listing
-/// and segments: fewer requests than one for each record, and fewer that wait for one another.
-pub const HEAD_WINDOW_MAX: u64 = 2;
+/// Whoever is more records behind than this begins with a checkpoint instead of reading them: those up to it are
+/// fewer reads than a checkpoint, its listing and what follows it.
+pub const FAR_BEHIND_RECORDS: usize = 64;
 /// Stored bytes that one answer of the log may hold before the reader asks again.
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most records that are asked for by their numbers at once.

@@ -171,21 +171,24 @@ pub(crate) async fn log(access: Access, Asked(query): Asked<LogQuery>) -> Answer
         Some(until) => records_until(&repository, query.after, until).await?,
     };
     let frames = batch.records.into_iter().map(record_frame).collect();
-    Ok(Frames::new(frames, query.after, batch.more))
+    Ok(Frames::new(frames, query.after, batch.more).far(batch.far))
 }
 
-/// The records after one. A client that knows its id is told where nothing follows because another log
-/// stands here than the one it knows; where something does, the chain shows that.
+/// The records after one. A client that knows its id wants to get on from there: it is told where nothing
+/// follows because another log stands here than the one it knows (where something does, the chain shows that), and
+/// where so much does that an opening is sooner had.
 pub(crate) async fn records_since(
     repository: &HostedRepository,
     after: u64,
     id: Option<Digest>,
 ) -> Answer<Batch> {
-    let batch = repository.records(after).await?;
-    if let Some(id) = id.filter(|_| batch.records.is_empty()) {
-        repository.confirm(RecordRef { number: after, id }).await?;
-    }
-    Ok(batch)
+    Ok(match id {
+        Some(id) => {
+            let known = RecordRef { number: after, id };
+            repository.records_since(known, None).await?
+        }
+        None => repository.records(after).await?,
+    })
 }
 
 /// A segment after the other, until it is enough for one answer.
@@ -204,7 +207,11 @@ async fn records_until(repository: &HostedRepository, after: u64, until: u64) ->
         last = next;
     }
     let more = last < until;
-    Ok(Batch { records, more })
+    Ok(Batch {
+        records,
+        more,
+        far: false,
+    })
 }
 
 /// Whoever asks for records by their numbers may ask for some that don't exist.
@@ -587,9 +594,18 @@ impl Frames {
             frames: frames.len() as u64,
             more,
             head,
+            far: false,
         };
         frames.push(Frame::End(end));
         Self(frames)
+    }
+
+    /// Says whether the records go on for so long that an opening is sooner had.
+    fn far(mut self, far: bool) -> Self {
+        if let Some(Frame::End(end)) = self.0.last_mut() {
+            end.far = far;
+        }
+        self
     }
 }
 

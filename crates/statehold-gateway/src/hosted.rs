@@ -20,6 +20,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{Kind, NewPack, RecordRef};
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::collect::{Collected, Collector, Settings, Usage};
 use statehold_repository::content::{check_pack, open_chunk};
@@ -391,6 +392,15 @@ impl Remote for HostedRepository {
     async fn records(&self, after: u64) -> Result<Batch> {
         // The one read that finds nothing new also settles that nothing is.
         self.inner.repository.records(after).await
+    }
+
+    async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        let batch = self.inner.repository.records_if_near(known.number).await?;
+        // Where a record follows, the chain shows whether it follows this one.
+        if batch.records.is_empty() {
+            self.confirm(known).await?;
+        }
+        Ok(batch)
     }
 
     async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {

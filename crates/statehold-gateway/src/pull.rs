@@ -36,7 +36,8 @@ pub(crate) async fn pull(access: Access, Asked(query): Asked<PullQuery>) -> Answ
     let repository = access.repository(Role::Read).await?;
     check_number(query.since)?;
     let batch = records_since(&repository, query.since, query.id).await?;
-    let places = match batch.more {
+    let (more, far) = (batch.more, batch.far);
+    let places = match more {
         // What the next records leave of it is not known yet.
         true => Vec::new(),
         false => wanted(content_brought(
@@ -55,7 +56,7 @@ pub(crate) async fn pull(access: Access, Asked(query): Asked<PullQuery>) -> Answ
         .buffered(WINDOWS_AHEAD)
         .flat_map(stream::iter);
     let frames = stream::iter(records).chain(content);
-    Ok(streamed(frames, head, batch.more))
+    Ok(streamed(frames, head, more, far))
 }
 
 /// What comes along, up to the bound. The client reads the rest by itself.
@@ -111,13 +112,19 @@ async fn read_window(repository: HostedRepository, window: Vec<Location>) -> Vec
 }
 
 /// An answer of frames as they come, and the end that counts them.
-fn streamed(frames: impl Stream<Item = Frame> + Send + 'static, head: u64, more: bool) -> Response {
+fn streamed(
+    frames: impl Stream<Item = Frame> + Send + 'static,
+    head: u64,
+    more: bool,
+    far: bool,
+) -> Response {
     let with_end = frames.map(Some).chain(stream::iter([None]));
     let counted = with_end.scan(0, move |count, frame| {
         let frame = frame.unwrap_or(Frame::End(End {
             frames: *count,
             more,
             head,
+            far,
         }));
         *count += 1;
         std::future::ready(Some(frame))

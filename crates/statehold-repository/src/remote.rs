@@ -82,7 +82,8 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
     /// failing at this loses nothing.
     async fn tend(&self, state: &Arc<State>) -> Result<()>;
 
-    /// [`Self::records`] after one that has to stand in the log, as [`Self::confirm`] makes sure. With a scope,
+    /// [`Self::records`] after one that has to stand in the log, as [`Self::confirm`] makes sure, for a reader
+    /// that wants the newest state and none of those on the way ([`Batch::far`]). With a scope,
     /// for a caller that goes on to [`Self::read`] the content that they bring to its paths: a remote may
     /// fetch it along the way, and keep a bounded part of it for then.
     async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
@@ -140,6 +141,9 @@ pub struct Batch {
     pub records: Vec<StoredRecord>,
     /// Whether there may be more after them.
     pub more: bool,
+    /// Whether there are so many more that whoever wants the newest state gets there sooner by a checkpoint.
+    /// Only [`Remote::records_since`] says so, and then it gives the first alone.
+    pub far: bool,
 }
 
 /// What a reader without a state begins with.
@@ -411,6 +415,15 @@ async fn follow(
                 Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
                 taken => taken?,
             };
+        }
+        if batch.far {
+            // The next record has shown that the log goes on from the state.
+            let newest = load(remote).await?.state;
+            if newest.head.number > head.number {
+                return Ok(newest);
+            }
+            let reason = format!("it ends at record {} when read anew", newest.head.number);
+            return Err(Error::damaged("the log", reason));
         }
         if !batch.more {
             return Ok(follower.into_state());

@@ -14,9 +14,12 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{PackId, RepositoryId};
-use statehold_core::limits::{HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_RECORDS};
+use statehold_core::limits::{
+    FAR_BEHIND_RECORDS, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_RECORDS,
+};
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use tokio::sync::OnceCell;
 
@@ -32,10 +35,16 @@ use crate::store::{Creation, Store};
 
 /// Requests under way at once for one caller.
 const PARALLEL: usize = 16;
+/// The same where records are read: whoever is not far behind reads all in one round.
+const PARALLEL_RECORDS: usize = 24;
 /// Stored bytes of records kept in memory.
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// So many records of a segment are worth reading all of it.
 const SEGMENT_WORTH_RECORDS: u64 = 4;
+/// A record that is younger was met by a reader who looks often, in milliseconds.
+const RECENT_MS: i64 = 3 * 60 * 1_000;
+/// So many more records are looked for by such a reader before it takes a listing.
+const RECENT_RECORDS: u64 = 3;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
 const BEGINNING_BYTES: u64 = 16 * 1024;
 
@@ -302,7 +311,7 @@ impl Repository {
                 false => Ok(None),
             }
         };
-        let parts = stream::iter(parts).map(read).buffered(PARALLEL);
+        let parts = stream::iter(parts).map(read).buffered(PARALLEL_RECORDS);
         let (mut parts, end): (Vec<(Vec<StoredRecord>, bool)>, _) =
             futures::try_join!(parts.try_collect(), end)?;
         // A segment is a cache. Its last record has to be the one that the log names, and then the
@@ -340,7 +349,7 @@ impl Repository {
         };
         stream::iter(from..=to)
             .map(one)
-            .buffered(PARALLEL)
+            .buffered(PARALLEL_RECORDS)
             .try_collect()
             .await
     }
@@ -369,21 +378,84 @@ impl Repository {
             .collect())
     }
 
-    /// Whether a record is lost: those after it were found, and it isn't there even now.
-    async fn check_gap(&self, from: u64, found: &[Option<StoredRecord>]) -> Result<()> {
-        let Some(gap) = found.iter().position(Option::is_none) else {
-            return Ok(());
+    /// The records after one, or how to get to the newest state sooner, as [`Remote::records_since`] has it, for
+    /// who makes sure of that record in another way.
+    pub async fn records_if_near(&self, after: u64) -> Result<Batch> {
+        let next = self.next_records(after).await?;
+        if next.is_all {
+            return Ok(next.batch());
+        }
+        let numbers = self.first_numbers_after(next.last(after)).await?;
+        if numbers.len() > FAR_BEHIND_RECORDS {
+            return Ok(Batch {
+                far: true,
+                ..next.batch()
+            });
+        }
+        self.with_listed(next, after, &numbers).await
+    }
+
+    /// At least the first of them, in one request.
+    async fn first_numbers_after(&self, after: u64) -> Result<Vec<u64>> {
+        let after = layout::record(after);
+        let keys = self.store.list_first(layout::LOG, &after).await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| layout::parse_record(key))
+            .collect())
+    }
+
+    /// The records after one that are in memory, and the first few that the store has to be asked for. Who finds
+    /// none there knows all for one read. Who finds one that is not of the last minutes has missed many, as a
+    /// rule, and goes on by a listing at once: it tells how many, so that they are read in one round. Of
+    /// those that are, the next few are looked for first, since a listing costs as much as a write. So it is in a folder,
+    /// where it goes through all of the log.
+    async fn next_records(&self, after: u64) -> Result<Next> {
+        let mut next = Next::default();
+        while next.bytes < LOG_BATCH_BYTES {
+            let number = next.last(after) + 1;
+            let Some(kept) = self.recent().get(number).cloned() else {
+                break;
+            };
+            next.push(kept);
+        }
+        if next.bytes >= LOG_BATCH_BYTES {
+            return Ok(next);
+        }
+        let Some(first) = self.record(next.last(after) + 1).await? else {
+            next.is_all = true;
+            return Ok(next);
         };
-        if found[gap..].iter().all(Option::is_none) {
-            return Ok(());
+        self.remember(&first);
+        let now = self.store.time(&*self.clock).as_millis();
+        let age = now.saturating_sub(first.record.envelope.time.as_millis());
+        next.push(first);
+        if age >= RECENT_MS && !self.store.is_folder() {
+            return Ok(next);
         }
-        let number = from + gap as u64;
-        match self.record(number).await? {
-            Some(_) => Ok(()),
-            None => Err(Error::NotFound {
-                object: layout::record(number),
-            }),
+        let from = next.last(after) + 1;
+        let found: Vec<Option<StoredRecord>> = stream::iter(from..from + RECENT_RECORDS)
+            .map(|number| self.record(number))
+            .buffered(PARALLEL)
+            .try_collect()
+            .await?;
+        // Those after a lost one tell it from the end of the log.
+        let end = found.iter().position(Option::is_none);
+        next.is_all = end.is_some_and(|end| found[end..].iter().all(Option::is_none));
+        for stored in found.into_iter().map_while(|found| found) {
+            self.remember(&stored);
+            next.push(stored);
         }
+        Ok(next)
+    }
+
+    /// Records, and those after them that a listing found, as far as a batch holds.
+    async fn with_listed(&self, next: Next, after: u64, numbers: &[u64]) -> Result<Batch> {
+        let from = next.last(after) + 1;
+        let rest = self.listed(from, numbers, next.bytes).await?;
+        let mut records = next.records;
+        records.extend(rest.records);
+        Ok(Batch { records, ..rest })
     }
 
     /// Records from `from` on, as far as the listing says and a batch holds. A record is only made
@@ -398,7 +470,7 @@ impl Repository {
         let (mut records, mut next) = (Vec::new(), from);
         while next <= end && bytes < LOG_BATCH_BYTES {
             // Up to the end of a segment, so that the next round begins with a whole one.
-            let aligned = (next / SEGMENT_RECORDS + 4) * SEGMENT_RECORDS;
+            let aligned = (next / SEGMENT_RECORDS + 5) * SEGMENT_RECORDS;
             let last = aligned.min(end);
             for stored in self.range(next, last).await? {
                 bytes += stored.bytes.len();
@@ -407,7 +479,40 @@ impl Repository {
             next = last + 1;
         }
         let more = next <= end;
-        Ok(Batch { records, more })
+        Ok(Batch {
+            records,
+            more,
+            far: false,
+        })
+    }
+}
+
+/// What [`Repository::next_records`] finds.
+#[derive(Debug, Default)]
+struct Next {
+    records: Vec<StoredRecord>,
+    bytes: usize,
+    /// Whether there are no more.
+    is_all: bool,
+}
+
+impl Next {
+    fn push(&mut self, stored: StoredRecord) {
+        self.bytes += stored.bytes.len();
+        self.records.push(stored);
+    }
+
+    /// The number of the last, or of the one that they are after.
+    const fn last(&self, after: u64) -> u64 {
+        after + self.records.len() as u64
+    }
+
+    fn batch(self) -> Batch {
+        Batch {
+            more: !self.is_all,
+            records: self.records,
+            far: false,
+        }
     }
 }
 
@@ -445,46 +550,18 @@ impl Remote for Repository {
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
-        let Some(first) = self.record(after + 1).await? else {
-            return Ok(Batch::default());
-        };
-        self.remember(&first);
-        let mut records = vec![first];
-        let mut window = 1;
-        loop {
-            let from = after + 1 + records.len() as u64;
-            let found: Vec<Option<StoredRecord>> = stream::iter(from..from + window)
-                .map(|number| self.record(number))
-                .buffered(PARALLEL)
-                .try_collect()
-                .await?;
-            let complete = found.iter().all(Option::is_some);
-            self.check_gap(from, &found).await?;
-            for stored in found.into_iter().map_while(|found| found) {
-                self.remember(&stored);
-                records.push(stored);
-            }
-            if !complete {
-                return Ok(Batch {
-                    records,
-                    more: false,
-                });
-            }
-            if window >= HEAD_WINDOW_MAX {
-                break;
-            }
-            window *= 2;
+        let next = self.next_records(after).await?;
+        if next.is_all {
+            return Ok(next.batch());
         }
-        // Far behind: the listing says how far, and segments make it few reads.
-        let last = after + records.len() as u64;
-        let numbers = self.numbers_after(last).await?;
-        let bytes = records.iter().map(|stored| stored.bytes.len()).sum();
-        let rest = self.listed(last + 1, &numbers, bytes).await?;
-        records.extend(rest.records);
-        Ok(Batch {
-            records,
-            more: rest.more,
-        })
+        let numbers = self.numbers_after(next.last(after)).await?;
+        self.with_listed(next, after, &numbers).await
+    }
+
+    async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        // A store that lost its newest records has nothing new to tell either.
+        let both = futures::try_join!(self.records_if_near(known.number), self.confirm(known));
+        both.map(|(batch, ())| batch)
     }
 
     async fn records_until(&self, after: u64, until: u64) -> Result<Vec<StoredRecord>> {

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use statehold_core::environment::Clock;
 use statehold_core::limits::{
-    CLOCK_AHEAD_MS_MAX, RECORD_BYTES_MAX, STAGING_SECONDS, STORE_ATTEMPTS_MAX,
+    CLOCK_AHEAD_MS_MAX, FAR_BEHIND_RECORDS, RECORD_BYTES_MAX, STAGING_SECONDS, STORE_ATTEMPTS_MAX,
     STORE_BACKOFF_MS_MAX, STORE_BACKOFF_MS_MIN, STORE_BYTES_PER_SECOND_MIN,
 };
 use statehold_core::time::Timestamp;
@@ -585,8 +585,9 @@ enum Found {
     Existing,
 }
 
-/// How many keys [`Store::list_first`] looks at: some, in case the first is of no use.
-const FIRST_KEYS: usize = 8;
+/// How many keys [`Store::list_first`] looks at: some, in case the first is of no use, and enough of a log to
+/// tell who is far behind.
+const FIRST_KEYS: usize = 2 * FAR_BEHIND_RECORDS;
 
 fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
     object_store::Error::Generic {

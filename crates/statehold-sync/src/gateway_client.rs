@@ -613,8 +613,8 @@ impl Answer for Pulled {
             }
             Ok(())
         };
-        let End { more, .. } = each_frame(asked, response, take).await?;
-        let batch = Batch { records, more };
+        let End { more, far, .. } = each_frame(asked, response, take).await?;
+        let batch = Batch { records, more, far };
         Ok(Self { batch, content })
     }
 }
@@ -812,7 +812,11 @@ impl Remote for GatewayRemote {
         let more = end.more;
         Ok(Opening {
             checkpoint: checkpoint.map(|checkpoint| (checkpoint, trees)),
-            batch: Batch { records, more },
+            batch: Batch {
+                records,
+                more,
+                far: false,
+            },
             moves,
         })
     }
@@ -951,6 +955,7 @@ fn in_order(after: u64, mut batch: Batch) -> Result<Batch> {
         return Err(strange("other records than those asked for, in order"));
     }
     batch.more &= !batch.records.is_empty();
+    batch.far &= batch.more;
     Ok(batch)
 }
 

@@ -10,6 +10,7 @@ use reqwest::Response;
 use statehold_core::bands::Profile;
 use statehold_core::event::Outcome;
 use statehold_core::id::PackId;
+use statehold_core::limits::FAR_BEHIND_RECORDS;
 use statehold_core::plan::Direction;
 use statehold_core::point::Point;
 use statehold_core::scope::Scope;
@@ -569,6 +570,37 @@ async fn records_come_in_several_answers_and_content_with_the_last() {
     assert_eq!((end.more, end.head, sums(&frames).1), (false, 150, 1));
     let seen = advance_with_content(&remote, &early, Scope::All).await;
     assert_eq!(seen.unwrap(), state);
+}
+
+/// Goal: a machine that was away for long is there in two requests, whatever it missed.
+#[tokio::test]
+async fn who_is_far_behind_begins_with_a_checkpoint() {
+    let store = Store::memory();
+    let running = start(&store).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let mut state = load(&remote).await.unwrap().state;
+    let mut known = Vec::new();
+    for index in 0..200_u32 {
+        let (draft, _) = push(&state, &[(&format!("{}", index % 7), &noise(100))]);
+        remote.push(&[], &draft, &state).await.unwrap();
+        state = advance(&remote, &state).await.unwrap();
+        known.push(Arc::clone(&state));
+    }
+    // Another gateway, which has none of it in memory.
+    let other = start(&store).await;
+    let front = front(&other).await;
+    let reader = through(&front, &key).await;
+    for (behind, expected) in [
+        (190, vec!["GET /_pull", "GET /v1/open"]),
+        (FAR_BEHIND_RECORDS, vec!["GET /_pull"]),
+    ] {
+        front.take_lines();
+        let early = &known[known.len() - 1 - behind];
+        let seen = advance_with_content(&reader, early, Scope::All).await;
+        assert_eq!(*seen.unwrap(), *state, "{behind}");
+        assert_eq!(requests(&front), expected, "{behind}");
+    }
 }
 
 /// Goal: damage in the store stops neither the pull nor the message about it.

@@ -142,7 +142,7 @@ impl Repository {
             checkpoint: Some((checkpoint, trees)),
             batch: Batch {
                 records: vec![record],
-                more: false,
+                ..Batch::default()
             },
             moves: None,
         })
@@ -189,7 +189,7 @@ impl Repository {
             return match self.range(from, until).await {
                 Ok(records) => Ok(Batch {
                     records,
-                    more: false,
+                    ..Batch::default()
                 }),
                 // Past the end of the log, unless something is lost: the listing tells.
                 Err(Error::NotFound { .. }) => self.listed_from(own).await,

@@ -110,6 +110,9 @@ pub struct End {
     /// Number of the newest record of the answer, or of the one it follows when it holds none.
     #[serde(default)]
     pub head: u64,
+    /// Whether there is so much more that an opening is sooner had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub far: bool,
 }
 
 /// Bytes of a payload before the stored ones, and the most of it that there may be in all.

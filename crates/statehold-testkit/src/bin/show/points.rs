@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
 use statehold_core::id::RepositoryId;
-use statehold_core::limits::CHECKPOINT_RECORDS_MIN;
+use statehold_core::limits::FAR_BEHIND_RECORDS;
 use statehold_core::point::Point;
 use statehold_core::record::{Body, Kind, SnapshotBody};
 use statehold_core::snapshot::SnapshotId;
@@ -43,13 +43,10 @@ pub(crate) struct PointsArgs {
 const REQUESTS_MAX: u64 = 24;
 /// Rounds before the first content.
 const ROUNDS_MAX: u64 = 3;
-/// A machine that pulls looks for one record more before it asks how far it is behind.
-const PULL: &str = "a pull, up to 32 records behind";
-/// Rounds of that.
-const PULL_ROUNDS_MAX: u64 = 5;
-/// One that was away reads every record that it missed, since the chain vouches for each: sixteen at a time,
-/// whatever the bound.
+/// One that was away finds that out by two rounds, and begins with a checkpoint then.
 const AWAY: &str = "a pull, half of all records behind";
+/// Rounds of that.
+const AWAY_ROUNDS_MAX: u64 = 5;
 /// Files in the repository.
 const FILES: u64 = 1_000;
 /// Between two records.
@@ -142,7 +139,7 @@ async fn show(args: &PointsArgs) -> Result<()> {
     rows.push(("the newest 20 records", worst));
 
     let mut worst = Worst::default();
-    for back in [0, 1, 20, CHECKPOINT_RECORDS_MIN] {
+    for back in (0..=FAR_BEHIND_RECORDS as u64).filter(|back| *back < args.count) {
         let known = state_at(&scene, scene.head.head.number - back).await?;
         let repository = scene.open().await?;
         measured(&scene, &mut worst, async {
@@ -152,7 +149,7 @@ async fn show(args: &PointsArgs) -> Result<()> {
         })
         .await?;
     }
-    rows.push((PULL, worst));
+    rows.push(("a pull, up to 64 records behind", worst));
 
     let mut worst = Worst::default();
     let repository = scene.open().await?;
@@ -227,9 +224,9 @@ async fn show(args: &PointsArgs) -> Result<()> {
     for (kind, (number, bytes, largest)) in &kinds {
         println!("| {kind} | {number} | {bytes} | {largest} |");
     }
-    for (what, worst) in rows.iter().filter(|(what, _)| *what != AWAY) {
-        let rounds = if *what == PULL {
-            PULL_ROUNDS_MAX
+    for (what, worst) in &rows {
+        let rounds = if *what == AWAY {
+            AWAY_ROUNDS_MAX
         } else {
             ROUNDS_MAX
         };
