@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 use statehold_testkit::process::RealMachine;
@@ -279,6 +280,58 @@ fn a_rollback_brings_every_machine_back() {
             "rollback", "rollback", "rollback", "push", "snapshot", "push"
         ]
     );
+}
+
+/// Goal: a rollback that is killed has happened on all machines or on none, and the next command settles it.
+/// Method: `kill -9` later and later in a run, from its start to past its end; another machine looks, the killed one
+/// goes on.
+#[test]
+fn a_killed_rollback_has_happened_or_has_not() {
+    const STEPS: u32 = 16;
+    let two = Two::new();
+    let (a, b) = (&two.a, &two.b);
+    for round in ["good", "bad"] {
+        for file in 0..150 {
+            a.write(&format!("d{}/f{file}", file % 7), round).unwrap();
+        }
+        run(a, &["push"], 0);
+    }
+    let label = |to: u64| format!("--confirm-label=record-{to}");
+    let bad = files(a);
+    run(b, &["pull"], 0);
+    let begun = Instant::now();
+    run(a, &["rollback", "--to", "1", "--apply", &label(1)], 0);
+    let whole = begun.elapsed() * 5 / 4;
+    let good = files(a);
+    let mut shown = 1;
+    let (mut had_happened, mut had_not) = (0, 0);
+    for step in 0..STEPS {
+        let to = 3 - shown;
+        let command = a.command(&["rollback", "--to", &to.to_string(), "--apply", &label(to)]);
+        let running = a.start(command, "").unwrap();
+        std::thread::sleep(whole * step / STEPS);
+        running.kill().unwrap();
+        run(b, &["pull"], 0);
+        let seen = files(b);
+        assert!(
+            seen == good || seen == bad,
+            "step {step}: half of it is there"
+        );
+        let happened = (seen == good) == (to == 1);
+        if happened {
+            had_happened += 1;
+            shown = to;
+        } else {
+            had_not += 1;
+        }
+        // What was under way when it was killed may still land, and is then taken in whole.
+        run(a, &["sync"], 0);
+        run(b, &["pull"], 0);
+        assert!(files(a) == files(b), "step {step}: they differ");
+        shown = if files(a) == good { 1 } else { 2 };
+        assert!(files(a) == good || files(a) == bad, "step {step}");
+    }
+    assert!(had_happened > 0 && had_not > 0, "{had_happened}, {had_not}");
 }
 
 /// Goal: what was never pushed is not lost by a rollback.
