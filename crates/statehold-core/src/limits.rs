@@ -121,6 +121,9 @@ pub const HEAD_WINDOW_MAX: u64 = 2;
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most records that are asked for by their numbers at once.
 pub const LOG_RANGE_RECORDS_MAX: u64 = 64;
+/// How often a reader looks again for content that collectors move while it reads, for each batch of it. One
+/// is enough unless several collect without a pause.
+pub const LOOKS_MAX: u32 = 4;
 /// Most ranges in one batched read.
 pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.

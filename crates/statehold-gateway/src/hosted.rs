@@ -27,7 +27,7 @@ use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
 use statehold_repository::store::Store;
-use statehold_repository::{Error, Remote, Repository, Result, layout};
+use statehold_repository::{Error, Remote, Repository, Result, Whereabouts, layout};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -233,8 +233,10 @@ impl HostedRepository {
         {
             return Ok(known);
         }
-        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
-        let frames = self.inner.repository.read(&places).await?;
+        let whereabouts = Whereabouts::of(state.head);
+        let frames = whereabouts
+            .read(&self.inner.repository, &file.chunks)
+            .await?;
         let mut text = Vec::new();
         for (chunk, frame) in file.chunks.iter().zip(&frames) {
             text.extend(open_chunk(chunk, frame)?);

@@ -24,10 +24,10 @@ use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
-use statehold_repository::Remote;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
+use statehold_repository::{Remote, Whereabouts};
 
 use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
@@ -471,7 +471,14 @@ impl Engine {
                 check_replaceable(&self.workspace.manifest_path())?;
             }
             if !incoming.is_empty() {
-                self.receive(now, &incoming, report).await?;
+                match self.receive(now, &incoming, report).await {
+                    // So long ago was it looked at that its state is let go by now. What came stays.
+                    Err(EngineError::Remote(statehold_repository::Error::Expired { .. })) => {
+                        self.look_again(now, options).await?;
+                        continue;
+                    }
+                    received => received?,
+                }
                 report.actions.extend(incoming);
             }
             match self.send(now, &outgoing, report).await {
@@ -534,6 +541,7 @@ impl Engine {
             scan: &now.scan,
             tree: &checkout.state.tree,
             remote: &*self.remote,
+            whereabouts: &Whereabouts::of(checkout.state.head),
             staging: &self.workspace.staging(),
             aside: self.workspace.conflicts().join(stamp.to_string()),
             is_unsaved: &is_unsaved,
