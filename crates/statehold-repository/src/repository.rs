@@ -36,6 +36,8 @@ const PARALLEL: usize = 16;
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// So many records of a segment are worth reading all of it.
 const SEGMENT_WORTH_RECORDS: u64 = 4;
+/// How often a pack is written that is gone when it is looked for.
+const PACK_ATTEMPTS_MAX: u32 = 3;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
 const BEGINNING_BYTES: u64 = 16 * 1024;
 
@@ -241,14 +243,21 @@ impl Repository {
         }
         self.see().await?;
         let key = layout::pack(id);
-        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
+        for _ in 0..PACK_ATTEMPTS_MAX {
+            if self.store.create(&key, bytes.clone()).await? == Creation::New {
+                return Ok(());
+            }
             // Names are never drawn twice, so this is the same pack sent again.
-            let there = self.store.read(&key).await?;
-            if there.as_ref() != Some(&bytes) {
-                return Err(Error::refused(format!("{key} exists with other content")));
+            match self.store.read(&key).await? {
+                Some(there) if there == bytes => return Ok(()),
+                Some(_) => {
+                    return Err(Error::refused(format!("{key} exists with other content")));
+                }
+                // A collector took it for garbage just then; whoever names it is told so.
+                None => {}
             }
         }
-        Ok(())
+        Err(Error::NotFound { object: key })
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {

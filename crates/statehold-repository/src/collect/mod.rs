@@ -411,11 +411,15 @@ impl<'a> Collector<'a> {
 /// How often a collector looks again before it says why it cannot go on.
 const ROUNDS_MAX: u32 = 4;
 
-/// Lets another round begin where another collector came first, or took away what this one was reading.
+/// Lets another round begin where another collector came first, or took away what this one was reading. What
+/// is still missing or cut short in the last one is damage.
 fn again(rounds: &mut u32, error: Error) -> Result<()> {
     let is_overtaken = matches!(
         error,
-        Error::Conflict { .. } | Error::Retired { .. } | Error::NotFound { .. }
+        Error::Conflict { .. }
+            | Error::Retired { .. }
+            | Error::NotFound { .. }
+            | Error::Damaged { .. }
     );
     if !is_overtaken || *rounds == ROUNDS_MAX {
         return Err(error);
