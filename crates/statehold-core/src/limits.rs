@@ -87,6 +87,12 @@ pub const RETENTION_DAYS: u32 = 30;
 pub const RETENTION_FLOOR_DAYS: u32 = 7;
 /// What no record knows may be an upload under way for this many hours.
 pub const UPLOAD_HOURS_MAX: u32 = 24;
+/// What a record holds may be an upload under way for so many hours after that record: a machine may be switched
+/// off over some days, and need not send again what it has sent.
+pub const HOLD_HOURS_MAX: u32 = 7 * 24;
+/// An upload that has lasted for so many hours holds its packs, and once more after as many: long before
+/// anybody takes them for garbage.
+pub const HOLD_HOURS: u32 = 6;
 /// With fewer points than this, no expiry needs approval.
 pub const APPROVAL_POINTS_MIN: usize = 20;
 /// Most packs that one record condemns, removes or holds.
@@ -169,6 +175,8 @@ pub const EVENT_LOGS_KEPT: usize = 5;
 // Relations that the code relies on, checked where the numbers stand.
 const _: () =
     assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_AVERAGE && CHUNK_BYTES_AVERAGE < CHUNK_BYTES_MAX);
+const _: () = assert!(2 * HOLD_HOURS <= UPLOAD_HOURS_MAX && UPLOAD_HOURS_MAX <= HOLD_HOURS_MAX);
+const _: () = assert!(HOLD_HOURS_MAX.is_multiple_of(UPLOAD_HOURS_MAX));
 const _: () = assert!(PACK_BYTES_TARGET + CHUNK_BYTES_MAX + (1 << 20) < PACK_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_RECORDS_MIN <= CHECKPOINT_RECORDS_MAX);
 const _: () = assert!(CHECKPOINT_RECORDS_MAX.is_multiple_of(SEGMENT_RECORDS));

@@ -16,6 +16,7 @@ use statehold_core::point::Point;
 use statehold_core::record::{Body, RecordRef};
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 
 use crate::content::Pack;
 use crate::error::{Error, Result};
@@ -65,6 +66,11 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
 
     /// The stored frames at these places, in the same order. The caller bounds their total.
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>>;
+
+    /// What time it is at the store, by the newest of its answers; `None` where none has said so.
+    fn time(&self) -> Option<Timestamp> {
+        None
+    }
 
     /// Writes a pack durably. Writing the same pack twice is no error.
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()>;

@@ -18,6 +18,7 @@ use statehold_core::limits::{HEAD_WINDOW_MAX, LOG_BATCH_BYTES, PACK_BYTES_MAX, S
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
@@ -529,6 +530,10 @@ impl Remote for Repository {
             found[index] = Some(bytes);
         }
         Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        Some(self.store.time(&*self.clock))
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

@@ -14,6 +14,7 @@ use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_repository::content::Pack;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -79,6 +80,10 @@ impl Remote for Hooked {
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         (self.hook)(Before::Read).await;
         self.inner.read(places).await
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        self.inner.time()
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use statehold_core::collection::{Moves, Place};
 use statehold_core::entry::ContentObject;
 use statehold_core::id::PackId;
-use statehold_core::limits::{COLLECTED_PACKS_MAX, LISTINGS_MAX, MOVES_MAX, SEGMENT_RECORDS};
+use statehold_core::limits::{
+    COLLECTED_PACKS_MAX, HOLD_HOURS_MAX, LISTINGS_MAX, MOVES_MAX, SEGMENT_RECORDS, UPLOAD_HOURS_MAX,
+};
 use statehold_core::numbers::Numbers;
 use statehold_core::retention::{Expiry, PointAge};
-use statehold_core::time::Timestamp;
 
 use super::look::{Look, Span};
 use crate::layout;
+use crate::store::Listed;
 
 /// Stored bytes that one compaction moves at most; the next one goes on.
 const MOVED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -226,17 +228,35 @@ impl Plan {
     }
 }
 
-/// Packs that no record knows, and that are no upload under way.
+/// How many times as long as an upload's a hold counts.
+const HOLD_UPLOADS: i64 = (HOLD_HOURS_MAX / UPLOAD_HOURS_MAX) as i64;
+
+/// Packs that no record knows, and that are no upload under way: they were neither written nor held of late.
 pub(super) fn orphans(look: &Look, upload_ms: i64) -> Vec<PackId> {
     let state = &look.state;
-    let is_old =
-        |since: Timestamp| look.now.as_millis().saturating_sub(since.as_millis()) >= upload_ms;
-    let packs = look.objects.values().filter_map(|listed| {
-        let id = layout::parse_pack(&listed.key)?;
-        let is_known = state.packs.contains_key(&id)
-            || state.collection.condemned.contains_key(&id)
-            || state.collection.held.contains_key(&id);
-        (!is_known && is_old(listed.modified)).then_some(id)
-    });
-    packs.collect()
+    let is_old = |listed: &Listed, bound_ms: i64| {
+        let now = look.now.as_millis();
+        now.saturating_sub(listed.modified.as_millis()) >= bound_ms
+    };
+    let hold_ms = upload_ms.saturating_mul(HOLD_UPLOADS);
+    // A hold is as old as its record is in the store.
+    let is_held = |id: &PackId| {
+        let by = state.collection.held.get(id);
+        let record = by.and_then(|by| look.objects.get(&layout::record(*by)));
+        record.is_some_and(|record| !is_old(record, hold_ms))
+    };
+    let is_known =
+        |id: &PackId| state.packs.contains_key(id) || state.collection.condemned.contains_key(id);
+    let there = look
+        .objects
+        .values()
+        .filter(|listed| is_old(listed, upload_ms));
+    let there = there.filter_map(|listed| layout::parse_pack(&listed.key));
+    // One that is held and nowhere to be seen would be held for good.
+    let absent = state.collection.held.keys().copied();
+    let absent = absent.filter(|id| look.pack(*id).is_none());
+    there
+        .chain(absent)
+        .filter(|id| !is_known(id) && !is_held(id))
+        .collect()
 }

@@ -49,17 +49,19 @@ mod report;
 mod restore;
 pub(crate) mod retrieve;
 mod screening;
+mod sending;
 mod settle;
 mod status;
 mod take_back;
 
 pub use history::{Made, RollbackPlan, RolledBack};
 use incoming::Incoming;
-use outgoing::{Outgoing, Sending};
+use outgoing::Outgoing;
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
+use sending::Sending;
 use settle::{agree_on, is_another_log, still_to_settle};
 pub use take_back::TakenBack;
 
@@ -602,12 +604,14 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
+        let uploads = self.take_up(&known).await?;
+        outgoing.resume(&uploads);
         let is_slow = actions.len() >= EARLY_FILES_MIN && total > EARLY_BYTES_MIN;
         if is_slow || total > PACK_BYTES_TARGET as u64 {
             outgoing.send_early(total);
         }
-        let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
-        let mut sending = Sending::new(remote, known.head, progress);
+        let mut sending = Sending::new(self, &known, uploads);
+        sending.hold_if_due().await?;
         for action in actions {
             outgoing.take(action, &mut sending).await?;
         }
@@ -629,7 +633,12 @@ impl Engine {
         }
         sending.finish().await?;
         // All other content is durable.
-        let (record, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        let handed_in = self.hand_in(&along, &outbound.draft, known).await;
+        if let Err(EngineError::Remote(statehold_repository::Error::Refused { .. })) = &handed_in {
+            // Whatever it is that can't be: the next attempt builds on nothing of it.
+            sending.uploads.clear()?;
+        }
+        let (record, state) = handed_in?;
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
@@ -641,6 +650,7 @@ impl Engine {
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
         Journal::of(&self.workspace).clear()?;
+        sending.uploads.clear()?;
         now.carried = None;
         self.progress.end();
         report.files += files;

@@ -14,3 +14,5 @@ mod restore;
 mod secrets;
 #[cfg(test)]
 mod switch;
+#[cfg(test)]
+mod uploads;
