@@ -38,6 +38,33 @@ impl<F: Future> Future for Crashing<F> {
     }
 }
 
+/// Polls a future so many times, lets something else happen to its end, and then goes on with the first.
+pub async fn overtaken<F: Future>(
+    polls: u64,
+    future: F,
+    meanwhile: impl Future<Output = ()>,
+) -> F::Output {
+    let mut future = Box::pin(future);
+    let mut left = polls;
+    let begun = std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    });
+    match begun.await {
+        Some(done) => {
+            meanwhile.await;
+            done
+        }
+        None => {
+            meanwhile.await;
+            future.await
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) copies: Vec<Span>,
     /// Frames that are purged.
     pub(super) gone: BTreeSet<Place>,
+    /// Frames that were purged before, where they may lie still.
+    purged: BTreeSet<Place>,
     /// Where frames that any kept state names lie now, by where they lay then.
     needed: BTreeMap<Place, Option<Place>>,
 }
@@ -79,7 +81,9 @@ impl Plan {
             Some(now) if now == then && !copied.contains_key(now) => None,
             Some(now) => lies(*now).map(|now| (*then, Some(now))),
         });
-        moved.collect()
+        // Named where they lie, so that whoever removes knows what holds them.
+        let purged = self.gone.union(&self.purged);
+        moved.chain(purged.map(|place| (*place, None))).collect()
     }
 }
 
@@ -94,6 +98,12 @@ pub(super) fn current(span: &Span, moves: &Moves) -> Option<Place> {
         None => Some(span.place),
         Some(moved) => moved.map(|(pack, offset)| (ContentObject::Pack(pack), offset)),
     }
+}
+
+/// The places from which content was purged, as far as anything may lie there still.
+pub(super) fn purged(moves: &Moves) -> impl Iterator<Item = Place> {
+    let gone = moves.iter().filter(|(_, to)| to.is_none());
+    gone.map(|(from, _)| from)
 }
 
 /// Decides what to do.
@@ -128,11 +138,24 @@ pub(super) fn plan(look: &Look, wish: Wish) -> Plan {
             live.insert(now, span);
         }
     }
+    let is_there = |(object, _): &Place| match object {
+        ContentObject::Pack(id) => {
+            let condemned = collection.condemned.get(id);
+            condemned.map_or(look.state.packs.contains_key(id), |one| !one.removed)
+        }
+        ContentObject::Record(number) => *number > collection.cut,
+    };
+    plan.purged = purged(&look.moves).filter(is_there).collect();
     if wish.is_purge {
-        let wanted = live
-            .iter()
-            .filter(|(_, span)| look.wanted.contains(&span.digest));
-        plan.gone = wanted.map(|(place, _)| *place).collect();
+        // Wherever it lies still, also what is expired, and what was moved and not deleted yet.
+        let wanted = look.spans.iter();
+        let wanted = wanted.filter(|span| look.wanted.contains(&span.digest));
+        let places = wanted.flat_map(|span| {
+            let now = current(span, &look.moves);
+            std::iter::once(span.place).chain(now)
+        });
+        let places = places.filter(|place| is_there(place) && !plan.purged.contains(place));
+        plan.gone = places.collect();
     }
     plan.records = records(look, &plan, &gone_by_then);
     let left = plan.records.max(collection.condemned_records());

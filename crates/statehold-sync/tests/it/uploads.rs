@@ -18,6 +18,8 @@ use statehold_testkit::hooked::{Before, Hooked};
 use statehold_testkit::machine::{Machine, Shared};
 
 const HOUR: Duration = Duration::from_secs(3_600);
+/// How often a run is let go on until it hangs.
+const PATIENCE: u32 = 2_000;
 /// Sent as three packs.
 const BYTES: usize = 20_000_000;
 
@@ -152,7 +154,10 @@ async fn an_upload_goes_on_where_it_was_cut_short() {
         // The connection hangs, and the machine is switched off.
         let mut run = Box::pin(slow.machine.push());
         let holds = usize::from(hours > 1);
-        while slow.noted() < 2 || slow.holds().await < holds {
+        for _ in 0..PATIENCE {
+            if slow.noted() == 2 && slow.holds().await == holds {
+                break;
+            }
             let step = tokio::time::timeout(Duration::from_millis(5), &mut run).await;
             assert!(step.is_err(), "{what}: {step:?}");
         }
