@@ -120,10 +120,14 @@ impl HostedRepository {
     }
 
     /// What takes space.
-    pub(crate) async fn usage(&self, settings: Settings) -> Result<Usage> {
+    pub(crate) async fn usage(
+        &self,
+        settings: Settings,
+        within_days: Option<u32>,
+    ) -> Result<Usage> {
         let _alone = self.inner.collecting.lock().await;
         Collector::new(&self.inner.repository, settings)
-            .usage()
+            .usage(within_days)
             .await
     }
 

@@ -405,9 +405,15 @@ impl GatewayClient {
             .await
     }
 
-    /// What takes space in the repository.
-    pub async fn usage(&self) -> Result<Usage> {
-        self.json(Ask::get("v1/usage")).await
+    /// What takes space in the repository, and what keeping every state for so many days only would free, if
+    /// that is asked.
+    pub async fn usage(&self, within_days: Option<u32>) -> Result<Usage> {
+        let ask = Ask::get("v1/usage");
+        self.json(match within_days {
+            Some(days) => ask.query("within", days),
+            None => ask,
+        })
+        .await
     }
 
     /// Lets go of what the policy lets go. Takes the role `maintain`, and `own` to approve of much.

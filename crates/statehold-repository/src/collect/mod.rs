@@ -36,7 +36,7 @@ use statehold_core::state::State;
 use self::look::{Look, look};
 use self::plan::{Plan, Wish, current, is_kept, plan, purged};
 pub use self::removal::Deleted;
-pub use self::usage::Usage;
+pub use self::usage::{Shorter, Usage};
 use crate::error::{Error, Result};
 use crate::format::record::StoredDraft;
 use crate::layout;
@@ -138,10 +138,10 @@ impl<'a> Collector<'a> {
         Ok(report(&look, &plan(&look, wish)))
     }
 
-    /// What takes space.
-    pub async fn usage(&self) -> Result<Usage> {
+    /// What takes space; and what keeping every point for so many days only would free, if that is asked.
+    pub async fn usage(&self, within_days: Option<u32>) -> Result<Usage> {
         let look = look(self.repository, None).await?;
-        Ok(usage::usage(&look, millis(self.settings.upload)))
+        Ok(usage::usage(&look, self.settings, within_days))
     }
 
     /// Lets go of what the policy lets go, and moves what is still needed of packs less than half alive.

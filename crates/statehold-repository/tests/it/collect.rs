@@ -747,6 +747,51 @@ async fn a_purge_that_is_overtaken_looks_again() {
     assert!(both > 5, "{both}");
 }
 
+/// Goal: what `usage` says that keeping less would free is what goes when less is kept; nothing that is younger
+/// than the floor counts, whatever is asked.
+#[tokio::test]
+async fn what_a_shorter_policy_would_free_is_what_it_frees() {
+    let mut world = World::new(40).await;
+    for _ in 0..60 {
+        world.clock.advance(DAY / 2);
+        let noise = world.entropy.bytes(300_000);
+        world.push(&[("large", Some(&noise))]).await;
+    }
+    let repository = world.open().await;
+    let collector = Collector::new(&repository, Settings::default());
+    let ask = async |days| collector.usage(Some(days)).await.unwrap().shorter.unwrap();
+    assert_eq!(collector.usage(None).await.unwrap().shorter, None);
+    // As long as they are kept now, and longer: nothing.
+    for days in [30, 400] {
+        let shorter = ask(days).await;
+        assert_eq!((shorter.points, shorter.bytes), (0, 0), "{days}");
+    }
+    let (ten, week) = (ask(10).await, ask(7).await);
+    assert!(
+        week.bytes > ten.bytes && ten.bytes > 300_000 * 20,
+        "{ten:?} {week:?}"
+    );
+    for days in [0, 1, 6] {
+        let shorter = ask(days).await;
+        assert_eq!((shorter.points, shorter.bytes), (week.points, week.bytes));
+    }
+    let policy = Policy {
+        within_days: 10,
+        ..Policy::default()
+    };
+    drop(repository);
+    world.keep(policy).await;
+    let repository = world.open().await;
+    let collector = Collector::new(&repository, Settings::default());
+    let compacted = collector.compact(true).await.unwrap();
+    assert_eq!(compacted.expired, ten.points);
+    let after = collector.usage(Some(10)).await.unwrap();
+    let shorter = after.shorter.unwrap();
+    assert_eq!((shorter.points, shorter.bytes), (0, 0));
+    // A pack is its content and a table.
+    assert!(after.condemned > ten.bytes && after.condemned < ten.bytes * 11 / 10);
+}
+
 /// What stands in for what is retired is no cache: verification names it when it is gone.
 #[tokio::test]
 async fn a_loss_is_named_whatever_was_collected() {
