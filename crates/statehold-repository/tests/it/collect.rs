@@ -792,6 +792,45 @@ async fn what_a_shorter_policy_would_free_is_what_it_frees() {
     assert!(after.condemned > ten.bytes && after.condemned < ten.bytes * 11 / 10);
 }
 
+/// Goal: whoever reads or verifies meets no damage, whenever a collector moves and deletes what is read.
+#[tokio::test(start_paused = true)]
+async fn a_collector_may_come_between_any_two_requests() {
+    let world = grown(50).await;
+    let kept = 7;
+    let (mut reads, mut verified) = (0, 0);
+    for polls in (1..240).step_by(6) {
+        let mut world = world.fork();
+        let what = format!("after {polls} polls");
+        let repository = open(&world.slow(), &world.clock, &world.entropy).await;
+        let other = world.open().await;
+        let meanwhile = async || {
+            let other = Collector::new(&other, AT_ONCE);
+            other.compact(true).await.unwrap();
+            other.remove().await.unwrap();
+        };
+        let files = &world.at[kept];
+        let reading = async {
+            let at = Point::Record(kept as u64);
+            let state = load_at(&repository, at).await.unwrap();
+            for (path, content) in files {
+                let read = read_file(&repository, &state, path).await;
+                assert_eq!(read.unwrap(), content, "{path}, {what}");
+            }
+        };
+        overtaken(polls, reading, meanwhile()).await;
+        reads += files.len();
+        world.push_something().await;
+        world.push_something().await;
+        let slow = world.slow();
+        let options = everything();
+        let report = overtaken(polls, verify(&slow, &options, &Unwatched), meanwhile()).await;
+        let report = report.unwrap();
+        assert!(report.damaged.is_empty(), "{what}: {:?}", report.damaged);
+        verified += 1;
+    }
+    assert!(reads > 40 && verified == 40, "{reads} {verified}");
+}
+
 /// What stands in for what is retired is no cache: verification names it when it is gone.
 #[tokio::test]
 async fn a_loss_is_named_whatever_was_collected() {
