@@ -7,7 +7,7 @@ use serde_json::Value;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
 
-use crate::world::{Two, json, run};
+use crate::world::{Two, installation, json, run};
 
 /// A machine with a key of this role.
 fn machine_as(role: &str, installation: &Installation, gateway: &RunningGateway) -> RealMachine {
@@ -143,9 +143,10 @@ fn a_purged_file_is_nowhere_any_more() {
 #[test]
 fn a_purge_that_was_killed_is_finished_by_the_next_command() {
     const ATTEMPTS: u64 = 30;
-    let installation = Installation::new().unwrap();
-    let store = installation.path("store");
-    let machine = installation.machine("a").unwrap();
+    let place = installation();
+    let store = place.path("store");
+    fs::create_dir_all(&store).unwrap();
+    let machine = place.machine("a").unwrap();
     run(&machine, &["init", "--preset", "plain"], 0);
     run(&machine, &["link", store.to_str().unwrap()], 0);
     let records = || fs::read_dir(store.join("log")).unwrap().count();
