@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
 use statehold_core::point::Point;
 use statehold_core::retention::Policy;
 use statehold_repository::collect::{Collector, Settings};
@@ -232,4 +234,20 @@ async fn a_collector_may_come_between_any_two_requests() {
         verified += 1;
     }
     assert!(reads > 40 && verified == 40, "{reads} {verified}");
+}
+
+/// Goal: a checkpoint whose listing is lost is a cache less, and keeps nobody from collecting.
+#[tokio::test]
+async fn a_lost_listing_keeps_nobody_from_collecting() {
+    let mut world = grown(60).await;
+    let trees = world.keys("trees").await;
+    assert!(!trees.is_empty());
+    for tree in trees {
+        let path = Path::from(tree.as_str());
+        world.memory.delete(&path).await.unwrap();
+    }
+    world.compact().await.unwrap();
+    world.remove().await.unwrap();
+    assert!(world.state.collection.cut >= 16);
+    world.check("after the loss").await;
 }
