@@ -249,5 +249,10 @@ async fn a_lost_listing_keeps_nobody_from_collecting() {
     world.compact().await.unwrap();
     world.remove().await.unwrap();
     assert!(world.state.collection.cut >= 16);
-    world.check("after the loss").await;
+    let repository = world.open().await;
+    let state = load_at(&repository, Point::Record(7)).await.unwrap();
+    for (path, content) in &world.at[7] {
+        let read = read_file(&repository, &state, path).await.unwrap();
+        assert_eq!(read, content, "{path}");
+    }
 }
