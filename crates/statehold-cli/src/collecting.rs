@@ -37,10 +37,10 @@ impl Collecting {
         }
     }
 
-    pub(crate) async fn usage(&self) -> Result<Usage> {
+    pub(crate) async fn usage(&self, within_days: Option<u32>) -> Result<Usage> {
         Ok(match self {
-            Self::Here(repository) => collector(repository).usage().await?,
-            Self::There(gateway) => gateway.usage().await?,
+            Self::Here(repository) => collector(repository).usage(within_days).await?,
+            Self::There(gateway) => gateway.usage(within_days).await?,
         })
     }
 

@@ -11,8 +11,8 @@ use statehold_core::digest::FileHasher;
 use statehold_core::entry::{Entry, FileEntry, Signature};
 use statehold_core::path::RepoPath;
 use statehold_core::state::State;
-use statehold_repository::Remote;
 use statehold_repository::content::open_chunk;
+use statehold_repository::{Remote, Whereabouts};
 use statehold_sync::engine::place_in_holding;
 use statehold_sync::folder::{Folder, FoundKind};
 use statehold_sync::index::Index;
@@ -328,7 +328,7 @@ async fn lines(
             }
         }
         Source::Record(state) => match state.tree.get(path.as_str()) {
-            Some(Entry::File(file)) => whole(file, remote).await?,
+            Some(Entry::File(file)) => whole(file, remote, &Whereabouts::of(state.head)).await?,
             _ => Vec::new(),
         },
     };
@@ -338,9 +338,13 @@ async fn lines(
     })
 }
 
-async fn whole(file: &FileEntry, remote: &dyn Remote) -> Result<Vec<u8>> {
+async fn whole(
+    file: &FileEntry,
+    remote: &dyn Remote,
+    whereabouts: &Whereabouts,
+) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    content_of(file, remote, |piece| {
+    content_of(file, remote, whereabouts, |piece| {
         content.extend_from_slice(piece);
         Ok(())
     })
@@ -358,15 +362,15 @@ fn beginning(folder: &Folder, path: &RepoPath) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Gives a file's content piece by piece.
+/// Gives the content of a file in the state that `whereabouts` are of, piece by piece.
 pub(crate) async fn content_of(
     file: &FileEntry,
     remote: &dyn Remote,
+    whereabouts: &Whereabouts,
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     for chunks in file.chunks.chunks(CHUNKS) {
-        let places: Vec<_> = chunks.iter().map(|chunk| chunk.at).collect();
-        let frames = remote.read(&places).await?;
+        let frames = whereabouts.read(remote, chunks).await?;
         for (chunk, frame) in chunks.iter().zip(&frames) {
             take(&open_chunk(chunk, frame)?)?;
         }

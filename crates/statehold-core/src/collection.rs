@@ -114,8 +114,10 @@ impl Collection {
     }
 
     pub(crate) fn check_hold(&self, hold: &HoldBody) -> Result<(), Violation> {
-        let held = self.held.len() + hold.packs.len();
-        if held > COLLECTED_PACKS_MAX {
+        // One that is held already is so once more.
+        let is_new = |pack: &&PackId| !self.held.contains_key(*pack);
+        let held = self.held.len() + hold.packs.iter().filter(is_new).count();
+        if held > COLLECTED_PACKS_MAX || hold.packs.len() > COLLECTED_PACKS_MAX {
             return Err(Violation::TooMany { what: "held packs" });
         }
         let mut packs = hold.packs.iter();

@@ -87,6 +87,12 @@ pub const RETENTION_DAYS: u32 = 30;
 pub const RETENTION_FLOOR_DAYS: u32 = 7;
 /// What no record knows may be an upload under way for this many hours.
 pub const UPLOAD_HOURS_MAX: u32 = 24;
+/// What a record holds may be an upload under way for so many hours after that record: a machine may be switched
+/// off over some days, and need not send again what it has sent.
+pub const HOLD_HOURS_MAX: u32 = 7 * 24;
+/// An upload that has lasted for so many hours holds its packs, and once more after as many: long before
+/// anybody takes them for garbage.
+pub const HOLD_HOURS: u32 = 6;
 /// With fewer points than this, no expiry needs approval.
 pub const APPROVAL_POINTS_MIN: usize = 20;
 /// Most packs that one record condemns, removes or holds.
@@ -121,6 +127,9 @@ pub const FAR_BEHIND_RECORDS: usize = 64;
 pub const LOG_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most records that are asked for by their numbers at once.
 pub const LOG_RANGE_RECORDS_MAX: u64 = 64;
+/// How often a reader looks again for content that collectors move while it reads, for each batch of it. One
+/// is enough unless several collect without a pause.
+pub const LOOKS_MAX: u32 = 4;
 /// Most ranges in one batched read.
 pub const READ_RANGES_MAX: usize = 16_384;
 /// Ranges closer than this many bytes are fetched as one.
@@ -166,6 +175,8 @@ pub const EVENT_LOGS_KEPT: usize = 5;
 // Relations that the code relies on, checked where the numbers stand.
 const _: () =
     assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_AVERAGE && CHUNK_BYTES_AVERAGE < CHUNK_BYTES_MAX);
+const _: () = assert!(2 * HOLD_HOURS <= UPLOAD_HOURS_MAX && UPLOAD_HOURS_MAX <= HOLD_HOURS_MAX);
+const _: () = assert!(HOLD_HOURS_MAX.is_multiple_of(UPLOAD_HOURS_MAX));
 const _: () = assert!(PACK_BYTES_TARGET + CHUNK_BYTES_MAX + (1 << 20) < PACK_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_RECORDS_MIN <= CHECKPOINT_RECORDS_MAX);
 const _: () = assert!(CHECKPOINT_RECORDS_MAX.is_multiple_of(SEGMENT_RECORDS));

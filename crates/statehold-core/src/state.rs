@@ -712,7 +712,10 @@ impl State {
                 self.collection.remove(number, remove);
             }
             Body::Hold(hold) => {
-                let held = hold.packs.iter().map(|pack| (*pack, number));
+                // A record has introduced the others by now.
+                let packs = &self.packs;
+                let held = hold.packs.iter().filter(|pack| !packs.contains_key(pack));
+                let held = held.map(|pack| (*pack, number));
                 self.collection.held.extend(held);
             }
             Body::Push(_) | Body::Note(_) | Body::Registry(_) | Body::Unknown | Body::Retired => {}

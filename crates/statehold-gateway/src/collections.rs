@@ -7,22 +7,33 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use futures::FutureExt as _;
+use serde::Deserialize;
 use statehold_repository::collect::{Collected, Collector, Usage};
 use statehold_repository::wire::bodies::{CompactRequest, PurgeRequest, Role};
 use statehold_repository::{Error, Repository, Result};
 
 use crate::auth::Access;
 use crate::gateway::Gateway;
-use crate::handlers::{Answer, SMALL_BYTES_MAX, take_json};
+use crate::handlers::{Answer, Asked, SMALL_BYTES_MAX, take_json};
 use crate::replication::{every_repository, passes};
 use crate::schedule::{Job, Schedule};
 
 /// What the job is called that is claimed slot by slot.
 const JOB: &str = "compact";
 
-pub(crate) async fn usage(access: Access, State(gateway): State<Gateway>) -> Answer<Json<Usage>> {
+#[derive(Debug, Deserialize)]
+pub(crate) struct UsageQuery {
+    within: Option<u32>,
+}
+
+pub(crate) async fn usage(
+    access: Access,
+    State(gateway): State<Gateway>,
+    Asked(query): Asked<UsageQuery>,
+) -> Answer<Json<Usage>> {
     let repository = access.repository(Role::Read).await?;
-    Ok(Json(repository.usage(gateway.collecting()).await?))
+    let usage = repository.usage(gateway.collecting(), query.within);
+    Ok(Json(usage.await?))
 }
 
 pub(crate) async fn compact(

@@ -18,17 +18,18 @@ use statehold_core::id::{KeyId, PackId, RepositoryId};
 use statehold_core::limits::SNAPSHOTS_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
-use statehold_core::record::{Kind, NewPack, RecordRef};
+use statehold_core::record::{Body, Kind, NewPack, RecordRef};
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH};
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_repository::collect::{Collected, Collector, Settings, Usage};
 use statehold_repository::content::{check_pack, open_chunk};
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
 use statehold_repository::store::Store;
-use statehold_repository::{Error, Remote, Repository, Result, layout};
+use statehold_repository::{Error, Remote, Repository, Result, Whereabouts, layout};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -105,6 +106,9 @@ impl HostedRepository {
     /// they are missing, and no copy could go past it.
     pub async fn append_as(&self, draft: &StoredDraft, key: Option<KeyId>) -> Result<StoredRecord> {
         self.inner.check_packs(&draft.draft.head.packs).await?;
+        if let Body::Hold(hold) = &draft.draft.body {
+            self.inner.check_held(&hold.packs).await?;
+        }
         let (inner, draft) = (Arc::clone(&self.inner), draft.clone());
         let next = draft.draft.body.base().map_or(0, |base| base.number) + 1;
         let task = async move { inner.append(&draft, key).await };
@@ -117,10 +121,14 @@ impl HostedRepository {
     }
 
     /// What takes space.
-    pub(crate) async fn usage(&self, settings: Settings) -> Result<Usage> {
+    pub(crate) async fn usage(
+        &self,
+        settings: Settings,
+        within_days: Option<u32>,
+    ) -> Result<Usage> {
         let _alone = self.inner.collecting.lock().await;
         Collector::new(&self.inner.repository, settings)
-            .usage()
+            .usage(within_days)
             .await
     }
 
@@ -234,8 +242,10 @@ impl HostedRepository {
         {
             return Ok(known);
         }
-        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
-        let frames = self.inner.repository.read(&places).await?;
+        let whereabouts = Whereabouts::of(state.head);
+        let frames = whereabouts
+            .read(&self.inner.repository, &file.chunks)
+            .await?;
         let mut text = Vec::new();
         for (chunk, frame) in file.chunks.iter().zip(&frames) {
             text.extend(open_chunk(chunk, frame)?);
@@ -306,6 +316,26 @@ impl Inner {
                 None => format!("the pack {id} is not in the store; it is sent before its draft"),
             };
             return Err(Error::refused(reason));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that packs which are to be held are in the store: the table of all that are held is bounded,
+    /// and nobody fills it with names alone.
+    async fn check_held(&self, packs: &[PackId]) -> Result<()> {
+        let look = |id: PackId| async move {
+            let length = self.repository.store().length(&layout::pack(id)).await;
+            Ok::<_, Error>((id, length?))
+        };
+        let mut looks = stream::iter(packs.to_vec())
+            .map(look)
+            .buffered(LOOKS_AT_ONCE);
+        while let Some((id, length)) = looks.try_next().await? {
+            if length.is_none() {
+                let reason =
+                    format!("the pack {id} is not in the store; it is sent before it is held");
+                return Err(Error::refused(reason));
+            }
         }
         Ok(())
     }
@@ -409,6 +439,10 @@ impl Remote for HostedRepository {
 
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
         self.inner.repository.read(places).await
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        self.inner.repository.time()
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

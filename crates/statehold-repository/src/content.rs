@@ -68,6 +68,8 @@ pub struct ContentWriter {
     /// A buffer for the next pack, where packs are known to become full.
     spare: Option<Vec<u8>>,
     introduced: Vec<NewPack>,
+    /// Packs that an earlier attempt has written, until one of their chunks is used.
+    written: HashMap<PackId, NewPack>,
 }
 
 /// A pack that is being filled.
@@ -169,7 +171,27 @@ impl ContentWriter {
             target: PACK_BYTES_TARGET,
             spare: None,
             introduced: Vec::new(),
+            written: HashMap::new(),
         }
+    }
+
+    /// Makes use of a pack that an earlier attempt has written and no record has introduced: what it holds is not
+    /// stored again.
+    pub fn resume(&mut self, pack: NewPack, frames: &[FrameLine]) {
+        let object = Some(ContentObject::Pack(pack.id));
+        for line in frames {
+            let chunk = Chunk {
+                digest: line.blake3,
+                raw: line.raw,
+                at: Location {
+                    object,
+                    offset: line.offset,
+                    stored: line.stored,
+                },
+            };
+            self.known.entry(line.blake3).or_insert(chunk);
+        }
+        self.written.insert(pack.id, pack);
     }
 
     /// Cuts this many bytes into packs that are about equal, so that each is sent while the next one
@@ -191,6 +213,9 @@ impl ContentWriter {
     /// Takes in a chunk. `band` says whether it may be compressed.
     pub fn add(&mut self, digest: Digest, raw: &[u8], band: Band) -> Result<Chunk> {
         if let Some(known) = self.known.get(&digest) {
+            if let Some(ContentObject::Pack(id)) = known.at.object {
+                self.introduced.extend(self.written.remove(&id));
+            }
             return Ok(*known);
         }
         // The first chunk of a pack that will be full: by now an earlier one may be through.
@@ -297,7 +322,13 @@ pub fn check_pack(id: PackId, bytes: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// Reads a pack's frame table.
+/// A pack's frame table, as it is.
+pub fn frames_of(pack: &Pack) -> Result<Vec<FrameLine>> {
+    let (object, bytes) = (layout::pack(pack.id), pack.bytes.clone());
+    Ok(Container::read(&object, bytes, ObjectKind::Pack)?.table)
+}
+
+/// Reads a pack's frame table, and checks each frame against it.
 pub fn read_pack(id: PackId, bytes: Bytes) -> Result<Vec<FrameLine>> {
     let object = layout::pack(id);
     let container = Container::<FrameLine>::read(&object, bytes, ObjectKind::Pack)?;

@@ -14,6 +14,7 @@
 //! 5. [`repository`]: a repository in a store: reading records, appending, checkpoints.
 //! 6. [`remote`]: the seam. A client's engine runs over [`remote::Remote`], which a repository
 //!    implements directly and a gateway's client over HTTP. [`follow`]: a state that moves along a log.
+//!    [`whereabouts`]: content that a collector moves while it is read.
 //! 7. [`wire`]: what crosses the network between a client and a gateway.
 //! 8. [`verify`]: whether all of it is what it should be, and bringing it back where it is not.
 //! 9. [`replicate`]: a copy of a repository in another store that is one at every moment.
@@ -54,8 +55,10 @@ pub mod store;
 pub mod store_clock;
 pub mod switch;
 pub mod verify;
+pub mod whereabouts;
 pub mod wire;
 
 pub use error::{Error, Result};
 pub use remote::Remote;
 pub use repository::Repository;
+pub use whereabouts::Whereabouts;

@@ -16,6 +16,7 @@ use statehold_core::point::Point;
 use statehold_core::record::{Body, RecordRef};
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 
 use crate::content::Pack;
 use crate::error::{Error, Result};
@@ -65,6 +66,11 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
 
     /// The stored frames at these places, in the same order. The caller bounds their total.
     async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>>;
+
+    /// What time it is at the store, by the newest of its answers; `None` where none has said so.
+    fn time(&self) -> Option<Timestamp> {
+        None
+    }
 
     /// Writes a pack durably. Writing the same pack twice is no error.
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()>;
@@ -170,22 +176,18 @@ pub struct Loaded {
 }
 
 /// How often loading begins again because records were retired while it read them.
-const RETIRED_MEANWHILE_MAX: u32 = 3;
+const BEGUN_AGAIN_MAX: u32 = 3;
 
 /// Reads the state at the head of a repository.
 pub async fn load(remote: &dyn Remote) -> Result<Loaded> {
-    load_until(remote, Point::Newest, &mut pass_over).await
-}
-
-/// A checkpoint is a cache, so one that can't be used is no more than worth a line.
-fn pass_over(error: Error) {
-    tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
+    load_until(remote, Point::Newest, false).await.0
 }
 
 /// Reads an earlier state: its tree, with where the content lies now. A moment before the first record, and a record that doesn't exist, are
 /// refused.
 pub async fn load_at(remote: &dyn Remote, at: Point) -> Result<Arc<State>> {
-    load_telling(remote, at, &mut pass_over).await
+    let (loaded, _) = load_until(remote, at, false).await;
+    check_reached(remote, at, loaded?.state).await
 }
 
 /// [`load_at`], for a caller that wants to know why checkpoints on the way could not be used.
@@ -194,7 +196,13 @@ pub async fn load_telling(
     at: Point,
     passed_over: &mut (dyn FnMut(Error) + Send),
 ) -> Result<Arc<State>> {
-    let state = load_until(remote, at, passed_over).await?.state;
+    let (loaded, errors) = load_until(remote, at, true).await;
+    errors.into_iter().for_each(passed_over);
+    check_reached(remote, at, loaded?.state).await
+}
+
+/// Refuses a point that lies outside of the log.
+async fn check_reached(remote: &dyn Remote, at: Point, state: Arc<State>) -> Result<Arc<State>> {
     let head = state.head.number;
     match at {
         Point::Record(number) if head != number => Err(Error::refused(format!(
@@ -217,31 +225,40 @@ pub async fn load_telling(
     }
 }
 
-async fn load_until(
-    remote: &dyn Remote,
-    at: Point,
-    passed_over: &mut (dyn FnMut(Error) + Send),
-) -> Result<Loaded> {
-    // What is retired while it is read is found in a newer checkpoint.
-    for _ in 0..RETIRED_MEANWHILE_MAX {
-        match try_load_until(remote, at, passed_over).await {
-            Err(Error::Retired { number }) => {
-                tracing::info!(number, "a record was retired meanwhile; beginning again");
-            }
-            loaded => return loaded,
+/// Loads, and gives the checkpoints that could not be used. It begins again where that may be because of a
+/// collector: what is retired while it is read is found in a newer checkpoint, and so is what
+/// needed a listing that is gone. Where it `is_told`, a checkpoint that was deleted just then is none.
+async fn load_until(remote: &dyn Remote, at: Point, is_told: bool) -> (Result<Loaded>, Vec<Error>) {
+    let mut begun_again = 0;
+    loop {
+        let mut passed_over = Vec::new();
+        let loaded = load_once(remote, at, &mut passed_over).await;
+        let patience = match &loaded {
+            Err(Error::Retired { .. }) => BEGUN_AGAIN_MAX,
+            // Twice is damage.
+            Err(Error::NotFound { .. } | Error::Damaged { .. }) => 1,
+            Ok(_) if is_told && !passed_over.is_empty() => 1,
+            _ => 0,
+        };
+        if begun_again >= patience {
+            return (loaded, passed_over);
         }
+        tracing::info!("what was read may have been collected meanwhile; beginning again");
+        begun_again += 1;
     }
-    try_load_until(remote, at, passed_over).await
 }
 
-async fn try_load_until(
-    remote: &dyn Remote,
-    at: Point,
-    passed_over: &mut (dyn FnMut(Error) + Send),
-) -> Result<Loaded> {
+async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>) -> Result<Loaded> {
     let mut from = at;
+    let mut damage = String::new();
     loop {
-        let mut opening = remote.open(from).await?;
+        let mut opening = match remote.open(from).await {
+            // No older way leads there: what was passed over is what stood for it.
+            Err(Error::Expired { .. }) if from != at => {
+                return Err(Error::damaged("what stands in for records", damage));
+            }
+            opening => opening?,
+        };
         let moves = opening.moves.take();
         let checkpoint = opening.checkpoint.as_ref();
         let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
@@ -259,7 +276,10 @@ async fn try_load_until(
                 return Ok(Loaded { state, overdue });
             }
             Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
-                passed_over(error);
+                // A checkpoint is a cache, so one that can't be used is no more than worth a line.
+                tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
+                damage = error.to_string();
+                passed_over.push(error);
                 from = Point::Record(after.unwrap_or_default().saturating_sub(1));
             }
             Err(error) => return Err(error),
@@ -433,7 +453,7 @@ async fn follow(
 
 /// The object a location lies in. Locations in a state name one, but for content that was purged.
 pub fn object_of(location: &Location) -> Result<ContentObject> {
-    location
-        .object
-        .ok_or_else(|| Error::refused("the content was purged: it is gone for good"))
+    location.object.ok_or_else(|| Error::NotFound {
+        object: "content that was purged".into(),
+    })
 }

@@ -21,6 +21,7 @@ use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::content::read_pack;
@@ -45,6 +46,8 @@ const SEGMENT_WORTH_RECORDS: u64 = 4;
 const RECENT_MS: i64 = 3 * 60 * 1_000;
 /// So many more records are looked for by such a reader before it takes a listing.
 const RECENT_RECORDS: u64 = 3;
+/// How often a pack is written that is gone when it is looked for.
+const PACK_ATTEMPTS_MAX: u32 = 3;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
 const BEGINNING_BYTES: u64 = 16 * 1024;
 
@@ -250,14 +253,21 @@ impl Repository {
         }
         self.see().await?;
         let key = layout::pack(id);
-        if self.store.create(&key, bytes.clone()).await? == Creation::Exists {
+        for _ in 0..PACK_ATTEMPTS_MAX {
+            if self.store.create(&key, bytes.clone()).await? == Creation::New {
+                return Ok(());
+            }
             // Names are never drawn twice, so this is the same pack sent again.
-            let there = self.store.read(&key).await?;
-            if there.as_ref() != Some(&bytes) {
-                return Err(Error::refused(format!("{key} exists with other content")));
+            match self.store.read(&key).await? {
+                Some(there) if there == bytes => return Ok(()),
+                Some(_) => {
+                    return Err(Error::refused(format!("{key} exists with other content")));
+                }
+                // A collector took it for garbage just then; whoever names it is told so.
+                None => {}
             }
         }
-        Ok(())
+        Err(Error::NotFound { object: key })
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -597,6 +607,10 @@ impl Remote for Repository {
             found[index] = Some(bytes);
         }
         Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        Some(self.store.time(&*self.clock))
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

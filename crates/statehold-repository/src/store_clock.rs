@@ -29,7 +29,8 @@ impl StoreClock {
         ))
     }
 
-    fn set(&self, date: Timestamp) {
+    /// Takes in the date of an answer that has just come.
+    pub fn set(&self, date: Timestamp) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
     }
 }

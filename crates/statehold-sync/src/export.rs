@@ -10,13 +10,14 @@ use std::path::Path;
 use statehold_core::digest::FileHasher;
 use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
+use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_core::tree::Tree;
 use statehold_repository::batches::{
     BATCH_BYTES, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, stored_bytes,
 };
 use statehold_repository::content::open_chunk;
-use statehold_repository::{Error, Remote};
+use statehold_repository::{Error, Remote, Whereabouts};
 use tar::{EntryType, Header};
 
 use crate::engine::retrieve::{Retrieval, Retrieved};
@@ -52,18 +53,24 @@ impl Exported {
     }
 }
 
-/// Writes a tree as a tar archive in one zstd frame. Damage ends it, as half an archive is none; so
+/// Writes a state's tree as a tar archive in one zstd frame. Damage ends it, as half an archive is none; so
 /// the caller gives `out` its name when this has returned. `name` is what errors call it.
 pub async fn write_archive(
     remote: &dyn Remote,
-    tree: &Tree,
+    state: &State,
     out: impl Write + Send,
     name: &Path,
     progress: &dyn Progress,
 ) -> Result<Exported> {
     let failed = |error| own_error("write", name, error);
     let encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
-    let mut archive = Archive { out: encoder, name };
+    let tree = &state.tree;
+    let mut archive = Archive {
+        out: encoder,
+        name,
+        remote,
+        whereabouts: Whereabouts::of(state.head),
+    };
     let files = tree.iter().filter_map(|(_, entry)| file_of(entry));
     progress.begin(Phase::Receive, files.map(stored_bytes).sum());
     let mut entries = tree.iter().peekable();
@@ -78,7 +85,7 @@ pub async fn write_archive(
             bytes += more;
             batch.extend(entries.next());
         }
-        archive.add(remote, &batch, progress).await?;
+        archive.add(&batch, progress).await?;
     }
     progress.end();
     archive.write(&[0; 2 * BLOCK])?;
@@ -97,27 +104,22 @@ const fn file_of(entry: &Entry) -> Option<&FileEntry> {
 struct Archive<'a, W: Write> {
     out: zstd::stream::write::Encoder<'static, W>,
     name: &'a Path,
+    remote: &'a dyn Remote,
+    whereabouts: Whereabouts,
 }
 
 impl<W: Write> Archive<'_, W> {
     /// Adds entries whose content is read in one go, or one whose content is too much for that.
-    async fn add(
-        &mut self,
-        remote: &dyn Remote,
-        batch: &[(&RepoPath, &Entry)],
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    async fn add(&mut self, batch: &[(&RepoPath, &Entry)], progress: &dyn Progress) -> Result<()> {
         let files = || batch.iter().filter_map(|(_, entry)| file_of(entry));
         if let [(path, Entry::File(file))] = batch
             && stored_bytes(file) > TOGETHER_BYTES_MAX
         {
-            return self.add_large(remote, path, file, progress).await;
+            return self.add_large(path, file, progress).await;
         }
-        let places: Vec<_> = files()
-            .flat_map(|file| &file.chunks)
-            .map(|c| c.at)
-            .collect();
-        let mut frames = remote.read(&places).await?.into_iter();
+        let chunks: Vec<_> = files().flat_map(|file| &file.chunks).copied().collect();
+        let frames = self.whereabouts.read(self.remote, &chunks).await?;
+        let mut frames = frames.into_iter();
         for (path, entry) in batch {
             self.header(path, entry)?;
             let Some(file) = file_of(entry) else { continue };
@@ -136,7 +138,6 @@ impl<W: Write> Archive<'_, W> {
 
     async fn add_large(
         &mut self,
-        remote: &dyn Remote,
         path: &RepoPath,
         file: &FileEntry,
         progress: &dyn Progress,
@@ -144,8 +145,7 @@ impl<W: Write> Archive<'_, W> {
         self.header(path, &Entry::File(file.clone()))?;
         let mut content = Content::of(path, file);
         for group in file.chunks.chunks(CHUNKS_AT_ONCE) {
-            let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
-            let frames = remote.read(&places).await?;
+            let frames = self.whereabouts.read(self.remote, group).await?;
             for (chunk, frame) in group.iter().zip(&frames) {
                 let piece = open_chunk(chunk, frame)?;
                 content.hasher.update(&piece);
@@ -286,14 +286,15 @@ fn decimal(mtime: Mtime) -> String {
     }
 }
 
-/// Writes a tree as a plain folder, which must be absent or empty. It is made beside and then gets its
+/// Writes a state's tree as a plain folder, which must be absent or empty. It is made beside and then gets its
 /// name. Where an entry could not be had, the folder isn't made, and what is said names them all.
 pub async fn write_folder(
     remote: &dyn Remote,
-    tree: &Tree,
+    state: &State,
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<(Exported, Retrieved)> {
+    let tree = &state.tree;
     let failed = |action| move |error| own_error(action, out, error);
     check_is_free(out).map_err(failed("export to"))?;
     let made = beside(out).and_then(|(folder, name)| {
@@ -315,6 +316,7 @@ pub async fn write_folder(
         .collect();
     let retrieval = Retrieval {
         remote,
+        whereabouts: &Whereabouts::of(state.head),
         folder: &folder,
         staging: &made.path().join("staging"),
         progress,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,12 +23,14 @@ use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_repository::collect::{Collected, Usage};
 use statehold_repository::content::Pack;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{Batch, Opening, check_range, push_in_parts};
+use statehold_repository::store_clock::StoreClock;
 use statehold_repository::wire::bodies::{
     CompactRequest, Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant,
     Place, PurgeRequest, ReadRequest, RedeemRequest, RenameRequest, TenantInfo, TenantList,
@@ -90,6 +92,8 @@ pub struct GatewayClient {
     base: Url,
     /// The version of the gateway that answered first.
     answered_by: Arc<OnceLock<String>>,
+    /// Set by the dates of its answers.
+    clock: Arc<StoreClock>,
 }
 
 impl std::fmt::Debug for GatewayClient {
@@ -335,11 +339,12 @@ impl GatewayClient {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
-        let answered_by = Arc::default();
+        let (answered_by, clock) = (Arc::default(), Arc::default());
         Ok(Self {
             http,
             base,
             answered_by,
+            clock,
         })
     }
 
@@ -352,7 +357,7 @@ impl GatewayClient {
     pub async fn date(&self) -> Result<Option<String>> {
         match self.try_send(&Ask::get("livez")).await {
             Ok(response) => {
-                let date = response.headers().get(reqwest::header::DATE);
+                let date = response.headers().get(DATE);
                 Ok(date.and_then(|date| Some(date.to_str().ok()?.to_owned())))
             }
             Err(Failure::Final(error) | Failure::NoRoute(error) | Failure::Again { error, .. }) => {
@@ -400,9 +405,15 @@ impl GatewayClient {
             .await
     }
 
-    /// What takes space in the repository.
-    pub async fn usage(&self) -> Result<Usage> {
-        self.json(Ask::get("v1/usage")).await
+    /// What takes space in the repository, and what keeping every state for so many days only would free, if
+    /// that is asked.
+    pub async fn usage(&self, within_days: Option<u32>) -> Result<Usage> {
+        let ask = Ask::get("v1/usage");
+        self.json(match within_days {
+            Some(days) => ask.query("within", days),
+            None => ask,
+        })
+        .await
     }
 
     /// Lets go of what the policy lets go. Takes the role `maintain`, and `own` to approve of much.
@@ -524,6 +535,11 @@ impl GatewayClient {
         let version = response.headers().get(HEADER_VERSION);
         if let Some(version) = version.and_then(|version| version.to_str().ok()) {
             self.answered_by.get_or_init(|| version.to_owned());
+        }
+        let date = response.headers().get(DATE);
+        let date = date.and_then(|date| Timestamp::from_http_date(date.to_str().ok()?));
+        if let Some(date) = date {
+            self.clock.set(date);
         }
         let status = response.status();
         if status.is_success() {
@@ -900,6 +916,10 @@ impl Remote for GatewayRemote {
             *gap = Some(chunk);
         }
         Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        self.client.clock.now()
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

@@ -26,6 +26,18 @@ pub struct JournalError {
     source: std::io::Error,
 }
 
+impl JournalError {
+    /// What an error becomes at a path.
+    pub(crate) fn of(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
 /// A push that was under way when a run ended.
 #[derive(Debug)]
 pub struct Journaled {
@@ -50,12 +62,7 @@ impl Journal {
     }
 
     fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> JournalError {
-        let path = self.path.clone();
-        move |source| JournalError {
-            action,
-            path,
-            source,
-        }
+        JournalError::of(&self.path, action)
     }
 
     /// The push that was under way when the last run ended. A journal that isn't whole was never

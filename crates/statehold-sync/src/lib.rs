@@ -17,8 +17,8 @@
 //!
 //! 9. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
 //! 10. [`secrets`]: what is searched before it is sent.
-//! 11. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; [`progress`]: what a
-//!     watching person sees.
+//! 11. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; `uploads`: what it had sent
+//!     before; [`progress`]: what a watching person sees.
 //! 12. [`export`]: a tree as an archive or as a plain folder. [`held`]: content that a repository has lost, out of the folder.
 //!
 //! # Invariants
@@ -57,4 +57,5 @@ pub mod rate_limit;
 pub mod scan;
 pub mod secrets;
 pub mod stat_cache;
+mod uploads;
 pub mod workspace;

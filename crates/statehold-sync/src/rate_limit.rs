@@ -13,6 +13,7 @@ use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{Batch, Opening};
@@ -113,6 +114,10 @@ impl Remote for RateLimited<Arc<dyn Remote>> {
             rest = later;
         }
         Ok(frames)
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        self.inner.time()
     }
 
     async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use statehold_core::bands::Band;
 use statehold_core::chunking::cut;
 use statehold_core::digest::Digest;
-use statehold_core::entry::{Entry, FileEntry, Location};
+use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::id::{MachineId, Nonce};
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, DraftHead, Kind, NewPack, PushBody, Upsert};
@@ -15,7 +15,7 @@ use statehold_core::state::State;
 use statehold_core::time::Mtime;
 use statehold_repository::content::{ContentWriter, Pack, open_chunk};
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
-use statehold_repository::{Error, Remote, Result};
+use statehold_repository::{Error, Remote, Result, Whereabouts};
 
 use crate::environment::SeededEntropy;
 
@@ -119,8 +119,8 @@ pub async fn read_file(remote: &dyn Remote, state: &State, path: &str) -> Result
             object: path.to_owned(),
         });
     };
-    let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
-    let frames = remote.read(&places).await?;
+    let whereabouts = Whereabouts::of(state.head);
+    let frames = whereabouts.read(remote, &file.chunks).await?;
     let mut content = Vec::new();
     for (chunk, frame) in file.chunks.iter().zip(frames) {
         content.extend_from_slice(&open_chunk(chunk, &frame)?);

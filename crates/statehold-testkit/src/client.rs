@@ -9,7 +9,7 @@ use bytes::Bytes;
 use statehold_core::bands::Band;
 use statehold_core::chunking::{chunks_to_keep, cut};
 use statehold_core::digest::Digest;
-use statehold_core::entry::{Chunk, Entry, FileEntry, Location};
+use statehold_core::entry::{Chunk, Entry, FileEntry};
 use statehold_core::id::{MachineId, Nonce};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
@@ -23,7 +23,7 @@ use statehold_core::time::Mtime;
 use statehold_repository::content::{ContentWriter, Pack, open_chunk};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::remote::{Remote, advance, load, load_at};
-use statehold_repository::{Error, Result};
+use statehold_repository::{Error, Result, Whereabouts};
 
 use crate::environment::{EPOCH, SeededEntropy};
 use crate::invariants::{Auditor, Changes, Intention, Violation};
@@ -282,27 +282,20 @@ impl Client {
             Err(Error::Retired { .. }) => return Ok(()),
             loaded => loaded,
         };
-        // What vanished while it was read is found elsewhere, or let go.
-        let state = match state {
-            Err(error @ (Error::NotFound { .. } | Error::Damaged { .. })) => {
-                self.note(&format!("restoring {number}: {error}"));
-                match load_at(&**remote, Point::Record(number)).await {
-                    Err(Error::Expired { .. } | Error::Retired { .. }) => return Ok(()),
-                    again => again,
-                }
-            }
-            loaded => loaded,
-        };
         let Some(state) = self.excuse(&format!("restoring {number}"), state)? else {
             return Ok(());
         };
         auditor.check_earlier(&state)?;
+        let whereabouts = Whereabouts::of(state.head);
         for (path, entry) in state.tree.iter() {
             let Entry::File(file) = entry else { continue };
-            let read = match self.content(&**remote, file).await {
-                Err(Error::NotFound { .. }) if auditor.has_expired(number) => return Ok(()),
-                // It was moved and deleted since the listing was read; another look says where it is now.
-                Err(Error::NotFound { .. }) => self.content_now(&**remote, number, path).await,
+            let read = match content(&**remote, &whereabouts, file).await {
+                // Let go while it read.
+                Err(Error::Expired { .. }) => {
+                    auditor.check().await?;
+                    return auditor.check_expired(number);
+                }
+                Err(Error::Retired { .. }) => return Ok(()),
                 read => read,
             };
             let what = format!("restoring {path} at {number}");
@@ -315,33 +308,6 @@ impl Client {
         self.note(&format!("restores {number}"));
         self.around.restored.fetch_add(1, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// What [`Self::content`] gives of a path at a record, by where it lies now.
-    async fn content_now(
-        &self,
-        remote: &dyn Remote,
-        number: u64,
-        path: &RepoPath,
-    ) -> Result<Digest> {
-        let state = load_at(remote, Point::Record(number)).await?;
-        match state.tree.get(path.as_str()) {
-            Some(Entry::File(file)) => self.content(remote, file).await,
-            _ => Err(Error::damaged(
-                "the listing",
-                format!("{path} is not in it any more"),
-            )),
-        }
-    }
-
-    /// The digest of a file's content, read chunk by chunk.
-    async fn content(&self, remote: &dyn Remote, file: &FileEntry) -> Result<Digest> {
-        let places: Vec<Location> = file.chunks.iter().map(|chunk| chunk.at).collect();
-        let mut whole = Vec::new();
-        for (chunk, frame) in file.chunks.iter().zip(remote.read(&places).await?) {
-            whole.extend_from_slice(&open_chunk(chunk, &frame)?);
-        }
-        Ok(Digest::of(&whole))
     }
 
     /// Reads a file of the tree it knows.
@@ -359,12 +325,16 @@ impl Client {
         let Some((path, file)) = self.entropy.pick(&files) else {
             return Ok(());
         };
-        let read = self.content(&**remote, file).await;
-        let read = match read {
-            // What it knows is old: the content lies elsewhere by now, or is gone for good.
-            Err(Error::NotFound { object }) if self.around.auditor.was_removed(&object) => {
+        let whereabouts = Whereabouts::of(known.head);
+        let read = match content(&**remote, &whereabouts, file).await {
+            // What it knows is so old that it was let go.
+            Err(Error::Expired { .. }) => {
+                let auditor = &self.around.auditor;
+                auditor.check().await?;
+                auditor.check_expired(known.head.number)?;
                 return Box::pin(self.advance()).await;
             }
+            Err(Error::Retired { .. }) => return Ok(()),
             read => read,
         };
         match self.excuse(&format!("reading {path}"), read)? {
@@ -612,6 +582,20 @@ fn changes_of(body: &Body) -> Changes {
         .map(|upsert| (upsert.path.clone(), Some(upsert.entry.signature())));
     let taken = push.deletes.iter().map(|path| (path.clone(), None));
     put.chain(taken).collect()
+}
+
+/// The digest of a file's content, read chunk by chunk.
+async fn content(
+    remote: &dyn Remote,
+    whereabouts: &Whereabouts,
+    file: &FileEntry,
+) -> Result<Digest> {
+    let mut whole = Vec::new();
+    let frames = whereabouts.read(remote, &file.chunks).await?;
+    for (chunk, frame) in file.chunks.iter().zip(frames) {
+        whole.extend_from_slice(&open_chunk(chunk, &frame)?);
+    }
+    Ok(Digest::of(&whole))
 }
 
 /// A push in the making.

@@ -38,6 +38,31 @@ impl<F: Future> Future for Crashing<F> {
     }
 }
 
+/// Polls a future so many times, lets something else happen to its end, and then goes on with the first.
+pub fn overtaken<F: Future>(
+    polls: u64,
+    future: F,
+    meanwhile: impl Future<Output = ()>,
+) -> impl Future<Output = F::Output> {
+    let (mut future, meanwhile) = (Box::pin(future), Box::pin(meanwhile));
+    let mut left = polls;
+    async move {
+        let begun = std::future::poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+            left -= 1;
+            future.as_mut().poll(context).map(Some)
+        });
+        let done = begun.await;
+        meanwhile.await;
+        match done {
+            Some(done) => done,
+            None => future.await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -202,7 +202,7 @@ impl Auditor {
     }
 
     /// Whether the state at a record is kept no longer, by the newest record that was checked.
-    pub fn has_expired(&self, number: u64) -> bool {
+    fn has_expired(&self, number: u64) -> bool {
         locked(&self.model)
             .state
             .collection
@@ -215,11 +215,6 @@ impl Auditor {
         holds(self.has_expired(number), || {
             format!("record {number} is said to have expired, and has not")
         })
-    }
-
-    /// Whether an object may be gone, or cut down, by what the log says.
-    pub fn was_removed(&self, key: &str) -> bool {
-        locked(&self.model).was_removed(key)
     }
 
     /// Checks everything that is new in the store, and that nothing old has changed.
@@ -356,7 +351,7 @@ impl Auditor {
         let broken = |what: String| Violation(format!("{key}: {what}"));
         let bytes = self.store.read(key).await;
         let bytes = bytes.map_err(|error| broken(error.to_string()))?;
-        if bytes.is_none() && self.was_removed(key) {
+        if bytes.is_none() && locked(&self.model).was_removed(key) {
             return Ok(());
         }
         let bytes = bytes.unwrap_or_default();

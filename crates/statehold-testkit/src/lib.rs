@@ -12,7 +12,7 @@
 //! 8. [`trace`]: what happened, and its digest.
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
-//! 11. [`author`]: pushes from plain lists of paths and contents.
+//! 11. [`author`]: pushes from plain lists of paths and contents; [`hooked`]: what others do just then.
 //! 12. [`servers`]: real object stores, installed and started by the tests that need them.
 //! 13. [`loopback`], [`google_double`]: a front before a real server, and a double of one that can't
 //!     be had.
@@ -45,6 +45,7 @@ pub mod faulty_store;
 pub mod gateway;
 pub mod google_double;
 pub mod histories;
+pub mod hooked;
 pub mod invariants;
 pub mod killing;
 pub mod loopback;

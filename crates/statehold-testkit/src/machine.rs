@@ -22,6 +22,7 @@ use statehold_sync::progress::Unwatched;
 use statehold_sync::workspace::{InitOptions, Workspace};
 use tempfile::TempDir;
 
+use crate::dated_store::DatedStore;
 use crate::environment::{EPOCH, SeededEntropy, SimulatedClock};
 
 /// A store with one repository, and every request to it counted.
@@ -57,16 +58,31 @@ impl Shared {
         Self::on(Store::memory())
     }
 
+    /// A repository in memory whose objects are as old as its clock says.
+    pub fn dated() -> Self {
+        let clock = Arc::new(SimulatedClock::standing(EPOCH));
+        let store = DatedStore::in_memory(Arc::<SimulatedClock>::clone(&clock));
+        Self::by(store, clock)
+    }
+
     /// A repository in this store.
     pub fn on(store: Store) -> Self {
+        Self::by(store, Arc::new(SimulatedClock::standing(EPOCH)))
+    }
+
+    fn by(store: Store, clock: Arc<SimulatedClock>) -> Self {
         let (store, meter) = store.metered();
-        let clock = Arc::new(SimulatedClock::standing(EPOCH));
         Self {
             store,
             meter,
             clock,
             entropy: SeededEntropy::new(1),
         }
+    }
+
+    /// The clock of everybody.
+    pub fn clock(&self) -> &SimulatedClock {
+        &self.clock
     }
 
     /// What the store was asked so far.
@@ -122,14 +138,29 @@ impl Shared {
         let workspace = Workspace::init(folder.path(), options, &self.entropy)?;
         // The starter file is each machine's own and would only be in the way.
         fs::remove_file(folder.path().join(".stateholdignore")).map_err(failed)?;
-        let clock: Arc<dyn Clock> = Arc::<SimulatedClock>::clone(&self.clock);
-        let entropy: Arc<dyn Entropy> = Arc::new(self.entropy.clone());
-        let engine = Engine::new(workspace, remote, clock, entropy, Arc::new(Unwatched))?;
+        let engine = self.engine(workspace, remote)?;
         Ok(Machine {
             folder,
             engine,
             clock: Arc::clone(&self.clock),
         })
+    }
+
+    /// A machine whose program starts anew, with what lies on its disk, and reaches the repository by this way.
+    pub fn restarted(
+        &self,
+        machine: Machine,
+        remote: Arc<dyn Remote>,
+    ) -> Result<Machine, EngineError> {
+        let workspace = Workspace::open(machine.folder.path())?;
+        let engine = self.engine(workspace, remote)?;
+        Ok(Machine { engine, ..machine })
+    }
+
+    fn engine(&self, workspace: Workspace, remote: Arc<dyn Remote>) -> Result<Engine, EngineError> {
+        let clock: Arc<dyn Clock> = Arc::<SimulatedClock>::clone(&self.clock);
+        let entropy: Arc<dyn Entropy> = Arc::new(self.entropy.clone());
+        Engine::new(workspace, remote, clock, entropy, Arc::new(Unwatched))
     }
 }
 

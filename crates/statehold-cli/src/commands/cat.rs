@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use statehold_core::entry::Entry;
+use statehold_repository::Whereabouts;
 use statehold_repository::remote::load_at;
 
 use super::{GlobalArgs, block_on};
@@ -44,11 +45,12 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
         };
         let entry = state.tree.get(path.as_str());
         let number = state.head.number;
+        let whereabouts = Whereabouts::of(state.head);
         match entry {
             Some(Entry::File(file)) => {
                 if output.json {
                     let mut content = Vec::new();
-                    content_of(file, remote, |piece| {
+                    content_of(file, remote, &whereabouts, |piece| {
                         content.extend_from_slice(piece);
                         Ok(())
                     })
@@ -61,7 +63,7 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
                     }));
                     return Ok(Exit::Done.into());
                 }
-                content_of(file, remote, |piece| {
+                content_of(file, remote, &whereabouts, |piece| {
                     print_bytes(piece).context("the output could not be written")
                 })
                 .await?;

@@ -84,13 +84,12 @@ pub(super) fn run(args: &ExportArgs, global: &GlobalArgs, output: Output) -> Res
                 Format::TarZst if is_piped => {
                     let stdout = std::io::stdout();
                     let name = Path::new("standard output");
-                    let tree = &state.tree;
-                    Ok(write_archive(&*remote, tree, stdout, name, &*progress).await?)
+                    Ok(write_archive(&*remote, &state, stdout, name, &*progress).await?)
                 }
                 Format::TarZst => archive(&*remote, &state, &out, &*progress).await,
                 Format::Folder => {
-                    let tree = &state.tree;
-                    let (done, retrieved) = write_folder(&*remote, tree, &out, &*progress).await?;
+                    let (done, retrieved) =
+                        write_folder(&*remote, &state, &out, &*progress).await?;
                     check(&retrieved)?;
                     Ok(done)
                 }
@@ -176,7 +175,7 @@ async fn archive(
         .tempfile_in(&folder)
         .with_context(|| format!("could not write in {}", folder.display()))?;
     let writer = BufWriter::with_capacity(1 << 20, made.as_file());
-    let done = write_archive(remote, &state.tree, writer, out, progress).await?;
+    let done = write_archive(remote, state, writer, out, progress).await?;
     let named = || -> std::io::Result<()> {
         made.as_file().sync_all()?;
         made.persist(out).map_err(|error| error.error)?;

@@ -59,7 +59,12 @@ pub(super) fn run(args: &PurgeArgs, global: &GlobalArgs, output: Output) -> Resu
     record_append(&workspace, "purge", started.elapsed(), appended)?;
     let collected = result?;
     let purged = collected.compacted.purged as u64;
+    let deleted = collected.removed.as_ref();
+    let deleted = deleted.is_some_and(|removed| removed.record.is_some());
     output.line(match purged {
+        0 if deleted => {
+            format!("no more content was ever at {path}; what an earlier purge had left is deleted")
+        }
         0 => format!("no content was ever at {path}, or none that is still there"),
         _ => format!(
             "{} of content that {path} ever had {} gone, by record {}",

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use statehold_core::limits::RETENTION_FLOOR_DAYS;
 
 use super::{GlobalArgs, block_on};
 use crate::collecting::Collecting;
@@ -18,13 +19,19 @@ use crate::output::{Output, count, size};
 
 Examples:
   statehold usage
+  statehold usage --within 7      (and what keeping a week only would free)
   statehold usage --json"
 )]
-pub(crate) struct UsageArgs {}
+pub(crate) struct UsageArgs {
+    /// Say what would be free if states were kept for so many days only, and else as they are
+    #[arg(long, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(i64::from(RETENTION_FLOOR_DAYS)..))]
+    within: Option<u32>,
+}
 
-pub(super) fn run(_: &UsageArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+pub(super) fn run(args: &UsageArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let workspace = find_workspace(&global.directory()?)?;
-    let usage = block_on(async { Collecting::of(&workspace).await?.usage().await })?;
+    let usage = block_on(async { Collecting::of(&workspace).await?.usage(args.within).await })?;
     output.line(format!(
         "all         {}, {}",
         size(usage.bytes),
@@ -56,6 +63,14 @@ pub(super) fn run(_: &UsageArgs, global: &GlobalArgs, output: Output) -> Result<
         output.line(format!(
             "snapshot    {}, which nothing but {snapshot} keeps",
             size(*bytes)
+        ));
+    }
+    if let Some(shorter) = usage.shorter {
+        output.line(format!(
+            "shorter     {} would be free if states were kept for {}: {} would go",
+            size(shorter.bytes),
+            count(shorter.within_days.into(), "day"),
+            count(shorter.points as u64, "earlier state"),
         ));
     }
     output.value(&usage);

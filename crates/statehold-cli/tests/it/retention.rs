@@ -7,7 +7,7 @@ use serde_json::Value;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
 
-use crate::world::{Two, json, run};
+use crate::world::{Two, installation, json, run};
 
 /// A machine with a key of this role.
 fn machine_as(role: &str, installation: &Installation, gateway: &RunningGateway) -> RealMachine {
@@ -137,6 +137,58 @@ fn a_purged_file_is_nowhere_any_more() {
     run(&operator, &["verify", "--store", vault, "--read-data"], 0);
 }
 
+/// Goal: a purge that was killed between its two records is finished at once, by the same command or by a
+/// compaction, and not a week later.
+/// Method: `kill -9` as soon as the first record is there; where that comes too late, once more.
+#[test]
+fn a_purge_that_was_killed_is_finished_by_the_next_command() {
+    const ATTEMPTS: u64 = 30;
+    let place = installation();
+    let store = place.path("store");
+    fs::create_dir_all(&store).unwrap();
+    let machine = place.machine("a").unwrap();
+    run(&machine, &["init", "--preset", "plain"], 0);
+    run(&machine, &["link", store.to_str().unwrap()], 0);
+    // What is still being written there has other names.
+    let is_record = |name: &str| name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit());
+    let records = || {
+        let items = fs::read_dir(store.join("log")).unwrap();
+        let names = items.map(|item| item.unwrap().file_name());
+        names
+            .filter(|name| name.to_str().is_some_and(is_record))
+            .count()
+    };
+    let mut next = [
+        &["purge", "leak", "--apply", "--confirm-path", "leak"][..],
+        &["compact"],
+    ]
+    .into_iter();
+    let mut finishing = next.next();
+    for attempt in 0..ATTEMPTS {
+        let Some(finish) = finishing else { return };
+        let leak = SeededEntropy::new(attempt).bytes(700_000);
+        machine.write("leak", &leak).unwrap();
+        run(&machine, &["push"], 0);
+        fs::remove_file(machine.path("leak")).unwrap();
+        run(&machine, &["push"], 0);
+        let before = records();
+        let purge = ["purge", "leak", "--apply", "--confirm-path", "leak"];
+        let purging = machine.start(machine.command(&purge), "").unwrap();
+        while records() == before {
+            std::thread::yield_now();
+        }
+        purging.kill().unwrap();
+        if records() > before + 1 {
+            continue;
+        }
+        assert!(holds(&store, &leak[..1_000]));
+        run(&machine, finish, 0);
+        assert!(!holds(&store, &leak[..1_000]), "{finish:?}");
+        finishing = next.next();
+    }
+    assert_eq!(finishing, None, "no kill came between the two");
+}
+
 /// Goal: whoever looks sees what would go and what takes space; with nothing to let go, nothing goes.
 #[test]
 fn nothing_goes_that_is_kept() {
@@ -165,5 +217,17 @@ fn nothing_goes_that_is_kept() {
         usage["bytes"].as_u64() > usage["newest"].as_u64(),
         "{usage}"
     );
+    assert_eq!(usage["shorter"], Value::Null);
+    let shorter = json(a, &["usage", "--within", "7"], 0);
+    assert_eq!(
+        (
+            &shorter["shorter"]["within_days"],
+            &shorter["shorter"]["points"]
+        ),
+        (&7.into(), &0.into())
+    );
+    let said = run(a, &["usage", "--within", "7"], 0).out;
+    assert!(said.contains("kept for 7 days: 0 earlier states"), "{said}");
+    run(a, &["usage", "--within", "6"], 2);
     assert_eq!(run(a, &["cat", "x.md", "--at", "1"], 0).out, "0\n");
 }

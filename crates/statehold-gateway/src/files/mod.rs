@@ -30,7 +30,7 @@ use statehold_repository::remote::load_at;
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::problem::{Fault, Problem};
 use statehold_repository::wire::{HEADER_ALLOW_SECRET, HEADER_RECORD};
-use statehold_repository::{Error, Remote as _};
+use statehold_repository::{Error, Remote as _, Whereabouts};
 
 use self::negotiation::{Coding, Part, choose, coding_of_body, part};
 use self::representation::{Content, choose_form, content_length, describe, tag, validators, vary};
@@ -73,7 +73,11 @@ pub(crate) async fn read(
     let state = state_at(&gateway, &repository, query.at).await?;
     let file = file_at(&state, &path)?.ok_or_else(|| no_file(&path))?;
     let record = HeaderValue::from(state.head.number);
-    let answer = send(&gateway, &repository, &path, file, &method, &headers).await;
+    let source = Source {
+        repository: &repository,
+        state: &state,
+    };
+    let answer = send(&gateway, source, &path, file, &method, &headers).await;
     let mut answer = answer.unwrap_or_else(|refusal| {
         let mut response = refusal.into_response();
         vary(response.headers_mut());
@@ -151,9 +155,22 @@ fn precondition_failed(path: &RepoPath, reason: &str) -> Refusal {
     Refusal::new(Fault::PreconditionFailed, format!("{path} {reason}"))
 }
 
+/// What a file is read from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    repository: &'a HostedRepository,
+    state: &'a RepositoryState,
+}
+
+impl Source<'_> {
+    fn whereabouts(self, gateway: &Gateway, file: &FileEntry) -> Whereabouts {
+        Whereabouts::of_file(self.state.head, file, Arc::clone(gateway.histories()))
+    }
+}
+
 async fn send(
     gateway: &Gateway,
-    repository: &HostedRepository,
+    source: Source<'_>,
     path: &RepoPath,
     file: &FileEntry,
     method: &Method,
@@ -187,7 +204,9 @@ async fn send(
         let content_range = ContentRange::bytes(range.clone(), file.size);
         headers.typed_insert(content_range.map_err(Problem::refused)?);
         let memory = memory_for(gateway.answers(), representation::memory(file)).await?;
-        let mut content = Content::part(repository.clone(), file, &range, memory);
+        let whereabouts = source.whereabouts(gateway, file);
+        let repository = source.repository.clone();
+        let mut content = Content::part(repository, whereabouts, file, &range, memory);
         content.begin().await?;
         let body = content.into_body();
         return Ok((StatusCode::PARTIAL_CONTENT, headers, body).into_response());
@@ -203,7 +222,9 @@ async fn send(
         Body::from_stream(stream::empty::<Result<bytes::Bytes, Error>>())
     } else {
         let memory = memory_for(gateway.answers(), representation::memory(file)).await?;
-        let mut content = Content::whole(repository.clone(), file.clone(), coding, memory);
+        let whereabouts = source.whereabouts(gateway, file);
+        let repository = source.repository.clone();
+        let mut content = Content::whole(repository, whereabouts, file.clone(), coding, memory);
         length = content.begin().await?.or(length);
         content.into_body()
     };

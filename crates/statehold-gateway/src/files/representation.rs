@@ -18,7 +18,7 @@ use statehold_core::entry::{Chunk, ContentObject, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::time::Timestamp;
 use statehold_repository::content::open_chunk;
-use statehold_repository::{Error, Remote as _, Result};
+use statehold_repository::{Error, Result, Whereabouts};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::negotiation::{Coding, choose};
@@ -197,6 +197,7 @@ pub(crate) fn memory(file: &FileEntry) -> usize {
 /// What is left to be sent of a file.
 pub(crate) struct Content {
     repository: HostedRepository,
+    whereabouts: Whereabouts,
     /// Chunks that have not been fetched.
     chunks: VecDeque<Chunk>,
     form: Form,
@@ -223,6 +224,7 @@ impl Content {
     /// The whole of a file.
     pub(crate) fn whole(
         repository: HostedRepository,
+        whereabouts: Whereabouts,
         file: FileEntry,
         coding: Coding,
         memory: OwnedSemaphorePermit,
@@ -230,6 +232,7 @@ impl Content {
         let (skip, left) = (0, file.size);
         Self {
             repository,
+            whereabouts,
             chunks: file.chunks.into(),
             form: match coding {
                 Coding::Identity => Form::Identity { skip, left },
@@ -244,6 +247,7 @@ impl Content {
     /// Some of a file's bytes.
     pub(crate) fn part(
         repository: HostedRepository,
+        whereabouts: Whereabouts,
         file: &FileEntry,
         range: &Range<u64>,
         memory: OwnedSemaphorePermit,
@@ -263,6 +267,7 @@ impl Content {
         let left = range.end - range.start;
         Self {
             repository,
+            whereabouts,
             chunks,
             form: Form::Identity { skip, left },
             ready: VecDeque::new(),
@@ -318,10 +323,9 @@ impl Content {
             window.push(*chunk);
             self.chunks.pop_front();
         }
-        let places: Vec<_> = window.iter().map(|chunk| chunk.at).collect();
-        let frames = match places.is_empty() {
+        let frames = match window.is_empty() {
             true => Vec::new(),
-            false => self.repository.read(&places).await?,
+            false => self.whereabouts.read(&self.repository, &window).await?,
         };
         let is_last = self.chunks.is_empty();
         let form = std::mem::replace(&mut self.form, Form::Ended);

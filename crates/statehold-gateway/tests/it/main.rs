@@ -7,6 +7,8 @@ mod files;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod one_request;
 #[cfg(test)]
 mod openapi;

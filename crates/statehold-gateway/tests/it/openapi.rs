@@ -644,7 +644,9 @@ async fn keys(checked: &Checked<'_>, operator: &Key, pusher: &Key) {
         .assert_status(path, ask("POST", path).body("{"), 422)
         .await;
 
-    checked.call("/v1/usage", ask("GET", "/v1/usage")).await;
+    checked
+        .call("/v1/usage", ask("GET", "/v1/usage?within=7"))
+        .await;
     for dry in [true, false] {
         let request = CompactRequest {
             dry,

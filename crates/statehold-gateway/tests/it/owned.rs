@@ -1,5 +1,6 @@
 //! What a machine can't do that is owned by somebody else: its push key vouches for nothing.
 
+use statehold_core::collection::HoldBody;
 use statehold_core::id::PackId;
 use statehold_core::record::{BackupBody, Body, Kind, NewPack};
 use statehold_core::state::State;
@@ -88,4 +89,45 @@ async fn a_row_takes_the_role_maintain() {
             false => assert!(matches!(answer, Err(Error::Denied { .. })), "{answer:?}"),
         }
     }
+}
+
+/// Goal: who may push protects its own upload from collectors, and fills no table with what was never sent.
+#[tokio::test]
+async fn an_upload_is_held_by_whoever_sends_it() {
+    let running = start(&Store::memory()).await;
+    let key = running.key(Role::Push).await;
+    let remote = running.remote(&key).await.unwrap();
+    let state = load(&remote).await.unwrap().state;
+    assert!(remote.time().is_some());
+    let (draft, pack) = push(&state, &[("large", &noise(700_000))]);
+    let pack = pack.unwrap();
+    let hold = |id| {
+        let body = Body::Hold(HoldBody {
+            base: state.head,
+            packs: vec![id],
+        });
+        StoredDraft::new(head(Kind::Hold), body, &[]).unwrap()
+    };
+    let refused = remote.append(&hold(pack.id), &state).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("is sent before it is held"),
+        "{refused}"
+    );
+    remote.put_pack(pack.id, pack.bytes.clone()).await.unwrap();
+    let reader = running.key(Role::Read).await;
+    let reader = running.remote(&reader).await.unwrap();
+    let denied = reader.append(&hold(pack.id), &state).await.unwrap_err();
+    assert!(matches!(denied, Error::Denied { .. }), "{denied}");
+    for _ in 0..2 {
+        remote.append(&hold(pack.id), &state).await.unwrap();
+    }
+    let held = load(&remote).await.unwrap().state.collection.held.clone();
+    assert_eq!(held.into_iter().collect::<Vec<_>>(), [(pack.id, 2)]);
+    // The push is made from the state before, and what it names is held no longer.
+    remote.append(&draft, &state).await.unwrap();
+    let after = load(&remote).await.unwrap().state;
+    assert!(after.collection.held.is_empty() && after.packs.contains_key(&pack.id));
+    remote.append(&hold(pack.id), &after).await.unwrap();
+    let after = load(&remote).await.unwrap().state;
+    assert!(after.collection.held.is_empty());
 }

@@ -34,9 +34,9 @@ use statehold_core::record::{Body, DraftHead, Kind, NewPack};
 use statehold_core::state::State;
 
 use self::look::{Look, look};
-use self::plan::{Plan, Wish, current, is_kept, plan};
+use self::plan::{Plan, Wish, current, is_kept, plan, purged};
 pub use self::removal::Deleted;
-pub use self::usage::Usage;
+pub use self::usage::{Shorter, Usage};
 use crate::error::{Error, Result};
 use crate::format::record::StoredDraft;
 use crate::layout;
@@ -138,10 +138,10 @@ impl<'a> Collector<'a> {
         Ok(report(&look, &plan(&look, wish)))
     }
 
-    /// What takes space.
-    pub async fn usage(&self) -> Result<Usage> {
+    /// What takes space; and what keeping every point for so many days only would free, if that is asked.
+    pub async fn usage(&self, within_days: Option<u32>) -> Result<Usage> {
         let look = look(self.repository, None).await?;
-        Ok(usage::usage(&look, millis(self.settings.upload)))
+        Ok(usage::usage(&look, self.settings, within_days))
     }
 
     /// Lets go of what the policy lets go, and moves what is still needed of packs less than half alive.
@@ -157,26 +157,21 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Deletes what was condemned long enough ago and is named by nothing that is kept, and finishes what
-    /// an earlier collector began.
+    /// Deletes what was condemned long enough ago and is named by nothing that is kept, what holds content that was
+    /// purged at once, and finishes what an earlier collector began.
     pub async fn remove(&self) -> Result<Removed> {
-        self.remove_with(None).await
-    }
-
-    /// [`Self::remove`], and what one compaction condemned at once.
-    async fn remove_with(&self, at_once: Option<u64>) -> Result<Removed> {
         let mut rounds = 0;
         loop {
-            match self.try_remove(at_once).await {
+            match self.try_remove().await {
                 Err(error) => again(&mut rounds, error)?,
                 removed => return removed,
             }
         }
     }
 
-    async fn try_remove(&self, at_once: Option<u64>) -> Result<Removed> {
+    async fn try_remove(&self) -> Result<Removed> {
         let look = look(self.repository, None).await?;
-        self.remove_after(&look, at_once).await
+        self.remove_after(&look).await
     }
 
     /// [`Self::compact`], and then [`Self::remove`].
@@ -188,8 +183,8 @@ impl<'a> Collector<'a> {
     }
 
     /// Makes the content that was ever at a path, or beneath it, unreadable at every point, and deletes it
-    /// at once. The directory must not have it any more. Killed between the two, it leaves the deleting to a
-    /// removal after the floor.
+    /// at once. The directory must not have it any more. Killed between the two, it leaves the deleting to the
+    /// next removal, by whomever.
     pub async fn purge(&self, path: &RepoPath) -> Result<Collected> {
         let wish = Wish {
             is_purge: true,
@@ -203,7 +198,7 @@ impl<'a> Collector<'a> {
             }
         };
         Ok(Collected {
-            removed: Some(self.remove_with(compacted.record).await?),
+            removed: Some(self.remove().await?),
             compacted,
         })
     }
@@ -257,9 +252,9 @@ impl<'a> Collector<'a> {
         Ok(compacted)
     }
 
-    /// Removes what is due; what a purge condemned is due at once.
-    async fn remove_after(&self, look: &Look, at_once: Option<u64>) -> Result<Removed> {
-        let (packs, cut) = self.due(look, at_once);
+    /// Removes what is due.
+    async fn remove_after(&self, look: &Look) -> Result<Removed> {
+        let (packs, cut) = self.due(look);
         let collection = &look.state.collection;
         if packs.is_empty() && cut == collection.cut {
             let deleted = self.finish(&look.state, look, &[]).await?;
@@ -302,8 +297,8 @@ impl<'a> Collector<'a> {
     }
 
     /// What was condemned long enough ago and is named by nothing that is kept: packs, and up to which
-    /// record.
-    fn due(&self, look: &Look, at_once: Option<u64>) -> (Vec<PackId>, u64) {
+    /// record. What holds purged content is due at once, whoever condemned it and when.
+    fn due(&self, look: &Look) -> (Vec<PackId>, u64) {
         let collection = &look.state.collection;
         let floor = millis(self.settings.floor);
         let is_old = |by: u64| {
@@ -313,13 +308,11 @@ impl<'a> Collector<'a> {
                     .as_millis()
                     .saturating_sub(listed.modified.as_millis())
             };
-            Some(by) == at_once
-                || look
-                    .objects
-                    .get(&key)
-                    .map(age)
-                    .is_some_and(|age| age >= floor)
+            let record = look.objects.get(&key);
+            record.map(age).is_some_and(|age| age >= floor)
         };
+        let purged: BTreeSet<ContentObject> =
+            purged(&look.moves).map(|(object, _)| object).collect();
         let kept = look
             .spans
             .iter()
@@ -329,17 +322,20 @@ impl<'a> Collector<'a> {
             .map(|(object, _)| object)
             .collect();
         let packs = collection.condemned.iter().filter(|(id, condemned)| {
-            let is_named = named.contains(&ContentObject::Pack(**id));
-            !condemned.removed && !is_named && is_old(condemned.by)
+            let object = ContentObject::Pack(**id);
+            let is_due = purged.contains(&object) || is_old(condemned.by);
+            !condemned.removed && !named.contains(&object) && is_due
         });
         let packs = packs.map(|(id, _)| *id).take(COLLECTED_PACKS_MAX);
         let retiring = collection.retiring.iter().filter(|(by, _)| is_old(**by));
         let cut = retiring.map(|(_, records)| *records).max().unwrap_or(0);
-        let first_named = named.iter().filter_map(|object| match object {
+        let record_of = |object: &ContentObject| match object {
             ContentObject::Record(number) => Some(*number),
             ContentObject::Pack(_) => None,
-        });
-        let before_named = first_named.min().map_or(u64::MAX, |first| first - 1);
+        };
+        let cut = cut.max(purged.iter().filter_map(record_of).max().unwrap_or(0));
+        let first_named = named.iter().filter_map(record_of).min();
+        let before_named = first_named.map_or(u64::MAX, |first| first - 1);
         (packs.collect(), cut.min(before_named).max(collection.cut))
     }
 
@@ -411,11 +407,15 @@ impl<'a> Collector<'a> {
 /// How often a collector looks again before it says why it cannot go on.
 const ROUNDS_MAX: u32 = 4;
 
-/// Lets another round begin where another collector came first, or took away what this one was reading.
+/// Lets another round begin where another collector came first, or took away what this one was reading. What
+/// is still missing or cut short in the last one is damage.
 fn again(rounds: &mut u32, error: Error) -> Result<()> {
     let is_overtaken = matches!(
         error,
-        Error::Conflict { .. } | Error::Retired { .. } | Error::NotFound { .. }
+        Error::Conflict { .. }
+            | Error::Retired { .. }
+            | Error::NotFound { .. }
+            | Error::Damaged { .. }
     );
     if !is_overtaken || *rounds == ROUNDS_MAX {
         return Err(error);

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use statehold_core::collection::{Moves, Place};
 use statehold_core::entry::ContentObject;
 use statehold_core::id::PackId;
-use statehold_core::limits::{COLLECTED_PACKS_MAX, LISTINGS_MAX, MOVES_MAX, SEGMENT_RECORDS};
+use statehold_core::limits::{
+    COLLECTED_PACKS_MAX, HOLD_HOURS_MAX, LISTINGS_MAX, MOVES_MAX, SEGMENT_RECORDS, UPLOAD_HOURS_MAX,
+};
 use statehold_core::numbers::Numbers;
 use statehold_core::retention::{Expiry, PointAge};
-use statehold_core::time::Timestamp;
 
 use super::look::{Look, Span};
 use crate::layout;
+use crate::store::Listed;
 
 /// Stored bytes that one compaction moves at most; the next one goes on.
 const MOVED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -48,6 +50,8 @@ pub(super) struct Plan {
     pub(super) copies: Vec<Span>,
     /// Frames that are purged.
     pub(super) gone: BTreeSet<Place>,
+    /// Frames that were purged before, where they may lie still.
+    purged: BTreeSet<Place>,
     /// Where frames that any kept state names lie now, by where they lay then.
     needed: BTreeMap<Place, Option<Place>>,
 }
@@ -77,7 +81,9 @@ impl Plan {
             Some(now) if now == then && !copied.contains_key(now) => None,
             Some(now) => lies(*now).map(|now| (*then, Some(now))),
         });
-        moved.collect()
+        // Named where they lie, so that whoever removes knows what holds them.
+        let purged = self.gone.union(&self.purged);
+        moved.chain(purged.map(|place| (*place, None))).collect()
     }
 }
 
@@ -92,6 +98,12 @@ pub(super) fn current(span: &Span, moves: &Moves) -> Option<Place> {
         None => Some(span.place),
         Some(moved) => moved.map(|(pack, offset)| (ContentObject::Pack(pack), offset)),
     }
+}
+
+/// The places from which content was purged, as far as anything may lie there still.
+pub(super) fn purged(moves: &Moves) -> impl Iterator<Item = Place> {
+    let gone = moves.iter().filter(|(_, to)| to.is_none());
+    gone.map(|(from, _)| from)
 }
 
 /// Decides what to do.
@@ -126,11 +138,24 @@ pub(super) fn plan(look: &Look, wish: Wish) -> Plan {
             live.insert(now, span);
         }
     }
+    let is_there = |(object, _): &Place| match object {
+        ContentObject::Pack(id) => {
+            let condemned = collection.condemned.get(id);
+            condemned.map_or(look.state.packs.contains_key(id), |one| !one.removed)
+        }
+        ContentObject::Record(number) => *number > collection.cut,
+    };
+    plan.purged = purged(&look.moves).filter(is_there).collect();
     if wish.is_purge {
-        let wanted = live
-            .iter()
-            .filter(|(_, span)| look.wanted.contains(&span.digest));
-        plan.gone = wanted.map(|(place, _)| *place).collect();
+        // Wherever it lies still, also what is expired, and what was moved and not deleted yet.
+        let wanted = look.spans.iter();
+        let wanted = wanted.filter(|span| look.wanted.contains(&span.digest));
+        let places = wanted.flat_map(|span| {
+            let now = current(span, &look.moves);
+            std::iter::once(span.place).chain(now)
+        });
+        let places = places.filter(|place| is_there(place) && !plan.purged.contains(place));
+        plan.gone = places.collect();
     }
     plan.records = records(look, &plan, &gone_by_then);
     let left = plan.records.max(collection.condemned_records());
@@ -226,17 +251,35 @@ impl Plan {
     }
 }
 
-/// Packs that no record knows, and that are no upload under way.
+/// How many times as long as an upload's a hold counts.
+const HOLD_UPLOADS: i64 = (HOLD_HOURS_MAX / UPLOAD_HOURS_MAX) as i64;
+
+/// Packs that no record knows, and that are no upload under way: they were neither written nor held of late.
 pub(super) fn orphans(look: &Look, upload_ms: i64) -> Vec<PackId> {
     let state = &look.state;
-    let is_old =
-        |since: Timestamp| look.now.as_millis().saturating_sub(since.as_millis()) >= upload_ms;
-    let packs = look.objects.values().filter_map(|listed| {
-        let id = layout::parse_pack(&listed.key)?;
-        let is_known = state.packs.contains_key(&id)
-            || state.collection.condemned.contains_key(&id)
-            || state.collection.held.contains_key(&id);
-        (!is_known && is_old(listed.modified)).then_some(id)
-    });
-    packs.collect()
+    let is_old = |listed: &Listed, bound_ms: i64| {
+        let now = look.now.as_millis();
+        now.saturating_sub(listed.modified.as_millis()) >= bound_ms
+    };
+    let hold_ms = upload_ms.saturating_mul(HOLD_UPLOADS);
+    // A hold is as old as its record is in the store.
+    let is_held = |id: &PackId| {
+        let by = state.collection.held.get(id);
+        let record = by.and_then(|by| look.objects.get(&layout::record(*by)));
+        record.is_some_and(|record| !is_old(record, hold_ms))
+    };
+    let is_known =
+        |id: &PackId| state.packs.contains_key(id) || state.collection.condemned.contains_key(id);
+    let there = look
+        .objects
+        .values()
+        .filter(|listed| is_old(listed, upload_ms));
+    let there = there.filter_map(|listed| layout::parse_pack(&listed.key));
+    // One that is held and nowhere to be seen would be held for good.
+    let absent = state.collection.held.keys().copied();
+    let absent = absent.filter(|id| look.pack(*id).is_none());
+    there
+        .chain(absent)
+        .filter(|id| !is_known(id) && !is_held(id))
+        .collect()
 }

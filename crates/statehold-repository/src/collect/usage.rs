@@ -4,9 +4,12 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use statehold_core::collection::Place;
+use statehold_core::numbers::Numbers;
+use statehold_core::retention::Policy;
 
 use super::look::Look;
 use super::plan::{current, is_kept, orphans};
+use super::{Settings, millis};
 use crate::layout;
 
 /// Stored bytes, by what they are there for.
@@ -26,13 +29,30 @@ pub struct Usage {
     pub orphans: u64,
     /// What would be free without a snapshot that alone keeps it, by its name.
     pub snapshots: Vec<(String, u64)>,
+    /// What keeping less would free, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shorter: Option<Shorter>,
+}
+
+/// What a compaction would free if every point were kept for so many days only, and what else the policy
+/// says stayed as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shorter {
+    /// Days.
+    pub within_days: u32,
+    /// Points that would go, of those that are kept now.
+    pub points: usize,
+    /// Content that nothing but they keep, in stored bytes.
+    pub bytes: u64,
 }
 
 /// Ages that history is told by, in days.
 const AGES: [u32; 5] = [1, 7, 30, 365, u32::MAX];
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
-pub(super) fn usage(look: &Look, upload_ms: i64) -> Usage {
+pub(super) fn usage(look: &Look, settings: Settings, within_days: Option<u32>) -> Usage {
+    let upload_ms = millis(settings.upload);
+    let floor_ms = millis(settings.floor);
     let collection = &look.state.collection;
     let head = look.state.head.number;
     // Each frame once: in the newest state, or by the latest point that has it.
@@ -73,12 +93,35 @@ pub(super) fn usage(look: &Look, upload_ms: i64) -> Usage {
     let length = |id| look.pack(id).map_or(0, |listed| listed.bytes);
     usage.condemned = collection.condemned.keys().map(|id| length(*id)).sum();
     usage.orphans = orphans(look, upload_ms).into_iter().map(length).sum();
-    usage.snapshots = freed_by_snapshots(look);
+    usage.snapshots = freed_by_snapshots(look, floor_ms);
+    usage.shorter = within_days.map(|within_days| {
+        let policy = Policy {
+            within_days,
+            ..collection.policy()
+        };
+        let expiry = policy.expiry(&look.points, look.now, floor_ms);
+        let mut expired = collection.expired.clone();
+        expired.extend(&expiry.numbers);
+        Shorter {
+            within_days,
+            points: expiry.points,
+            bytes: kept_bytes(look, &collection.expired) - kept_bytes(look, &expired),
+        }
+    });
     usage
 }
 
+/// Stored bytes of the content that points name which are not among these, each piece once.
+fn kept_bytes(look: &Look, expired: &Numbers) -> u64 {
+    let spans = look.spans.iter().filter(|span| is_kept(span, expired));
+    let places: HashMap<Place, u64> = spans
+        .filter_map(|span| Some((current(span, &look.moves)?, u64::from(span.stored))))
+        .collect();
+    places.values().sum()
+}
+
 /// What each snapshot alone keeps: frames of which every kept point is the one that it names.
-fn freed_by_snapshots(look: &Look) -> Vec<(String, u64)> {
+fn freed_by_snapshots(look: &Look, floor_ms: i64) -> Vec<(String, u64)> {
     let collection = &look.state.collection;
     let policy = collection.policy();
     let mut names: HashMap<u64, Vec<&str>> = HashMap::new();
@@ -96,18 +139,12 @@ fn freed_by_snapshots(look: &Look) -> Vec<(String, u64)> {
             point.is_named = false;
         }
         let mut expired = collection.expired.clone();
-        let before = policy.expiry(&look.points, look.now, 0).numbers;
-        expired.extend(&policy.expiry(&points, look.now, 0).numbers);
+        let before = policy.expiry(&look.points, look.now, floor_ms).numbers;
+        expired.extend(&policy.expiry(&points, look.now, floor_ms).numbers);
         let mut with = collection.expired.clone();
         with.extend(&before);
-        let bytes = |kept: &statehold_core::numbers::Numbers| -> u64 {
-            let spans = look.spans.iter().filter(|span| is_kept(span, kept));
-            let places: HashMap<Place, u64> = spans
-                .filter_map(|span| Some((current(span, &look.moves)?, u64::from(span.stored))))
-                .collect();
-            places.values().sum()
-        };
-        freed.push((name.to_owned(), bytes(&with) - bytes(&expired)));
+        let bytes = kept_bytes(look, &with) - kept_bytes(look, &expired);
+        freed.push((name.to_owned(), bytes));
     }
     freed.sort_unstable();
     freed

@@ -180,7 +180,7 @@ impl Run<'_> {
             let reason = format!("its listing is {root}, and it was {known} before");
             restore.note(None, reason);
         }
-        restorer.run(&state.tree, &mut restore).await?;
+        restorer.run(state, &mut restore).await?;
         restore.seconds = seconds(begun, self.drill.clock.now());
         self.restores.push(restore);
         Ok(())

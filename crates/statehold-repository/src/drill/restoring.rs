@@ -14,7 +14,7 @@ use bytes::Bytes;
 use statehold_core::digest::{Digest, FileHasher};
 use statehold_core::entry::{Chunk, Entry, FileEntry};
 use statehold_core::path::RepoPath;
-use statehold_core::tree::Tree;
+use statehold_core::state::State;
 
 use super::receipt::Restore;
 use super::scratch::{Scratch, unusable};
@@ -23,6 +23,7 @@ use crate::content::open_chunk;
 use crate::error::{Error, Result};
 use crate::remote::Remote;
 use crate::verify::Watch;
+use crate::whereabouts::Whereabouts;
 
 /// Bytes of a file that are read back at once.
 const READ_BACK: usize = 1 << 20;
@@ -51,9 +52,10 @@ impl<'a> Restorer<'a> {
         }
     }
 
-    /// Restores a tree. What differs is noted; an error says that a store did not answer, or that the
+    /// Restores a state's tree. What differs is noted; an error says that a store did not answer, or that the
     /// scratch space can't be used.
-    pub(super) async fn run(&mut self, tree: &Tree, restore: &mut Restore) -> Result<()> {
+    pub(super) async fn run(&mut self, state: &State, restore: &mut Restore) -> Result<()> {
+        let (tree, whereabouts) = (&state.tree, Whereabouts::of(state.head));
         restore.entries = tree.len() as u64;
         let mut wanted = Wanted::new();
         for (path, entry) in tree.iter() {
@@ -69,7 +71,7 @@ impl<'a> Restorer<'a> {
         self.watch.expect(wanted.len() as u64);
         let files = wanted.values().map(|(file, _)| *file).collect();
         for batch in batches(files) {
-            self.bring(&batch, &wanted, restore).await?;
+            self.bring(&batch, &wanted, &whereabouts, restore).await?;
         }
         Ok(())
     }
@@ -79,15 +81,13 @@ impl<'a> Restorer<'a> {
         &mut self,
         batch: &Batch<'_>,
         wanted: &Wanted<'_>,
+        whereabouts: &Whereabouts,
         restore: &mut Restore,
     ) -> Result<()> {
         let is_small = |file: &FileEntry| stored_bytes(file) <= TOGETHER_BYTES_MAX;
         let together = batch.iter().filter(|file| is_small(file));
-        let places: Vec<_> = together
-            .flat_map(|file| &file.chunks)
-            .map(|chunk| chunk.at)
-            .collect();
-        let frames = match self.remote.read(&places).await {
+        let chunks: Vec<_> = together.flat_map(|file| &file.chunks).copied().collect();
+        let frames = match whereabouts.read(self.remote, &chunks).await {
             Ok(frames) => Some(frames),
             // File by file it shows which ones that concerns.
             Err(Error::Damaged { .. } | Error::NotFound { .. }) => None,
@@ -104,7 +104,7 @@ impl<'a> Restorer<'a> {
             let place = place_of(file);
             let paths = wanted.get(&place).map(|(_, paths)| paths.as_slice());
             let paths = paths.unwrap_or_default();
-            match self.bring_one(file, own).await {
+            match self.bring_one(file, own, whereabouts).await {
                 Ok(()) => {
                     self.good.insert(place);
                     restore.files += paths.len() as u64;
@@ -123,7 +123,12 @@ impl<'a> Restorer<'a> {
     }
 
     /// Restores a file whose frames are at hand, or have to be read.
-    async fn bring_one(&mut self, file: &FileEntry, frames: Option<Vec<Bytes>>) -> Result<()> {
+    async fn bring_one(
+        &mut self,
+        file: &FileEntry,
+        frames: Option<Vec<Bytes>>,
+        whereabouts: &Whereabouts,
+    ) -> Result<()> {
         self.files += 1;
         let path = self.scratch.file(self.files);
         let mut writing = off_thread(move || Writing::begin(path)).await?;
@@ -131,8 +136,7 @@ impl<'a> Restorer<'a> {
             Some(frames) => writing = writing.add(&file.chunks, frames).await?,
             None => {
                 for group in file.chunks.chunks(CHUNKS_AT_ONCE) {
-                    let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
-                    let frames = self.remote.read(&places).await?;
+                    let frames = whereabouts.read(self.remote, group).await?;
                     writing = writing.add(group, frames).await?;
                 }
             }

@@ -52,10 +52,21 @@ impl Repository {
         if number == 0 {
             return Ok(self.empty_state());
         }
-        let opening = self
-            .opening_from(Some(number), Until::Record(number))
-            .await?;
-        let state = state_of(self, opening, Point::Record(number)).await?;
+        let mut from = number;
+        let state = loop {
+            let until = Until::Record(number);
+            let opening = self.opening_from(Some(from), until).await?;
+            let checkpoint = opening.checkpoint.as_ref();
+            let before = checkpoint.and_then(|(found, _)| found.at.number.checked_sub(1));
+            match (state_of(self, opening, Point::Record(number)).await, before) {
+                // It is a cache, and an older one leads there as well.
+                (Err(error @ Error::Damaged { .. }), Some(before)) => {
+                    tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
+                    from = before;
+                }
+                (state, _) => break state?,
+            }
+        };
         let found = state.head.number;
         if found != number {
             let reason = format!("it leads to record {found} instead of {number}");

@@ -36,8 +36,9 @@ use statehold_core::collection::{Collection, Moves};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, ContentObject, Entry};
 use statehold_core::id::PackId;
+use statehold_core::limits::LOOKS_MAX;
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, RecordRef};
+use statehold_core::record::{Body, Kind as RecordKind, RecordRef};
 use statehold_core::snapshot::{Snapshot, SnapshotId};
 use statehold_core::state::State;
 
@@ -143,10 +144,41 @@ pub async fn verify(store: &Store, options: &Options, watch: &dyn Watch) -> Resu
     look(store, options, watch).await.map(|found| found.report)
 }
 
+/// Looks, and once more where what is not there may have been collected while it looked.
 async fn look(store: &Store, options: &Options, watch: &dyn Watch) -> Result<Findings> {
+    for _ in 0..LOOKS_MAX {
+        let (found, last) = look_once(store, options, watch).await?;
+        if found.report.damaged.is_empty() || !is_collected_after(store, last).await? {
+            return Ok(found);
+        }
+        tracing::info!("somebody has collected meanwhile; looking again");
+    }
+    look_once(store, options, watch)
+        .await
+        .map(|(found, _)| found)
+}
+
+/// Whether anybody has collected after a record.
+async fn is_collected_after(store: &Store, last: u64) -> Result<bool> {
+    for number in last + 1.. {
+        let Some(bytes) = store.read(&layout::record(number)).await? else {
+            break;
+        };
+        let kind =
+            StoredRecord::read(number, bytes).map(|stored| stored.record.envelope.draft.kind);
+        if let Ok(RecordKind::Compact | RecordKind::Remove) = kind {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is found by one look, and the newest record when it began.
+async fn look_once(store: &Store, options: &Options, watch: &dyn Watch) -> Result<(Findings, u64)> {
     let inventory = Inventory::take(store).await?;
     let objects = inventory.objects() - inventory.packs.len() - inventory.trees.len();
     watch.expect(objects as u64);
+    let last = inventory.last();
     let mut found = Findings {
         report: Report::default(),
         facts: Facts::default(),
@@ -161,7 +193,7 @@ async fn look(store: &Store, options: &Options, watch: &dyn Watch) -> Result<Fin
     report.unknown = inventory.unknown;
     report.leftovers.aside = inventory.aside;
     report.sort();
-    Ok(found)
+    Ok((found, last))
 }
 
 /// What record 1 says that the description has to be, if that can be told.

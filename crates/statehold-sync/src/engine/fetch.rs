@@ -16,7 +16,7 @@ use statehold_repository::batches::{
     Batch, CHUNKS_AT_ONCE, TOGETHER_BYTES_MAX, batches, stored_bytes,
 };
 use statehold_repository::content::open_chunk;
-use statehold_repository::{Error, Remote};
+use statehold_repository::{Error, Remote, Whereabouts};
 
 use super::{EngineError, Result, own_error};
 use crate::progress::Progress;
@@ -24,6 +24,8 @@ use crate::progress::Progress;
 /// Fetches content into a staging folder.
 pub(crate) struct Fetcher<'a> {
     pub(crate) remote: &'a dyn Remote,
+    /// Where the content lies.
+    pub(crate) whereabouts: &'a Whereabouts,
     /// A folder of our own, on the file system that the content will go to.
     pub(crate) staging: &'a Path,
     pub(crate) progress: &'a dyn Progress,
@@ -81,12 +83,12 @@ impl Fetcher<'_> {
         let mut damage = Vec::new();
         let small = |file: &&&FileEntry| stored_bytes(file) <= TOGETHER_BYTES_MAX;
         let together: Batch<'_> = files.iter().filter(small).copied().collect();
-        let places: Vec<_> = together
+        let chunks: Vec<_> = together
             .iter()
             .flat_map(|file| &file.chunks)
-            .map(|c| c.at)
+            .copied()
             .collect();
-        let frames = match self.remote.read(&places).await {
+        let frames = match self.whereabouts.read(self.remote, &chunks).await {
             Ok(frames) => frames,
             // Something in there can't be read: file by file it shows which files that concerns.
             Err(Error::Damaged { .. } | Error::NotFound { .. }) => {
@@ -123,8 +125,7 @@ impl Fetcher<'_> {
         let had = had.iter().map(|chunk| u64::from(chunk.at.stored)).sum();
         self.progress.advance(had);
         for group in missing.chunks(CHUNKS_AT_ONCE) {
-            let places: Vec<_> = group.iter().map(|chunk| chunk.at).collect();
-            let frames = self.remote.read(&places).await?;
+            let frames = self.whereabouts.read(self.remote, group).await?;
             for (chunk, frame) in group.iter().zip(&frames) {
                 staged.write(&open_chunk(chunk, frame)?)?;
                 self.progress.advance(u64::from(chunk.at.stored));

@@ -12,8 +12,8 @@ use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
 use statehold_core::tree::Tree;
-use statehold_repository::Remote;
 use statehold_repository::batches::stored_bytes_of;
+use statehold_repository::{Remote, Whereabouts};
 
 use super::fetch::Fetcher;
 use super::{EngineError, Result, own_error};
@@ -29,6 +29,8 @@ pub(super) struct Incoming<'a> {
     /// The tree that is taken over.
     pub(super) tree: &'a Tree,
     pub(super) remote: &'a dyn Remote,
+    /// Where the tree's content lies.
+    pub(super) whereabouts: &'a Whereabouts,
     pub(super) staging: &'a Path,
     /// A folder of this run's own for local content that gives way and exists nowhere else.
     pub(super) aside: PathBuf,
@@ -202,6 +204,7 @@ impl Incoming<'_> {
     fn fetcher(&self) -> Fetcher<'_> {
         Fetcher {
             remote: self.remote,
+            whereabouts: self.whereabouts,
             staging: self.staging,
             progress: self.progress,
         }

@@ -24,10 +24,10 @@ use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
-use statehold_repository::Remote;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
+use statehold_repository::{Remote, Whereabouts};
 
 use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
@@ -49,17 +49,19 @@ mod report;
 mod restore;
 pub(crate) mod retrieve;
 mod screening;
+mod sending;
 mod settle;
 mod status;
 mod take_back;
 
 pub use history::{Made, RollbackPlan, RolledBack};
 use incoming::Incoming;
-use outgoing::{Outgoing, Sending};
+use outgoing::Outgoing;
 pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
+use sending::Sending;
 use settle::{agree_on, is_another_log, still_to_settle};
 pub use take_back::TakenBack;
 
@@ -471,7 +473,14 @@ impl Engine {
                 check_replaceable(&self.workspace.manifest_path())?;
             }
             if !incoming.is_empty() {
-                self.receive(now, &incoming, report).await?;
+                match self.receive(now, &incoming, report).await {
+                    // So long ago was it looked at that its state is let go by now. What came stays.
+                    Err(EngineError::Remote(statehold_repository::Error::Expired { .. })) => {
+                        self.look_again(now, options).await?;
+                        continue;
+                    }
+                    received => received?,
+                }
                 report.actions.extend(incoming);
             }
             match self.send(now, &outgoing, report).await {
@@ -534,6 +543,7 @@ impl Engine {
             scan: &now.scan,
             tree: &checkout.state.tree,
             remote: &*self.remote,
+            whereabouts: &Whereabouts::of(checkout.state.head),
             staging: &self.workspace.staging(),
             aside: self.workspace.conflicts().join(stamp.to_string()),
             is_unsaved: &is_unsaved,
@@ -594,12 +604,14 @@ impl Engine {
         let rules = (&now.rules, settings.profile);
         let (folder, scan) = (&self.folder, &now.scan);
         let mut outgoing = Outgoing::new(folder, scan, rules, &known, &*self.entropy);
+        let uploads = self.take_up(&known).await?;
+        outgoing.resume(&uploads);
         let is_slow = actions.len() >= EARLY_FILES_MIN && total > EARLY_BYTES_MIN;
         if is_slow || total > PACK_BYTES_TARGET as u64 {
             outgoing.send_early(total);
         }
-        let (remote, progress) = (Arc::clone(&self.remote), Arc::clone(&self.progress));
-        let mut sending = Sending::new(remote, known.head, progress);
+        let mut sending = Sending::new(self, &known, uploads);
+        sending.hold_if_due().await?;
         for action in actions {
             outgoing.take(action, &mut sending).await?;
         }
@@ -621,7 +633,12 @@ impl Engine {
         }
         sending.finish().await?;
         // All other content is durable.
-        let (record, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        let handed_in = self.hand_in(&along, &outbound.draft, known).await;
+        if let Err(EngineError::Remote(statehold_repository::Error::Refused { .. })) = &handed_in {
+            // Whatever it is that can't be: the next attempt builds on nothing of it.
+            sending.uploads.clear()?;
+        }
+        let (record, state) = handed_in?;
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
@@ -633,6 +650,7 @@ impl Engine {
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
         Journal::of(&self.workspace).clear()?;
+        sending.uploads.clear()?;
         now.carried = None;
         self.progress.end();
         report.files += files;

@@ -1,9 +1,7 @@
 //! The way out: reading files, cutting them, and making a draft of the changes.
 
 use std::io::Read as _;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use statehold_core::bands::{Profile, band};
 use statehold_core::chunking::{chunks_to_keep, cut};
 use statehold_core::digest::{Digest, FileHasher};
@@ -13,18 +11,17 @@ use statehold_core::id::{MachineId, Nonce};
 use statehold_core::limits::CHUNK_BYTES_MAX;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
-use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, Upsert};
+use statehold_core::record::{Body, DraftHead, Kind, PushBody, Upsert};
 use statehold_core::rules::RuleSet;
 use statehold_core::state::State;
-use statehold_repository::Remote;
 use statehold_repository::content::{ContentWriter, Finished, Pack};
 use statehold_repository::format::record::StoredDraft;
-use tokio::task::{JoinError, JoinHandle, JoinSet};
 
+use super::sending::Sending;
 use super::{EngineError, Result};
 use crate::folder::{Folder, FolderError};
-use crate::progress::Progress;
 use crate::scan::Scan;
+use crate::uploads::Uploads;
 
 /// How much of a file is in memory at once. Several of the largest chunks.
 const READ_BYTES: usize = 4 * CHUNK_BYTES_MAX;
@@ -51,114 +48,6 @@ pub(super) struct Outbound {
     pub(super) pack: Option<Pack>,
     /// Paths whose local state the draft holds.
     pub(super) paths: Vec<RepoPath>,
-}
-
-/// Packs on their way, a few at once.
-pub(super) struct Sending {
-    remote: Arc<dyn Remote>,
-    /// Whether the repository is still what it was. Asked while files are read, known before the
-    /// first write.
-    confirming: Option<JoinHandle<statehold_repository::Result<()>>>,
-    packs: JoinSet<statehold_repository::Result<Bytes>>,
-    /// The buffer of a pack that was sent.
-    spare: Option<Vec<u8>>,
-    progress: Arc<dyn Progress>,
-    /// Bytes of files that were read and are in no pack under way. What has been read is not yet
-    /// sent, so a watching person is told of it with the pack or the draft that takes it along.
-    pub(super) waiting: u64,
-    /// Stored bytes that were handed in.
-    pub(super) bytes: u64,
-}
-
-/// Packs on their way at once.
-const PACKS_UNDER_WAY: usize = 3;
-
-impl Sending {
-    pub(super) fn new(
-        remote: Arc<dyn Remote>,
-        known: RecordRef,
-        progress: Arc<dyn Progress>,
-    ) -> Self {
-        let asked = Arc::clone(&remote);
-        let confirming = tokio::spawn(async move { asked.confirm(known).await });
-        Self {
-            remote,
-            confirming: Some(confirming),
-            packs: JoinSet::new(),
-            spare: None,
-            progress,
-            waiting: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Begins to send a pack, and waits for an earlier one if many are on their way.
-    pub(super) async fn add(&mut self, pack: Pack) -> Result<()> {
-        self.confirmed().await?;
-        self.bytes += pack.bytes.len() as u64;
-        let remote = Arc::clone(&self.remote);
-        let progress = Arc::clone(&self.progress);
-        let read = std::mem::take(&mut self.waiting);
-        self.packs.spawn(async move {
-            remote.put_pack(pack.id, pack.bytes.clone()).await?;
-            progress.advance(read);
-            Ok(pack.bytes)
-        });
-        if self.packs.len() >= PACKS_UNDER_WAY {
-            self.wait_for_one().await?;
-        }
-        Ok(())
-    }
-
-    /// Whether anything is on its way.
-    pub(super) fn is_under_way(&self) -> bool {
-        !self.packs.is_empty()
-    }
-
-    /// Waits until all of them are durable, and the repository is known to be the right one.
-    pub(super) async fn finish(&mut self) -> Result<()> {
-        self.confirmed().await?;
-        while !self.packs.is_empty() {
-            self.wait_for_one().await?;
-        }
-        Ok(())
-    }
-
-    async fn confirmed(&mut self) -> Result<()> {
-        match self.confirming.take() {
-            Some(confirming) => ended(confirming.await, "looking for the repository"),
-            None => Ok(()),
-        }
-    }
-
-    async fn wait_for_one(&mut self) -> Result<()> {
-        match self.packs.join_next().await {
-            Some(sent) => {
-                // Nobody else holds it any more, so this copies nothing.
-                self.spare = Some(Vec::from(ended(sent, "sending a pack")?));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if let Some(confirming) = &self.confirming {
-            confirming.abort();
-        }
-    }
-}
-
-fn ended<T>(result: Result<statehold_repository::Result<T>, JoinError>, what: &str) -> Result<T> {
-    match result {
-        Ok(result) => Ok(result?),
-        Err(error) => {
-            let (what, source) = (what.to_owned(), error.into());
-            Err(statehold_repository::Error::Unavailable { what, source }.into())
-        }
-    }
 }
 
 /// What reading a file came to.
@@ -195,13 +84,20 @@ impl<'a> Outgoing<'a> {
         }
     }
 
+    /// Uses again what an earlier attempt has written.
+    pub(super) fn resume(&mut self, uploads: &Uploads) {
+        for written in uploads.packs() {
+            self.writer.resume(written.pack, &written.frames);
+        }
+    }
+
     /// Sends while files are read, of this many bytes in all.
     pub(super) fn send_early(&mut self, total: u64) {
         self.writer.send_early(total);
     }
 
     /// Takes in one action, and sends the packs that become full.
-    pub(super) async fn take(&mut self, action: &Action, sending: &mut Sending) -> Result<()> {
+    pub(super) async fn take(&mut self, action: &Action, sending: &mut Sending<'_>) -> Result<()> {
         match action {
             Action::DeleteRemote(path) => self.deletes.push(path.clone()),
             Action::Upload(path) => match self.capture(path, sending).await? {
@@ -257,7 +153,7 @@ impl<'a> Outgoing<'a> {
         Ok(Some(Outbound { draft, pack, paths }))
     }
 
-    async fn capture(&mut self, path: &RepoPath, sending: &mut Sending) -> Result<Captured> {
+    async fn capture(&mut self, path: &RepoPath, sending: &mut Sending<'_>) -> Result<Captured> {
         let Some(local) = self.scan.entries.get(path) else {
             return Ok(Captured::Changed);
         };
@@ -306,7 +202,7 @@ impl<'a> Outgoing<'a> {
         &mut self,
         path: &RepoPath,
         (size, digest): (u64, Digest),
-        sending: &mut Sending,
+        sending: &mut Sending<'_>,
     ) -> Result<ReadContent> {
         let band = band(size, self.rules.may_be_large(path), self.profile);
         let scan = self.scan;

@@ -11,6 +11,7 @@ use statehold_core::entry::Entry;
 use statehold_core::path::RepoPath;
 use statehold_core::state::State;
 use statehold_core::time::{Mtime, Timestamp};
+use statehold_repository::Whereabouts;
 
 use super::retrieve::{Retrieval, Retrieved};
 use super::{Engine, EngineError, Result, own_error};
@@ -114,6 +115,7 @@ impl Engine {
         }
         let retrieval = Retrieval {
             remote: &*self.remote,
+            whereabouts: &Whereabouts::of(state.head),
             folder: &folder,
             staging: &staging,
             progress: &*self.progress,

@@ -11,8 +11,8 @@ use std::path::Path;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
-use statehold_repository::Remote;
 use statehold_repository::batches::stored_bytes_of;
+use statehold_repository::{Remote, Whereabouts};
 
 use super::fetch::{Fetcher, digest_of};
 use super::incoming::cause;
@@ -27,6 +27,8 @@ const FLUSHED_ALONE_MAX: usize = 8;
 /// Where entries go, and where their content comes from.
 pub(crate) struct Retrieval<'a> {
     pub(crate) remote: &'a dyn Remote,
+    /// Where the content of their tree lies.
+    pub(crate) whereabouts: &'a Whereabouts,
     /// The folder they go to.
     pub(crate) folder: &'a Folder,
     /// A folder of this run's own on the same file system.
@@ -92,6 +94,7 @@ impl Retrieval<'_> {
     ) -> Result<()> {
         let fetcher = Fetcher {
             remote: self.remote,
+            whereabouts: self.whereabouts,
             staging: self.staging,
             progress: self.progress,
         };

@@ -11,6 +11,7 @@ use statehold_core::plan::{Action, Direction, Plan, Strategy};
 use statehold_core::rules::{RuleSet, SHARED_RULES_BYTES_MAX, SHARED_RULES_PATH, Verdict};
 use statehold_core::scope::Scope;
 use statehold_core::state::State;
+use statehold_repository::Whereabouts;
 use statehold_repository::content::open_chunk;
 use statehold_repository::wire::bodies::Role;
 
@@ -152,8 +153,9 @@ impl Engine {
         let text = match self.read_alike(file) {
             Some(text) => text,
             None if ask => {
-                let places: Vec<_> = file.chunks.iter().map(|chunk| chunk.at).collect();
-                let frames = self.remote.read(&places).await?;
+                let head = state.map_or_else(|| self.record_zero(), |state| state.head);
+                let whereabouts = Whereabouts::of(head);
+                let frames = whereabouts.read(&*self.remote, &file.chunks).await?;
                 let mut text = Vec::new();
                 for (chunk, frame) in file.chunks.iter().zip(&frames) {
                     text.extend(open_chunk(chunk, frame)?);

@@ -39,6 +39,7 @@ impl Engine {
                     checkout.land();
                 }
                 self.write_index(index)?;
+                self.uploads(&known)?.clear()?;
             }
             // It never landed and never will; its files are scanned and planned like any other.
             Err(error @ (Error::Conflict { .. } | Error::Refused { .. })) => {

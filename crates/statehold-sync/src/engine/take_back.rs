@@ -6,6 +6,7 @@ use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
 use statehold_core::rollback::WayBack;
 use statehold_core::state::State;
+use statehold_repository::Whereabouts;
 
 use super::incoming::Incoming;
 use super::{Engine, Result};
@@ -61,6 +62,7 @@ impl Engine {
             scan: &now.scan,
             tree: &before.tree,
             remote: &*self.remote,
+            whereabouts: &Whereabouts::of(before.head),
             staging: &self.workspace.staging(),
             aside: self.workspace.conflicts().join(stamp.to_string()),
             is_unsaved: &is_unsaved,

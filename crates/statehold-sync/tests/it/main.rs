@@ -7,8 +7,12 @@ mod collected;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod restore;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod switch;
+#[cfg(test)]
+mod uploads;

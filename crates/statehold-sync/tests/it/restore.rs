@@ -129,7 +129,7 @@ async fn exports_of_one_record_are_the_same() {
     let archive = async || {
         let mut out = Vec::new();
         let name = std::path::Path::new("memory");
-        let done = write_archive(&repository, &first.tree, &mut out, name, &Unwatched).await;
+        let done = write_archive(&repository, &first, &mut out, name, &Unwatched).await;
         assert_eq!(done.unwrap().entries, 2);
         out
     };
@@ -140,7 +140,7 @@ async fn exports_of_one_record_are_the_same() {
     assert!(archive().await == before);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let (done, _) = write_folder(&repository, &first.tree, &out, &Unwatched)
+    let (done, _) = write_folder(&repository, &first, &out, &Unwatched)
         .await
         .unwrap();
     assert_eq!(done.bytes, 3_000_001);

@@ -13,8 +13,8 @@ use serde_json::Value;
 use statehold_core::entry::Entry;
 use statehold_core::node_logs::{NODE_LOGS, is_node_log};
 use statehold_core::state::State;
-use statehold_repository::Remote;
 use statehold_repository::remote::load_at;
+use statehold_repository::{Remote, Whereabouts};
 use statehold_state::{CarriedFolder, Collection, Manager};
 
 use super::super::{GlobalArgs, block_on};
@@ -105,6 +105,7 @@ pub(super) fn run(args: &RestoreArgs, global: &GlobalArgs, output: Output) -> Re
 
 /// Brings what was carried at a record into a folder.
 async fn bring(state: &State, remote: &dyn Remote, folder: &Path) -> Result<()> {
+    let whereabouts = Whereabouts::of(state.head);
     for (path, entry) in state.tree.iter() {
         let Entry::File(file) = entry else { continue };
         if !is_node_log(path) {
@@ -116,7 +117,7 @@ async fn bring(state: &State, remote: &dyn Remote, folder: &Path) -> Result<()> 
             fs::File::create(&place)
         };
         let mut copy = make().with_context(|| format!("could not write {}", place.display()))?;
-        content_of(file, remote, |piece| {
+        content_of(file, remote, &whereabouts, |piece| {
             copy.write_all(piece)
                 .with_context(|| format!("could not write {}", place.display()))
         })
