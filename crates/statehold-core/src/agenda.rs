@@ -287,7 +287,10 @@ mod tests {
             agenda.head_moved();
             pulls += u32::from(agenda.take(at(now)) == Some(Direction::Pull));
         }
-        assert!((RUNS_AT_ONCE + 50..=RUNS_AT_ONCE + 62).contains(&pulls), "{pulls}");
+        assert!(
+            (RUNS_AT_ONCE + 50..=RUNS_AT_ONCE + 62).contains(&pulls),
+            "{pulls}"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The route table. It fits on a screen, and should go on doing so.
 
-use axum::{Extension, Router};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post, put};
+use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;

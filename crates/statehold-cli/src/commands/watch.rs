@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
 use statehold_core::agenda::again_after;
@@ -60,7 +60,8 @@ pub(crate) struct WatchArgs {
 
 pub(super) fn run(args: &WatchArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let workspace = find_workspace(&global.directory()?)?;
-    let _lock = lock_watch(&workspace)?;
+    let _lock = lock_watch(&workspace)
+        .context("this folder is watched already; let that go on, or stop it first")?;
     let preset = workspace.settings().preset;
     let scope = preset.default_scope(Direction::Bidirectional, true);
     let scope = args.scope.unwrap_or(scope);

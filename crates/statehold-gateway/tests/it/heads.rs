@@ -257,7 +257,10 @@ async fn the_log_is_looked_at_once_for_all_who_watch_and_for_nobody_else() {
     // Four looks at the log in a second, one at the registry every other second, and one of each that
     // was under way.
     let most = began.elapsed().as_millis() / 250 + began.elapsed().as_secs() as u128 / 2 + 3;
-    assert!(u128::from(asked.reads) <= most, "{asked:?}, more than {most}");
+    assert!(
+        u128::from(asked.reads) <= most,
+        "{asked:?}, more than {most}"
+    );
     assert_eq!((asked.writes, asked.lists, asked.deletes), (0, 0, 0));
 
     drop(streams);
