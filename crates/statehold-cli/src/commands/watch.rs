@@ -13,7 +13,6 @@ use statehold_core::environment::Clock as _;
 use statehold_core::plan::Direction;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
-use statehold_repository::Error;
 use statehold_repository::wire::bodies::Role;
 use statehold_sync::engine::{EngineError, Report, RunOptions};
 use statehold_sync::locks::lock_watch;
@@ -102,7 +101,7 @@ async fn connect(
     loop {
         match Connection::of(workspace.clone(), teller.output, limit_rate).await {
             Err(error) if Exit::of_error(&error) == Exit::Unavailable => {
-                teller.failed(&format!("{error:#}"));
+                teller.failed(Exit::Unavailable, &format!("{error:#}"));
                 tokio::time::sleep(again_after(failures, 1.0)).await;
                 failures += 1;
             }
@@ -118,7 +117,7 @@ struct Teller {
     /// What stands in the way and was told.
     said: BTreeSet<String>,
     /// Why nothing gets through, as long as that is so.
-    failing: Option<String>,
+    failing: Option<Exit>,
     /// The record that had landed when the last run ended.
     landed: Option<RecordRef>,
 }
@@ -191,30 +190,31 @@ impl Teller {
                 took,
                 result: Err(error),
             } => {
-                // A key that opens nothing any more ends the watch, whose own error says so.
-                let is_last = matches!(error, EngineError::Remote(Error::Denied { .. }));
+                let why = match error {
+                    EngineError::Remote(error) => Exit::of_repository(error),
+                    _ => Exit::Refused,
+                };
                 let error = anyhow::anyhow!(with_causes(error));
-                if is_last || self.failed(&error.to_string()) {
+                // A key that opens nothing any more ends the watch, whose own error says so.
+                let is_last = why == Exit::Authentication;
+                if is_last || self.failed(why, &error.to_string()) {
                     self.record(options, took, &Ended::Failed(&error));
                 }
             }
         }
     }
 
-    /// Says that nothing gets through, unless that was said. Whether it was not.
-    fn failed(&mut self, error: &str) -> bool {
-        if self.failing.as_deref() == Some(error) {
+    /// Says that nothing gets through, once for each kind of reason: one outage has many messages. Whether it
+    /// was said now.
+    fn failed(&mut self, why: Exit, error: &str) -> bool {
+        if self.failing.replace(why) == Some(why) {
             return false;
         }
-        // One outage has many messages.
-        let is_first = self.failing.replace(error.to_owned()).is_none();
-        if is_first {
-            complain(&format!(
-                "not in step: {error}; it goes on by itself once that has passed"
-            ));
-            self.row("failed", json!({"error": error}));
-        }
-        is_first
+        complain(&format!(
+            "not in step: {error}; it goes on by itself once that has passed"
+        ));
+        self.row("failed", json!({"error": error, "exit": why as u8}));
+        true
     }
 
     fn ran(&mut self, options: RunOptions, took: Duration, report: &Report) {
