@@ -24,7 +24,7 @@ pub const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// The folder is looked through this often all the same: a system may lose what it should tell.
 pub const LOOK_THROUGH: Duration = Duration::from_secs(60);
 /// The same where the system tells nothing.
-pub const LOOK_THROUGH_UNTOLD: Duration = Duration::from_secs(5);
+pub const LOOK_THROUGH_OFTEN: Duration = Duration::from_secs(5);
 /// Folder and repository are compared this often whatever anybody told.
 pub const COMPARE: Duration = Duration::from_secs(10 * 60);
 
@@ -97,15 +97,14 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// The agenda of a beginning, with a comparison of both sides due at once. Whether the system tells
-    /// what changes in the folder decides how often it is looked through.
-    pub const fn new(now: Duration, is_told: bool) -> Self {
+    /// The agenda of a beginning, with a comparison of both sides due at once.
+    pub const fn new(now: Duration) -> Self {
         Self {
             changed: Some(Changed::at_once(now)),
             moved: true,
             pushes: Ration::FULL,
             pulls: Ration::FULL,
-            look_through: look_through(is_told),
+            look_through: LOOK_THROUGH,
             looked: now,
             compared: now,
             failures: 0,
@@ -133,9 +132,9 @@ impl Agenda {
         self.moved
     }
 
-    /// Whether the system tells what changes in the folder, from now on.
-    pub const fn is_told(&mut self, is_told: bool) {
-        self.look_through = look_through(is_told);
+    /// The system does not tell what changes in the folder, so it is looked through more often from now on.
+    pub const fn look_through_often(&mut self) {
+        self.look_through = LOOK_THROUGH_OFTEN;
     }
 
     /// When [`Self::take`] has something to give, if nothing happens before.
@@ -210,14 +209,6 @@ pub fn again_after(failures: u32, chance: f64) -> Duration {
     full / 2 + full.mul_f64(chance.clamp(0.0, 1.0) / 2.0)
 }
 
-const fn look_through(is_told: bool) -> Duration {
-    if is_told {
-        LOOK_THROUGH
-    } else {
-        LOOK_THROUGH_UNTOLD
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,7 +219,7 @@ mod tests {
 
     /// An agenda whose first comparison is made.
     fn begun() -> Agenda {
-        let mut agenda = Agenda::new(at(0), true);
+        let mut agenda = Agenda::new(at(0));
         assert_eq!(agenda.take(at(1_000)), Some(Direction::Bidirectional));
         agenda.done();
         agenda
@@ -300,10 +291,11 @@ mod tests {
         let pulls = runs.iter().filter(|(_, what)| *what != Direction::Push);
         assert_eq!(pulls.count(), 5);
         assert!((59..=64).contains(&runs.len()), "{}", runs.len());
-        let mut untold = Agenda::new(at(0), false);
+        let mut untold = Agenda::new(at(0));
+        untold.look_through_often();
         let first = untold.take(at(0));
         assert_eq!(first, Some(Direction::Bidirectional));
-        assert_eq!(untold.next(), LOOK_THROUGH_UNTOLD);
+        assert_eq!(untold.next(), LOOK_THROUGH_OFTEN);
     }
 
     #[test]

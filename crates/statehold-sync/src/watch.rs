@@ -139,7 +139,7 @@ impl<'a> Watch<'a> {
             remote,
             options,
             folder,
-            agenda: Agenda::new(Duration::ZERO, true),
+            agenda: Agenda::new(Duration::ZERO),
             began: Instant::now(),
             known: None,
             ask_at: Duration::ZERO,
@@ -154,7 +154,7 @@ impl<'a> Watch<'a> {
 
     fn tell_gap(&mut self, tell: &mut (dyn FnMut(News<'_>) + Send)) {
         if let Some(reason) = self.folder.take_gap() {
-            self.agenda.is_told(false);
+            self.agenda.look_through_often();
             tell(News::Untold { reason });
         }
     }

@@ -280,7 +280,7 @@ fn in_the_way(report: &Report) -> Vec<(String, String)> {
         problems.push((line.trim_start().to_owned(), advice.to_owned()));
     };
     for conflict in &report.conflicts {
-        let decides = "`statehold pull --on-conflict local|remote|newest` decides";
+        let decides = "`statehold sync --on-conflict local|remote|newest` decides";
         add(&show_conflict(conflict), decides);
     }
     for line in report.skipped.iter().filter_map(show_skipped) {

@@ -216,7 +216,7 @@ fn what_cannot_go_is_named_once_and_the_rest_goes() {
     wait_until("and back", || has(a, "of-b.md", "x"));
     assert!(has(b, "notes.md", "of b"));
     assert!(has(a, "notes.md", "of a"));
-    run(b, &["pull", "--on-conflict", "local"], 0);
+    run(b, &["sync", "--on-conflict", "local"], 0);
     wait_until("what was decided", || has(a, "notes.md", "of b"));
     one.stop().unwrap().expect(0).unwrap();
     other.stop().unwrap().expect(0).unwrap();
