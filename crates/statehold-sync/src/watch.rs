@@ -11,7 +11,7 @@ use statehold_core::agenda::{Agenda, again_after};
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
-use statehold_repository::{Error, Remote};
+use statehold_repository::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::engine::{Engine, EngineError, Report, RunOptions};
@@ -62,13 +62,12 @@ pub enum News<'a> {
 /// any more ends it.
 pub async fn watch(
     engine: &Engine,
-    remote: &dyn Remote,
     options: WatchOptions,
     stop: impl Future<Output = ()> + Send,
     tell: &mut (dyn FnMut(News<'_>) + Send),
 ) -> Result<(), EngineError> {
     tokio::pin!(stop);
-    let mut watch = Watch::begin(engine, remote, options)?;
+    let mut watch = Watch::begin(engine, options)?;
     loop {
         watch.tell_gap(tell);
         if let Some(direction) = watch.agenda.take(watch.now()) {
@@ -112,7 +111,6 @@ enum Happened {
 
 struct Watch<'a> {
     engine: &'a Engine,
-    remote: &'a dyn Remote,
     options: WatchOptions,
     folder: FolderWatch,
     agenda: Agenda,
@@ -127,16 +125,11 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn begin(
-        engine: &'a Engine,
-        remote: &'a dyn Remote,
-        options: WatchOptions,
-    ) -> Result<Self, EngineError> {
+    fn begin(engine: &'a Engine, options: WatchOptions) -> Result<Self, EngineError> {
         let interest = interest(engine, options.scope)?;
         let folder = FolderWatch::begin(engine.workspace().root(), interest);
         Ok(Self {
             engine,
-            remote,
             options,
             folder,
             agenda: Agenda::new(Duration::ZERO),
@@ -223,7 +216,7 @@ impl<'a> Watch<'a> {
         }
         let next_head = async {
             match self.known {
-                Some(known) if may_ask => self.remote.next_head(known).await,
+                Some(known) if may_ask => self.engine.remote().next_head(known).await,
                 _ => std::future::pending().await,
             }
         };

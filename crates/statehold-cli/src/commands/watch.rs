@@ -82,9 +82,8 @@ pub(super) fn run(args: &WatchArgs, global: &GlobalArgs, output: Output) -> Resu
             may_push,
         };
         teller.begin(&connection, options);
-        let (engine, remote) = (&connection.engine, &*connection.remote);
         let mut tell = |news: News<'_>| teller.tell(news);
-        let watched = watch(engine, remote, options, stop, &mut tell).await;
+        let watched = watch(&connection.engine, options, stop, &mut tell).await;
         teller.end();
         Ok(watched?)
     })?;

@@ -12,3 +12,5 @@ mod restore;
 mod secrets;
 #[cfg(test)]
 mod switch;
+#[cfg(test)]
+mod watch;
