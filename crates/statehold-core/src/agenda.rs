@@ -2,8 +2,8 @@
 //! which the caller reads off a clock of its own.
 //!
 //! A change in the folder waits until the folder is quiet for a moment, so that what is saved together
-//! goes together, but never long. What comes without a pause is rationed, and what failed is tried again
-//! after a wait that grows.
+//! goes together, but never long. What is sent without a pause is rationed, looking in vain takes a bounded
+//! share of the time, and what failed is tried again after a wait that grows.
 
 use std::time::Duration;
 
@@ -13,10 +13,15 @@ use crate::plan::Direction;
 pub const QUIET: Duration = Duration::from_millis(40);
 /// One that never comes to rest is looked at so long after the first change.
 pub const PATIENCE: Duration = Duration::from_millis(400);
-/// Runs that are made at once before they are rationed, for each direction.
+/// Runs that move something at once before they are rationed, for each direction.
 pub const RUNS_AT_ONCE: u32 = 60;
 /// One more run comes back in this time: what a folder that changes all the time comes to.
 pub const RUN_EVERY: Duration = Duration::from_secs(1);
+/// After a look at the folder that found nothing to send, so many times as long as it took pass before
+/// the next one.
+pub const REST: u32 = 2;
+/// Longest such rest.
+pub const REST_MAX: Duration = Duration::from_secs(5);
 /// The wait after a first failure; doubled with each further one.
 pub const AGAIN_MIN: Duration = Duration::from_millis(500);
 /// Longest wait after a failure.
@@ -62,6 +67,10 @@ impl Ration {
     fn take(&mut self) {
         self.left = self.left.saturating_sub(1);
     }
+
+    fn give_back(&mut self) {
+        self.left = (self.left + 1).min(RUNS_AT_ONCE);
+    }
 }
 
 /// Changes in the folder that no run has looked at yet.
@@ -92,6 +101,7 @@ pub struct Agenda {
     look_through: Duration,
     looked: Duration,
     compared: Duration,
+    rests_until: Duration,
     failures: u32,
     not_before: Duration,
 }
@@ -107,6 +117,7 @@ impl Agenda {
             look_through: LOOK_THROUGH,
             looked: now,
             compared: now,
+            rests_until: now,
             failures: 0,
             not_before: now,
         }
@@ -140,7 +151,7 @@ impl Agenda {
     /// When [`Self::take`] has something to give, if nothing happens before.
     pub fn next(&self) -> Duration {
         let push = match self.changed {
-            Some(changed) => changed.due.max(self.pushes.next()),
+            Some(changed) => changed.due.max(self.pushes.next()).max(self.rests_until),
             None => self.looked + self.look_through,
         };
         let pull = match self.moved {
@@ -162,7 +173,7 @@ impl Agenda {
         }
         self.moved |= now >= self.compared + COMPARE;
         let is_rested = self.changed.is_some_and(|changed| changed.due <= now);
-        let pushes = is_rested && self.pushes.next() <= now;
+        let pushes = is_rested && self.pushes.next().max(self.rests_until) <= now;
         let pulls = self.moved && self.pulls.next() <= now;
         let direction = match (pushes, pulls) {
             (true, true) => Direction::Bidirectional,
@@ -183,9 +194,14 @@ impl Agenda {
         Some(direction)
     }
 
-    /// A run went through.
-    pub const fn done(&mut self) {
+    /// A run went through. A push that found nothing to send took so long and asked nobody, as the one
+    /// does that a pull sets off by what it writes.
+    pub fn done(&mut self, direction: Direction, now: Duration, took: Duration, moved: bool) {
         self.failures = 0;
+        if direction == Direction::Push && !moved {
+            self.pushes.give_back();
+            self.rests_until = now + took.saturating_mul(REST).min(REST_MAX);
+        }
     }
 
     /// A run failed, so it is due again [after a wait](again_after).
@@ -221,8 +237,13 @@ mod tests {
     fn begun() -> Agenda {
         let mut agenda = Agenda::new(at(0));
         assert_eq!(agenda.take(at(1_000)), Some(Direction::Bidirectional));
-        agenda.done();
+        ended(&mut agenda, Direction::Bidirectional, 1_000);
         agenda
+    }
+
+    /// A run took no time and moved something.
+    fn ended(agenda: &mut Agenda, direction: Direction, now: u64) {
+        agenda.done(direction, at(now), Duration::ZERO, true);
     }
 
     /// What an agenda gives when it is asked whenever it wants to be, until a moment.
@@ -231,7 +252,7 @@ mod tests {
         while now <= until {
             if let Some(direction) = agenda.take(now) {
                 runs.push((now.as_millis(), direction));
-                agenda.done();
+                agenda.done(direction, now, Duration::ZERO, true);
             }
             now = agenda.next().max(now + at(1));
         }
@@ -268,6 +289,30 @@ mod tests {
         for pair in last.windows(2) {
             assert_eq!(pair[0] - pair[1], 1_000);
         }
+    }
+
+    #[test]
+    fn looking_in_vain_takes_a_share_of_the_time_and_no_ration() {
+        let mut agenda = begun();
+        let (mut looks, mut busy_until) = (0, 0);
+        // A folder that takes 200 ms to look through, and in which nothing that travels changes.
+        for now in 2_000..122_000 {
+            agenda.folder_changed(at(now));
+            if now >= busy_until && agenda.take(at(now)).is_some() {
+                busy_until = now + 200;
+                looks += 1;
+                agenda.done(Direction::Push, at(busy_until), at(200), false);
+            }
+        }
+        assert!((190..=200).contains(&looks), "{looks}");
+        // A head that moves meanwhile is no later for that, and what is to be sent neither.
+        agenda.folder_changed(at(200_000));
+        assert_eq!(agenda.take(at(201_000)), Some(Direction::Push));
+        agenda.done(Direction::Push, at(201_000), at(10_000), false);
+        agenda.head_moved();
+        assert_eq!(agenda.take(at(201_001)), Some(Direction::Pull));
+        agenda.folder_changed(at(201_001));
+        assert_eq!(agenda.next(), at(201_000) + REST_MAX);
     }
 
     #[test]
@@ -316,7 +361,7 @@ mod tests {
         assert_eq!(waits[9], AGAIN_MAX.as_millis());
         // Both sides are compared, since anything may have happened.
         assert_eq!(agenda.take(now), Some(Direction::Bidirectional));
-        agenda.done();
+        agenda.done(Direction::Bidirectional, now, Duration::ZERO, true);
         agenda.folder_changed(now);
         assert_eq!(agenda.next(), now + QUIET);
     }

@@ -88,7 +88,7 @@ pub async fn watch(
                 took: began.elapsed(),
                 result: result.as_ref(),
             });
-            watch.take_in(direction, result)?;
+            watch.take_in(direction, began.elapsed(), result)?;
             if is_last {
                 return Ok(());
             }
@@ -171,12 +171,14 @@ impl<'a> Watch<'a> {
     fn take_in(
         &mut self,
         direction: Direction,
+        took: Duration,
         result: Result<Report, EngineError>,
     ) -> Result<(), EngineError> {
         let now = self.now();
         match result {
             Ok(report) => {
-                self.agenda.done();
+                let moved = !report.actions.is_empty();
+                self.agenda.done(direction, now, took, moved);
                 self.catch_up(direction, &report);
                 if !report.busy.is_empty() {
                     self.agenda.folder_changed(now);

@@ -16,8 +16,8 @@ use crate::process::{Installation, RealMachine, Running, RunningGateway};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a test waits between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// Changes follow each other within this time, in milliseconds.
-const PAUSE_MS: u64 = 1_000;
+/// Longest pause before the next change, in milliseconds.
+const PAUSE_MS: u64 = 1_500;
 /// Changes that are made before anything is measured: everybody connects, and caches fill.
 const FIRST: u64 = 2;
 
@@ -154,6 +154,10 @@ impl World {
         })
     }
 
+    fn pause(&self) {
+        std::thread::sleep(Duration::from_millis(self.random.below(PAUSE_MS)));
+    }
+
     fn pair(&self, from: usize) -> (&RealMachine, &RealMachine) {
         let to = (from + 1) % self.watched.len();
         (&self.watched[from].machine, &self.watched[to].machine)
@@ -182,13 +186,14 @@ pub fn see_changes(binary: &Path, changes: u64, gateways: usize, seed: u64) -> R
         let from = usize::from(number % 2 == 1);
         let is_measured = number >= FIRST;
         let state = world.state(from, &format!("s{}", number % 10), number)?;
+        world.pause();
         let path = format!("notes/{}.md", number % 10);
         let file = world.file(from, &path, &format!("as of {number}\n"))?;
+        world.pause();
         if is_measured {
             seen.states.add(state);
             seen.files.add(file);
         }
-        std::thread::sleep(Duration::from_millis(world.random.below(PAUSE_MS)));
     }
     world.end()?;
     Ok(seen)

@@ -12,7 +12,7 @@ use crate::program::ProgramArgs;
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     /// Changes of states, and as many of files, with one gateway and again with two
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 100)]
     changes: u64,
     /// Kills of watches and gateways
     #[arg(long, default_value_t = 40)]
