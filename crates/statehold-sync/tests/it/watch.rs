@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{FutureExt as _, LocalBoxFuture};
 use statehold_core::bands::Profile;
 use statehold_core::digest::Digest;
 use statehold_core::entry::Location;
@@ -91,24 +92,30 @@ async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
 }
 
 /// Watches a machine while something goes on. The directions of the runs that moved something.
-async fn watched(machine: &Machine, goes_on: impl Future<Output = ()>) -> Vec<Direction> {
-    let mut moved = Vec::new();
-    let mut tell = |news: News<'_>| match news {
-        News::Ran {
-            options, result, ..
-        } if result.unwrap().files > 0 => moved.push(options.direction),
-        News::Ran { .. } => {}
-        News::Untold { reason } => panic!("{reason}"),
+fn watched<'a>(
+    machine: &'a Machine,
+    goes_on: impl Future<Output = ()> + 'a,
+) -> LocalBoxFuture<'a, Vec<Direction>> {
+    let watching = async move {
+        let mut moved = Vec::new();
+        let mut tell = |news: News<'_>| match news {
+            News::Ran {
+                options, result, ..
+            } if result.unwrap().files > 0 => moved.push(options.direction),
+            News::Ran { .. } => {}
+            News::Untold { reason } => panic!("{reason}"),
+        };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let watching = watch(&machine.engine, OPTIONS, stopped, &mut tell);
+        let (watching, ()) = tokio::join!(watching, async {
+            goes_on.await;
+            stop.send(()).unwrap();
+        });
+        watching.unwrap();
+        moved
     };
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let stopped = async move { drop(stopped.await) };
-    let watching = watch(&machine.engine, OPTIONS, stopped, &mut tell);
-    let (watching, ()) = tokio::join!(watching, async {
-        goes_on.await;
-        stop.send(()).unwrap();
-    });
-    watching.unwrap();
-    moved
+    watching.boxed_local()
 }
 
 /// Goal: a push that lands behind records of others is no reason to think that these are here.
