@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use statehold_core::agenda::{Agenda, again_after};
-use statehold_core::plan::{Direction, Strategy};
+use statehold_core::plan::{Action, Direction, Strategy};
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
 use statehold_repository::Error;
@@ -194,15 +194,25 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Notes which head the folder has caught up with. A push may come to stand behind records that the
-    /// folder does not have yet.
+    /// Notes which head the folder has caught up with. What was sent may have come to stand behind records
+    /// that the folder does not have yet.
     fn catch_up(&mut self, direction: Direction, report: &Report) {
+        let has_sent = report.actions.iter().any(Action::is_outgoing);
         let follows = |before: RecordRef, after: RecordRef| after.number == before.number + 1;
-        self.known = match (direction, self.known, report.after) {
-            (Direction::Pull | Direction::Bidirectional, _, after) => after,
-            (Direction::Push, Some(known), Some(after)) if follows(known, after) => Some(after),
-            (Direction::Push, known, _) => known,
-        };
+        match (direction, self.known, report.after) {
+            (Direction::Push, Some(known), Some(after)) if has_sent && follows(known, after) => {
+                self.known = Some(after);
+            }
+            // Others' records are told as news.
+            (Direction::Push, ..) => {}
+            (Direction::Pull | Direction::Bidirectional, _, after) => {
+                self.known = after;
+                // It was sent after the look at what others had done.
+                if has_sent {
+                    self.agenda.head_moved();
+                }
+            }
+        }
     }
 
     async fn wait(&mut self) -> Happened {

@@ -97,6 +97,17 @@ fn watch(machine: &RealMachine) -> Result<Running> {
     Ok(watch)
 }
 
+/// What watches said last, for whoever looks for what went wrong.
+fn said(watched: &[Watched]) -> String {
+    let said = watched.iter().map(|Watched { machine, watch }| {
+        let said = watch.as_ref().and_then(|watch| watch.said().ok());
+        let said = said.unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(8).collect();
+        format!("{}: {}", machine.name, last.join("\n"))
+    });
+    said.collect::<Vec<_>>().join("\n")
+}
+
 fn wait_for(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let began = Instant::now();
     while !is_so()? {
@@ -242,12 +253,15 @@ pub fn kill_watching(binary: &Path, kills: u64, seed: u64) -> Result<KilledWatch
         }
     }
     for Watched { machine, .. } in &world.watched {
-        wait_for(&format!("{} has everything", machine.name), || {
-            let has = |(path, content): (&String, &Vec<u8>)| {
-                machine.read(path).is_ok_and(|there| there == *content)
+        let lacks = || {
+            let lacks = |(path, content): &(&String, &Vec<u8>)| {
+                machine.read(path).map_or(true, |there| there != **content)
             };
-            Ok(expected.iter().all(has))
-        })?;
+            expected.iter().find(lacks).map(|(path, _)| path.clone())
+        };
+        let all = wait_for("everything is there", || Ok(lacks().is_none()));
+        all.with_context(|| format!("{} lacks {:?}", machine.name, lacks()))
+            .with_context(|| said(&world.watched))?;
     }
     world.end()?;
     Ok(done)

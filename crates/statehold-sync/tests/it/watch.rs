@@ -35,11 +35,25 @@ const OPTIONS: WatchOptions = WatchOptions {
     may_push: true,
 };
 
-/// A repository that says nothing of its head before it may.
+/// A repository that says nothing of its head before it may, and appends nothing before that.
 #[derive(Debug)]
 struct Reticent {
     inner: Repository,
     may_tell: Arc<Semaphore>,
+    appends: Arc<Semaphore>,
+    may_append: Arc<Semaphore>,
+}
+
+impl Reticent {
+    async fn to(shared: &Shared) -> Self {
+        let closed = || Arc::new(Semaphore::new(0));
+        Self {
+            inner: shared.repository().await.unwrap(),
+            may_tell: closed(),
+            appends: closed(),
+            may_append: closed(),
+        }
+    }
 }
 
 #[async_trait]
@@ -69,6 +83,8 @@ impl Remote for Reticent {
     }
 
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
+        self.appends.add_permits(1);
+        let _may = self.may_append.acquire().await.unwrap();
         self.inner.append(draft, known).await
     }
 
@@ -124,12 +140,10 @@ fn watched<'a>(
 async fn a_push_that_lands_behind_others_is_followed_by_a_pull() {
     let shared = Shared::in_memory();
     let other = shared.machine("other").await.unwrap();
-    let may_tell = Arc::new(Semaphore::new(0));
-    let inner = shared.repository().await.unwrap();
-    let remote = Arc::new(Reticent {
-        inner,
-        may_tell: Arc::clone(&may_tell),
-    });
+    let remote = Reticent::to(&shared).await;
+    remote.may_append.add_permits(1);
+    let may_tell = Arc::clone(&remote.may_tell);
+    let remote = Arc::new(remote);
     let machine = shared
         .machine_over("own", Preset::Plain, Profile::Adaptive, remote)
         .unwrap();
@@ -152,6 +166,32 @@ async fn a_push_that_lands_behind_others_is_followed_by_a_pull() {
     })
     .await;
     assert_eq!(moved.last(), Some(&Direction::Pull), "{moved:?}");
+}
+
+/// Goal: the same, where the push is part of a run that pulled first.
+/// Method: another machine pushes between the two.
+#[tokio::test]
+async fn what_comes_between_a_pull_and_its_push_is_pulled_too() {
+    let shared = Shared::in_memory();
+    let other = shared.machine("other").await.unwrap();
+    let remote = Reticent::to(&shared).await;
+    remote.may_tell.add_permits(1);
+    let appends = Arc::clone(&remote.appends);
+    let may_append = Arc::clone(&remote.may_append);
+    let machine = shared
+        .machine_over("own", Preset::Plain, Profile::Adaptive, Arc::new(remote))
+        .unwrap();
+    machine.write("own", "1").unwrap();
+    let moved = watched(&machine, async {
+        let _reached = appends.acquire().await.unwrap();
+        other.write("theirs", "2").unwrap();
+        other.push().await.unwrap();
+        may_append.add_permits(1);
+        let here = machine.path("theirs");
+        eventually("theirs comes", async || here.exists()).await;
+    })
+    .await;
+    assert_eq!(moved, [Direction::Bidirectional, Direction::Pull]);
 }
 
 /// Goal: what is written in a burst, in folders that are only just made, goes to the last file, and not file

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use statehold_testkit::watching::{Times, idle, kill_watching, see_changes};
 
@@ -46,7 +46,8 @@ pub(crate) fn run(args: &WatchArgs) -> Result<()> {
         }
     }
     let started = Instant::now();
-    let killed = kill_watching(&binary, args.kills, seed)?;
+    let killed = kill_watching(&binary, args.kills, seed);
+    let killed = killed.with_context(|| format!("seed {seed}"))?;
     println!(
         "seed {seed}: {} watches and {} gateways killed while {} files were written: both machines have all \
          of them, and whatever was not killed went on by itself; {:.1} s",
