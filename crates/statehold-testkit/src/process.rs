@@ -56,7 +56,7 @@ pub struct Ran {
     pub err: String,
 }
 
-/// A run of the program that goes on.
+/// A run of the program that goes on. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -387,6 +387,16 @@ impl Running {
             fs::remove_dir_all(own)?;
         }
         Ok(ran)
+    }
+}
+
+impl Drop for Running {
+    /// Of a test that fails nothing is left running.
+    fn drop(&mut self) {
+        if self.goes_on().unwrap_or(false) {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
 }
 
