@@ -38,7 +38,7 @@ enum Task {
 }
 
 /// What is shown with the real program, which has to be built beside the one that shows it.
-const NEEDS_BINARY: [&str; 10] = [
+const NEEDS_BINARY: [&str; 11] = [
     "kill",
     "crowd",
     "tree",
@@ -48,6 +48,7 @@ const NEEDS_BINARY: [&str; 10] = [
     "compaction",
     "owned",
     "states",
+    "watch",
     "failover",
 ];
 

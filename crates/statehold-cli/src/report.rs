@@ -99,60 +99,85 @@ fn show_finding(path: &RepoPath, finding: &Finding) -> String {
     format!("{path}:{}: looks like {article} {rule}", finding.line)
 }
 
-/// Shows what a run came to.
-pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
-    if !report.too_large.is_empty() && !output.json {
-        for file in &report.too_large {
-            complain(&format!(
-                "{}: {} bytes, the limit is {}",
-                file.path.as_str().escape_debug(),
-                file.size,
-                file.limit
-            ));
-        }
-        complain(TOO_LARGE);
-    }
-    if !report.reserved.is_empty() && !output.json {
-        for path in &report.reserved {
-            complain(&format!(
-                "{}: changed with a key of role own only",
-                path.as_str().escape_debug()
-            ));
-        }
-        complain(
-            "push it with STATEHOLD_KEY set to such a key, or link this machine anew with an invite \
-             of that role: `statehold admin invite --role own`",
-        );
-    }
-    if !report.against_rules.is_empty() && !output.json {
-        for Skipped { path, reason } in &report.against_rules {
+/// What was kept from being sent for one reason, and what to do about it.
+pub(crate) struct KeptBack {
+    /// A line for each.
+    pub(crate) lines: Vec<String>,
+    /// The next step.
+    pub(crate) advice: String,
+}
+
+/// What was kept from being sent by what it is.
+pub(crate) fn kept_back(report: &Report) -> Vec<KeptBack> {
+    let too_large = report.too_large.iter().map(|file| {
+        format!(
+            "{}: {} bytes, the limit is {}",
+            file.path.as_str().escape_debug(),
+            file.size,
+            file.limit
+        )
+    });
+    let reserved = report.reserved.iter().map(|path| {
+        format!(
+            "{}: changed with a key of role own only",
+            path.as_str().escape_debug()
+        )
+    });
+    let against_rules = report
+        .against_rules
+        .iter()
+        .filter_map(|Skipped { path, reason }| {
             let why = match reason {
                 SkipReason::Denied { glob } => format!("{glob} denies it"),
                 SkipReason::Uncovered { prefix } => {
                     format!("beneath {prefix} only what they name is sent")
                 }
-                _ => continue,
+                _ => return None,
             };
-            complain(&format!(
+            Some(format!(
                 "{}: against the rules of the repository: {why}",
                 shortened(path).escape_debug()
-            ));
-        }
-        complain(&format!(
-            "ask an owner of the repository to allow it in {SHARED_RULES_PATH}, \
-             or name it in .stateholdignore to keep it on this machine"
-        ));
-    }
-    if !report.secrets.is_empty() && !output.json {
-        for file in &report.secrets {
-            for finding in &file.findings {
-                complain(&show_finding(&file.path, finding));
-            }
-        }
-        complain(
+            ))
+        });
+    let secrets = report.secrets.iter().flat_map(|file| {
+        let findings = file.findings.iter();
+        findings.map(|finding| show_finding(&file.path, finding))
+    });
+    let group = |lines: Vec<String>, advice: &str| KeptBack {
+        lines,
+        advice: advice.to_owned(),
+    };
+    let mut groups = vec![
+        group(too_large.collect(), TOO_LARGE),
+        group(
+            reserved.collect(),
+            "push it with STATEHOLD_KEY set to such a key, or link this machine anew with an invite \
+             of that role: `statehold admin invite --role own`",
+        ),
+        group(
+            against_rules.collect(),
+            &format!(
+                "ask an owner of the repository to allow it in {SHARED_RULES_PATH}, \
+                 or name it in .stateholdignore to keep it on this machine"
+            ),
+        ),
+        group(
+            secrets.collect(),
             "take the secrets out, or send a file all the same with `--allow-secret PATH`, \
              or name it in .stateholdignore to keep it on this machine",
-        );
+        ),
+    ];
+    groups.retain(|group| !group.lines.is_empty());
+    groups
+}
+
+/// Shows what a run came to.
+pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
+    if !output.json {
+        for KeptBack { lines, advice } in kept_back(report) {
+            lines.iter().for_each(|line| complain(line));
+            complain(&advice);
+        }
     }
     for action in report.actions.iter().take(SHOWN_PATHS_MAX) {
         output.line(show_action(action));

@@ -12,6 +12,7 @@
 //! 5. [`rebase`]: which records may land although others came first. [`brought`]: the content that
 //!    records bring.
 //! 6. [`plan`]: base, local and remote tree in, list of actions out. [`rollback`]: the way back.
+//!    [`agenda`]: when to do so without being asked.
 //! 7. [`rules`], [`scope`], [`bands`]: what may travel and how. [`node_logs`]: what application state is
 //!    carried in.
 //! 8. [`secrets`]: what looks like a password or a key, and stays where it is.
@@ -26,6 +27,7 @@
 //! - A [`path::RepoPath`] that exists is safe to join to a folder: it cannot leave it.
 //! - Folding the same records in the same order gives the same state on every machine.
 
+pub mod agenda;
 pub mod bands;
 pub mod brought;
 pub mod chunking;

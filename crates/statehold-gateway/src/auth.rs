@@ -69,6 +69,17 @@ impl Access {
         })
     }
 
+    /// Whether the key still opens what it did when the request came: for answers that go on. `false` too
+    /// when nobody can say so.
+    pub(crate) async fn is_live(&self) -> bool {
+        let registry = self.gateway.control().registry(FRESH).await;
+        let now = self.gateway.now();
+        registry.is_ok_and(|registry| {
+            let row = registry.key(self.key.key);
+            row.is_some_and(|row| row.is_live(now) && row.info.role >= self.key.role)
+        })
+    }
+
     /// The repository, in this role or a higher one.
     pub(crate) async fn repository(&self, role: Role) -> Result<HostedRepository, Refusal> {
         let granted = self.require(role)?;

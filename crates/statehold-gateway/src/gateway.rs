@@ -20,6 +20,7 @@ use crate::control::{Control, FRESH};
 use crate::files::HISTORY_READERS_MAX;
 use crate::guard::{ANSWER_UNITS_MAX, BODY_UNITS_MAX, REQUESTS_MAX};
 use crate::handlers::DRAFT_READERS_MAX;
+use crate::heads::Watchers;
 use crate::hosted::Hosts;
 use crate::registry::{Change, INVITE_MS_MAX, Registry};
 
@@ -49,6 +50,8 @@ struct Inner {
     answers: Arc<Semaphore>,
     /// Earlier states being read.
     histories: Arc<Semaphore>,
+    /// Streams of heads.
+    watchers: Arc<Watchers>,
     /// How long a collector waits.
     collecting: Settings,
 }
@@ -87,6 +90,7 @@ impl Gateway {
                 drafts: Arc::new(Semaphore::new(DRAFT_READERS_MAX)),
                 answers: Arc::new(Semaphore::new(ANSWER_UNITS_MAX)),
                 histories: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+                watchers: Arc::default(),
                 collecting,
             }),
         };
@@ -155,6 +159,10 @@ impl Gateway {
 
     pub(crate) fn histories(&self) -> &Arc<Semaphore> {
         &self.inner.histories
+    }
+
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.inner.watchers
     }
 
     /// How long collectors wait.

@@ -78,11 +78,18 @@ pub(crate) async fn guard(
             }
         }
     };
+    // One that goes on has a bound of its own, and takes nobody's place here.
+    let goes_on = response.extensions().get::<GoesOn>().is_some();
+    let permit = permit.filter(|_| !goes_on);
     let route = route.as_ref().map_or("none", |route| route.as_str());
     let (status, took) = (response.status().as_u16(), started.elapsed());
     tracing::info!(%method, route, status, took_ms = took.as_millis(), "request");
     dress(response, permit)
 }
+
+/// Marks an answer that goes on for longer than a request may, and is counted where it is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GoesOn;
 
 /// Headers that every answer has. The permit is given back when the answer has been sent.
 fn dress(response: Response, permit: Option<OwnedSemaphorePermit>) -> Response {

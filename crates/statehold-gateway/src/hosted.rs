@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,7 +31,7 @@ use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{self, Batch, Opening};
 use statehold_repository::store::Store;
 use statehold_repository::{Error, Remote, Repository, Result, Whereabouts, layout};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Granted;
@@ -43,6 +44,10 @@ pub const QUEUE_MAX: usize = 64;
 const PACKS_KNOWN_MAX: usize = 256;
 /// Packs that are looked for at once.
 const LOOKS_AT_ONCE: usize = 16;
+/// How often the log is looked at while somebody watches, for what other gateways append.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Longest wait between two looks while the store doesn't answer.
+const LOOK_EVERY_AT_WORST: Duration = Duration::from_secs(4);
 /// So many of all snapshots that there may be are for owners alone.
 pub const SNAPSHOTS_KEPT: usize = 100;
 
@@ -55,8 +60,10 @@ pub struct HostedRepository {
 #[derive(Debug)]
 struct Inner {
     repository: Repository,
-    /// The state at the newest record that was appended or read here.
-    state: Mutex<Option<Arc<State>>>,
+    /// The state at the newest record that was appended or read here. Whoever watches is told by it.
+    state: watch::Sender<Option<Arc<State>>>,
+    /// Whether the log is being looked at for those who watch.
+    looking: Mutex<bool>,
     /// The record that somebody asked for last and that stands in the log. It stays there.
     confirmed: Mutex<Option<RecordRef>>,
     /// The rules that were read last, and the digest of their file.
@@ -83,7 +90,8 @@ impl HostedRepository {
     fn telling(repository: Repository, tasks: TaskTracker, changes: Option<Arc<Changes>>) -> Self {
         let inner = Inner {
             repository,
-            state: Mutex::default(),
+            state: watch::Sender::new(None),
+            looking: Mutex::default(),
             confirmed: Mutex::default(),
             rules: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
@@ -212,6 +220,51 @@ impl HostedRepository {
         let head = remote::advance(&self.inner.repository, &known).await?;
         self.inner.keep(&head);
         Ok(head)
+    }
+
+    /// The state at the head, as of now and from now on: what changes is seen in it at once if it is
+    /// appended here, and after [`LOOK_EVERY`] if another gateway does. The log is looked at for as long
+    /// as anybody has one of these, by one loop for all of them.
+    pub(crate) async fn watch(&self) -> Result<watch::Receiver<Option<Arc<State>>>> {
+        // Before the look, so that nothing is missed between the two.
+        let seen = self.inner.state.subscribe();
+        self.head().await?;
+        let mut looking = self.inner.looking();
+        if !*looking {
+            *looking = true;
+            let repository = self.clone();
+            // Nobody waits for its end, since it writes nothing.
+            tokio::spawn(async move { repository.look_while_watched().await });
+        }
+        Ok(seen)
+    }
+
+    async fn look_while_watched(&self) {
+        let mut wait = LOOK_EVERY;
+        loop {
+            tokio::time::sleep(wait).await;
+            {
+                let mut looking = self.inner.looking();
+                if self.inner.state.receiver_count() == 0 {
+                    *looking = false;
+                    return;
+                }
+            }
+            let Some(known) = self.inner.kept() else {
+                continue;
+            };
+            // By way of what is confirmed already, this is one read.
+            match remote::advance(self, &known).await {
+                Ok(head) => {
+                    self.inner.keep(&head);
+                    wait = LOOK_EVERY;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the head cannot be looked at for those who watch");
+                    wait = (wait * 2).min(LOOK_EVERY_AT_WORST);
+                }
+            }
+        }
     }
 
     /// Reads the state in the background, if it has to be read, so that the first append finds it.
@@ -356,18 +409,21 @@ impl Inner {
     }
 
     fn kept(&self) -> Option<Arc<State>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clone()
+        self.state.borrow().clone()
     }
 
     fn keep(&self, state: &Arc<State>) {
-        let mut kept = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept
-            .as_ref()
-            .is_none_or(|kept| kept.head.number <= state.head.number)
-        {
-            *kept = Some(Arc::clone(state));
-        }
+        self.state.send_if_modified(|kept| {
+            let before = kept.as_ref().map(|kept| kept.head);
+            if before.is_none_or(|before| before.number <= state.head.number) {
+                *kept = Some(Arc::clone(state));
+            }
+            before != kept.as_ref().map(|kept| kept.head)
+        });
+    }
+
+    fn looking(&self) -> MutexGuard<'_, bool> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A state that was at the head not long ago.

@@ -9,7 +9,7 @@
 //! 4. [`hosted`]: a repository as a gateway serves it: appends stand in a queue.
 //! 5. [`gateway`]: all of it on one store, and what its operator can do.
 //! 6. `routes`, `handlers`, `files`: the HTTP interface, and [`openapi`], its description; `push`,
-//!    `pull`: the two that move most. `guard`: what every request passes first.
+//!    `pull`: the two that move most; `heads`: the one that goes on. `guard`: what every request passes first.
 //! 7. [`schedule`]: what is done without being asked, once for all gateways of a store;
 //!    [`replication`]: the whole store, copied to another one; [`drills`]: restored, to see that it can be;
 //!    `collections`: what nobody needs any more is let go and deleted.
@@ -33,6 +33,7 @@ mod files;
 pub mod gateway;
 mod guard;
 mod handlers;
+pub mod heads;
 pub mod hosted;
 pub mod openapi;
 mod pull;

@@ -1,13 +1,14 @@
 //! The route table. It fits on a screen, and should go on doing so.
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post, put};
+use axum::{Extension, Router};
+use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::guard::{guard, no_method, no_route};
 use crate::handlers as h;
-use crate::{collections, files, openapi, pull, push};
+use crate::{collections, files, heads, openapi, pull, push};
 
 /// A router that remembers its paths, so that they can be compared with what is described.
 #[derive(Default)]
@@ -32,6 +33,7 @@ pub(crate) fn routes() -> Routes {
         .route("/v1/info", get(h::info))
         .route("/v1/open", get(h::open))
         .route("/v1/log", get(h::log).post(h::append))
+        .route("/v1/heads", get(heads::heads))
         .route("/v1/read", post(h::read))
         .route("/v1/packs/{id}", put(h::put_pack))
         .route(
@@ -60,10 +62,11 @@ pub(crate) fn routes() -> Routes {
         )
 }
 
-/// What answers requests.
-pub(crate) fn router(gateway: Gateway) -> Router {
+/// What answers requests, until it is told to stop.
+pub(crate) fn router(gateway: Gateway, stopping: CancellationToken) -> Router {
     routes()
         .router
+        .layer(Extension(stopping))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(gateway.clone(), guard))

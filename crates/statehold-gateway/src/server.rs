@@ -17,6 +17,7 @@ use statehold_repository::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::routes::router;
@@ -82,7 +83,8 @@ impl Server {
             tls,
             ..
         } = self;
-        let router = router(gateway.clone());
+        let stopping = CancellationToken::new();
+        let router = router(gateway.clone(), stopping.clone());
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let graceful = GracefulShutdown::new();
         let follow = async {
@@ -117,6 +119,8 @@ impl Server {
             });
         }
         drop(listener);
+        // What goes on by itself would never be finished.
+        stopping.cancel();
         tracing::info!(connections = graceful.count(), "stopping");
         let finish = async {
             graceful.shutdown().await;

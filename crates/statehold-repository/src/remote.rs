@@ -1,9 +1,10 @@
 //! The seam between a client's engine and a repository: over a bucket or over a gateway, the same
-//! nine operations. Two more put some of them together, for a way on which each request counts;
+//! ten operations. Two more put some of them together, for a way on which each request counts;
 //! they mean what their parts mean.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -98,6 +99,15 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
         both.map(|(batch, ())| batch)
     }
 
+    /// Waits until the newest record is another one than this, and says which. For as long as it takes:
+    /// whoever has waited long enough drops it and calls it again, and nothing is lost by that.
+    ///
+    /// What came meanwhile is told once, with the newest. An error says that nobody can tell at the
+    /// moment; the caller waits a while, looks by itself, and calls again.
+    async fn next_head(&self, known: RecordRef) -> Result<RecordRef> {
+        poll_head(self, known, POLL_EVERY).await
+    }
+
     /// How many bytes of packs and draft [`Self::push`] takes in one request; 0 where each of them
     /// is a request of its own in any case.
     fn push_bytes_max(&self) -> u64 {
@@ -114,6 +124,27 @@ pub trait Remote: Send + Sync + std::fmt::Debug {
         known: &Arc<State>,
     ) -> Result<StoredRecord> {
         push_in_parts(self, packs, draft, known).await
+    }
+}
+
+/// How often whoever waits for a head straight on a store looks, with one read each time.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks again and again whether anything follows a record: [`Remote::next_head`] where nobody tells. It
+/// is one read each time.
+pub async fn poll_head<R: Remote + ?Sized>(
+    remote: &R,
+    known: RecordRef,
+    every: Duration,
+) -> Result<RecordRef> {
+    loop {
+        let batch = remote.records(known.number).await?;
+        if let Some(newest) = batch.records.last() {
+            let number = newest.record.envelope.number;
+            let id = newest.record.id;
+            return Ok(RecordRef { number, id });
+        }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -29,7 +29,7 @@ use statehold_repository::content::Pack;
 use statehold_repository::format::checkpoint::Checkpoint;
 use statehold_repository::format::description::Description;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
-use statehold_repository::remote::{Batch, Opening, check_range, push_in_parts};
+use statehold_repository::remote::{Batch, Opening, check_range, poll_head, push_in_parts};
 use statehold_repository::store_clock::StoreClock;
 use statehold_repository::wire::bodies::{
     CompactRequest, Info, InviteInfo, InviteList, KeyInfo, KeyList, NewInvite, NewKey, NewTenant,
@@ -47,6 +47,10 @@ use url::{Host, Url};
 
 use crate::prefetched::Prefetched;
 
+mod head_stream;
+
+use head_stream::HeadStream;
+
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for an answer to begin, and for each further piece of it.
@@ -63,6 +67,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Bytes of content asked for at once.
 const READ_BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// How often a gateway is asked for its head that can't tell by itself.
+const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Requests for content under way at once.
 const READ_PARALLEL: usize = 3;
 
@@ -663,12 +669,16 @@ fn backoff(attempt: u32) -> Duration {
     let full = BACKOFF_MIN
         .saturating_mul(1 << attempt.min(16))
         .min(BACKOFF_MAX);
-    // A hasher's seed is as random as this needs.
-    let chance = std::collections::hash_map::RandomState::new()
+    full / 2 + full.mul_f64(chance() / 2.0)
+}
+
+/// A number from 0 up to 1, to spread waits by. A hasher's seed is as random as this needs.
+pub(crate) fn chance() -> f64 {
+    let drawn = std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish()
-        % 512;
-    full / 2 + full.mul_f64(chance as f64 / 1024.0)
+        % 1024;
+    drawn as f64 / 1024.0
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -707,6 +717,8 @@ pub struct GatewayRemote {
     info: Info,
     /// What came along with the records of the last [`Remote::records_since`].
     prefetched: Mutex<Prefetched>,
+    /// The stream that tells of heads, while somebody waits for one now and then.
+    heads: tokio::sync::Mutex<Option<HeadStream>>,
 }
 
 impl GatewayRemote {
@@ -723,6 +735,7 @@ impl GatewayRemote {
             client,
             info,
             prefetched,
+            heads: tokio::sync::Mutex::const_new(None),
         }
     }
 
@@ -939,6 +952,31 @@ impl Remote for GatewayRemote {
     /// Nothing to do: the gateway writes its own caches.
     async fn tend(&self, _state: &Arc<State>) -> Result<()> {
         Ok(())
+    }
+
+    /// By a stream that stays open from call to call. A gateway that doesn't know such streams is asked
+    /// again and again.
+    async fn next_head(&self, known: RecordRef) -> Result<RecordRef> {
+        let mut heads = self.heads.lock().await;
+        loop {
+            let stream = match heads.take() {
+                Some(stream) => stream,
+                None => match HeadStream::open(&self.client, known).await? {
+                    Some(stream) => stream,
+                    None => return poll_head(self, known, POLL_EVERY).await,
+                },
+            };
+            // Kept where it is while it is waited for, since the caller may stop waiting.
+            let stream = heads.insert(stream);
+            match stream.next_head(known).await {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => *heads = None,
+                Err(error) => {
+                    *heads = None;
+                    return Err(error);
+                }
+            }
+        }
     }
 
     fn push_bytes_max(&self) -> u64 {

@@ -19,6 +19,7 @@
 //! 10. [`secrets`]: what is searched before it is sent.
 //! 11. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; `uploads`: what it had sent
 //!     before; [`progress`]: what a watching person sees.
+//!     [`watch`]: all of that whenever something changes; [`folder_watch`]: how that is noticed here.
 //! 12. [`export`]: a tree as an archive or as a plain folder. [`held`]: content that a repository has lost, out of the folder.
 //!
 //! # Invariants
@@ -41,6 +42,7 @@ pub mod engine;
 pub mod events;
 pub mod export;
 pub mod folder;
+pub mod folder_watch;
 pub mod gateway_client;
 pub mod held;
 pub mod home;
@@ -58,4 +60,5 @@ pub mod scan;
 pub mod secrets;
 pub mod stat_cache;
 mod uploads;
+pub mod watch;
 pub mod workspace;

@@ -142,6 +142,11 @@ pub fn lock_workspace(workspace: &Workspace, purpose: &str, wait: Wait) -> Resul
     Lock::take(&workspace.lock_path(), purpose, wait)
 }
 
+/// Takes the lock that whoever watches a workspace holds for as long as it does.
+pub fn lock_watch(workspace: &Workspace) -> Result<Lock, LockError> {
+    Lock::take(&workspace.watch_lock_path(), "a watch", Wait::No)
+}
+
 /// Takes the lock that is held while a workspace is uploaded.
 pub fn lock_upload(home: &Home, workspace: WorkspaceId, wait: Wait) -> Result<Lock, LockError> {
     let path = runtime_file(home, &format!("upload-{workspace}.lock"))?;

@@ -133,6 +133,10 @@ impl Remote for RateLimited<Arc<dyn Remote>> {
     async fn tend(&self, state: &Arc<State>) -> Result<()> {
         self.inner.tend(state).await
     }
+
+    async fn next_head(&self, known: RecordRef) -> Result<RecordRef> {
+        self.inner.next_head(known).await
+    }
 }
 
 #[cfg(test)]

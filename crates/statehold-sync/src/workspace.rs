@@ -360,6 +360,11 @@ impl Workspace {
         self.own("lock")
     }
 
+    /// The lock that whoever watches the folder holds.
+    pub fn watch_lock_path(&self) -> PathBuf {
+        self.own("watch.lock")
+    }
+
     /// Files on their way into the folder.
     pub fn staging(&self) -> PathBuf {
         self.own("staging")

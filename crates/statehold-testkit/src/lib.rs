@@ -22,6 +22,7 @@
 //! 17. [`histories`]: random histories of application state.
 //! 18. [`state_killing`]: a process that writes application state under `kill -9`.
 //! 19. [`carrying`]: application state on real machines, carried by push and pull.
+//!     [`watching`]: by `statehold watch`, while it is measured, left alone and killed.
 //! 20. [`commits`]: histories of trees; [`replay`]: pushed and restored again.
 //!
 //! And for measurements:
@@ -58,6 +59,7 @@ pub mod slow_store;
 pub mod state_killing;
 pub mod text_tree;
 pub mod trace;
+pub mod watching;
 pub mod world;
 
 pub use world::{Failure, Report, simulate, simulate_many};

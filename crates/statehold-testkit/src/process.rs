@@ -56,7 +56,7 @@ pub struct Ran {
     pub err: String,
 }
 
-/// A run of the program that goes on.
+/// A run of the program that goes on. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -358,6 +358,18 @@ impl Running {
         self.finish()
     }
 
+    /// Whether it goes on.
+    pub fn goes_on(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Asks it to stop, as `kill` does, and waits for its end.
+    pub fn stop(self) -> Result<Ran> {
+        let status = Command::new("kill").arg(self.pid().to_string()).status()?;
+        ensure!(status.success(), "the process could not be asked to stop");
+        self.finish()
+    }
+
     /// What it has written to standard output so far.
     pub fn said(&self) -> io::Result<String> {
         fs::read_to_string(&self.out)
@@ -375,6 +387,16 @@ impl Running {
             fs::remove_dir_all(own)?;
         }
         Ok(ran)
+    }
+}
+
+impl Drop for Running {
+    /// Of a test that fails nothing is left running.
+    fn drop(&mut self) {
+        if self.goes_on().unwrap_or(false) {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
 }
 

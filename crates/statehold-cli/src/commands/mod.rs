@@ -34,6 +34,7 @@ mod undo;
 mod usage;
 mod verify;
 mod versions;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,6 +102,7 @@ enum Command {
   statehold sync
   statehold sync --on-conflict newest --limit-rate 2M")]
     Sync(sync::RunArgs),
+    Watch(watch::WatchArgs),
     #[command(hide = true)]
     DeferredPush(sync::DeferredPushArgs),
     State(state::StateArgs),
@@ -150,6 +152,7 @@ impl Command {
             | Self::Promote(_)
             | Self::BringOver(_)
             | Self::Link(_)
+            | Self::Watch(_)
             | Self::State(_)
             | Self::Status(_)
             | Self::Log(_)
@@ -216,6 +219,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Push(args) => sync::run_push(&args, &global, output),
         Command::Pull(args) => sync::run_pull(&args, &global, output),
         Command::Sync(args) => sync::run_sync(&args, &global, output),
+        Command::Watch(args) => watch::run(&args, &global, output),
         Command::DeferredPush(args) => sync::run_deferred(&args, &global, output),
         Command::State(args) => state::run(&args, &global, output),
         Command::Status(args) => status::run(&args, &global, output),

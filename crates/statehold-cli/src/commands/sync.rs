@@ -85,7 +85,7 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OnConflict {
+pub(super) enum OnConflict {
     /// Say so and change neither side
     Manual,
     /// Take this machine's side; the other stays in history

@@ -223,7 +223,16 @@ fn the_commands_of_the_pages_run() {
         panic!("README has other blocks: {readme:?}");
     };
     let operations = shell_blocks("operations.md");
-    let [serve_tls, certificate, spare_key, curl, fence, promote] = &operations[..] else {
+    let [
+        serve_tls,
+        certificate,
+        spare_key,
+        curl,
+        watch,
+        fence,
+        promote,
+    ] = &operations[..]
+    else {
         panic!("operations.md has other blocks: {operations:?}");
     };
     let recovery = shell_blocks("recovery-by-hand.md");
@@ -233,7 +242,7 @@ fn the_commands_of_the_pages_run() {
     for (name, _) in pages() {
         let expected = match name.as_str() {
             "README.md" => 6,
-            "operations.md" => 6,
+            "operations.md" => 7,
             "recovery-by-hand.md" => 4,
             "history.md" => 3,
             "state.md" => 3,
@@ -312,6 +321,12 @@ fn the_commands_of_the_pages_run() {
     let key = "statehold admin key --label ci --role push --to ci.key\necho by curl >notes.md";
     step("operator", &format!("{key}\n{curl}"));
     step("one", "statehold pull\ngrep 'by curl' memory/notes.md");
+    let watch = format!(
+        "echo watched >memory/watched.md\n{{ exec {watch}}} >watch.log 2>&1 &\n\
+         for _ in $(seq 300); do grep -q 'send .* memory/watched.md' watch.log && break; sleep 0.1; done\n\
+         kill $!\nwait $!\ngrep stopped watch.log"
+    );
+    step("one", &watch);
     let copy = "statehold replicate --store vault --to /mnt/copy\nkill $server\nwait $server";
     step("operator", copy);
     step("operator", &format!("{fence}{}", serving(promote)));

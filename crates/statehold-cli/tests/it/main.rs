@@ -44,6 +44,8 @@ mod switch;
 mod vault;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod watch;
 
 #[cfg(test)]
 mod world {

@@ -5,6 +5,8 @@ mod bounds;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod heads;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod moved;

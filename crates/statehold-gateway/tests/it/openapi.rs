@@ -14,6 +14,7 @@ use statehold_gateway::openapi::{DOCUMENT, routed_paths};
 use statehold_repository::content::Pack;
 use statehold_repository::remote::load;
 use statehold_repository::store::Store;
+use statehold_repository::wire::MEDIA_HEADS;
 use statehold_repository::wire::bodies::{
     CompactRequest, NewInvite, NewTenant, Place, PurgeRequest, ReadRequest, RedeemRequest,
     RenameRequest, Role,
@@ -436,9 +437,14 @@ impl Checked<'_> {
         let sent = sent.and_then(|bytes| serde_json::from_slice(bytes).ok());
         let (sent, has_schema): (Option<Value>, bool) = (sent, !schema.is_null());
 
-        let answer = self.http.execute(request).await.unwrap();
+        let mut answer = self.http.execute(request).await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let body = answer.bytes().await.unwrap().to_vec();
+        let body = match headers.get("content-type") {
+            // It has no end that could be waited for.
+            Some(media) if media == MEDIA_HEADS => answer.chunk().await.unwrap().unwrap(),
+            _ => answer.bytes().await.unwrap(),
+        };
+        let body = body.to_vec();
         let what = format!("{method} {path}: {status}");
         if let (Some(sent), true, 200..300) = (&sent, has_schema, status) {
             self.description.check(schema, sent, &what);
@@ -549,6 +555,12 @@ async fn transfers(checked: &Checked<'_>, pusher: &Key, reader: &Key) {
     checked.call("/v1/log", get("/v1/log?after=0")).await;
     checked.assert_status("/v1/log", get("/v1/log"), 422).await;
     checked.call("/v1/open", get("/v1/open?at_most=1")).await;
+    let (_, _, told) = checked.send("/v1/heads", get("/v1/heads")).await;
+    let told = String::from_utf8(told).unwrap();
+    let data = told.lines().find_map(|line| line.strip_prefix("data:"));
+    let head = serde_json::from_str(data.unwrap()).unwrap();
+    let schema = json!({"$ref": "#/components/schemas/Head"});
+    checked.description.check(&schema, &head, "a head");
     let state = load(&remote).await.unwrap().state;
     let Some(statehold_core::entry::Entry::File(file)) = state.tree.get("large") else {
         panic!("it is not there");

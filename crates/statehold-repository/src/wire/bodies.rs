@@ -9,6 +9,7 @@ use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{KeyId, MachineId, RepositoryId, TenantId};
 use statehold_core::limits::{PACK_BYTES_MAX, READ_RANGES_MAX};
 use statehold_core::path::RepoPath;
+use statehold_core::record::RecordRef;
 use statehold_core::time::Timestamp;
 
 use super::{DRAFT_BYTES_MAX, PULL_CONTENT_BYTES_MAX, PUSH_BYTES_MAX, READ_BYTES_MAX};
@@ -341,6 +342,32 @@ pub struct TenantInfo {
 pub struct TenantList {
     /// The tenants, oldest first.
     pub tenants: Vec<TenantInfo>,
+}
+
+/// The newest record of a repository, as whoever watches it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its number; 0 if there is none yet.
+    pub number: u64,
+    /// Its id.
+    pub id: Digest,
+    /// The epoch that the log is in.
+    pub epoch: u64,
+}
+
+impl Head {
+    /// What names a record in a stream of heads. To be compared, and not to be taken apart.
+    pub fn event_id(record: RecordRef) -> String {
+        format!("{}-{}", record.number, record.id)
+    }
+
+    /// The record.
+    pub const fn record(self) -> RecordRef {
+        RecordRef {
+            number: self.number,
+            id: self.id,
+        }
+    }
 }
 
 /// `POST /v1/compact`: lets go of what the policy lets go.

@@ -24,6 +24,14 @@ pub const MEDIA_PACK: &str = "application/vnd.statehold.pack";
 /// Media type of an error.
 pub const MEDIA_PROBLEM: &str = "application/problem+json";
 
+/// Media type of a stream of heads.
+pub const MEDIA_HEADS: &str = "text/event-stream";
+/// How often a stream of heads says something although nothing happened, in seconds. One that is
+/// silent for much longer is dead.
+pub const HEADS_PULSE_SECONDS: u64 = 5;
+/// What an event of a stream of heads is called.
+pub const HEADS_EVENT: &str = "head";
+
 /// Names the repository meant, where a key reaches several: an id among the key's own.
 pub const HEADER_REPOSITORY: &str = "x-statehold-repository";
 /// The sender's version.

@@ -185,6 +185,11 @@ impl Engine {
         &self.workspace
     }
 
+    /// The repository.
+    pub fn remote(&self) -> &dyn Remote {
+        &*self.remote
+    }
+
     /// Makes the two sides more alike.
     pub async fn run(&self, options: RunOptions) -> Result<Report> {
         let _lock = lock_workspace(&self.workspace, "sync", Wait::Yes)?;

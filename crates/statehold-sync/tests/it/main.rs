@@ -16,3 +16,5 @@ mod secrets;
 mod switch;
 #[cfg(test)]
 mod uploads;
+#[cfg(test)]
+mod watch;

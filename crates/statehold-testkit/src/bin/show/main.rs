@@ -20,6 +20,7 @@ mod simulation;
 mod state_kill;
 mod states;
 mod tree;
+mod watch;
 mod worm;
 
 use anyhow::Result;
@@ -56,6 +57,8 @@ enum Show {
     StateKill(state_kill::StateKillArgs),
     /// Application state carried by push and pull between machines that are copied, put back and killed.
     States(states::StatesArgs),
+    /// Changes are seen on another machine within a second; watches and gateways are killed.
+    Watch(watch::WatchArgs),
     /// Histories pushed commit by commit: every restore is what the commit was, byte for byte.
     Replay(replay::ReplayArgs),
     /// Compaction without a pause while machines push and restore: nobody fails.
@@ -84,6 +87,7 @@ fn main() -> Result<()> {
         Show::Histories(args) => histories::run(&args),
         Show::StateKill(args) => state_kill::run(&args),
         Show::States(args) => states::run(&args),
+        Show::Watch(args) => watch::run(&args),
         Show::Replay(args) => replay::run(&args),
         Show::Compaction(args) => compaction::run(&args),
         Show::Worm(args) => worm::run(&args),

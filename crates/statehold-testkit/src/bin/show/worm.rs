@@ -2,6 +2,7 @@
 //! What the program's own help lists has to be tried here, so no verb is forgotten.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -23,6 +24,8 @@ pub(crate) struct WormArgs {
 
 /// What is for removing: it may fail here, and is tried elsewhere.
 const REMOVES: [&str; 1] = ["purge"];
+/// How long a watch may take to bring something.
+const WATCH_PATIENCE: Duration = Duration::from_secs(60);
 /// What the probe may try to take away: the objects it has written for itself.
 const OF_THE_PROBE: &str = "/probe/";
 
@@ -157,6 +160,21 @@ impl Place {
         self.verb(anna, &["sync"])?;
         ensure!(anna.read("notes/reply.md")? == b"seen\n");
         self.verb(anna, &["status"])?;
+        self.watch(anna, bert)
+    }
+
+    /// One machine is watched while the other one pushes.
+    fn watch(&mut self, anna: &RealMachine, bert: &RealMachine) -> Result<()> {
+        let watch = bert.start(bert.command(&["watch"]), "")?;
+        anna.write("notes/news.md", "new\n")?;
+        self.verb(anna, &["push"])?;
+        let began = Instant::now();
+        while bert.read("notes/news.md").is_err() {
+            ensure!(began.elapsed() < WATCH_PATIENCE, "the watch brings nothing");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        watch.stop()?.expect(0)?;
+        self.tried.insert("watch".into());
         Ok(())
     }
 
