@@ -12,15 +12,16 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::alarm::{self, Alarm};
+use crate::arrival::Refused;
 use crate::error::{Error, IoContext as _, Result};
 use crate::exchange::Reconciled;
+use crate::frame::{Frame, Mark};
 use crate::limits::{CARRIED_LOG_BYTES_MAX, CLOCK_NODES_MAX};
 use crate::manager::{Manager, Writer};
 use crate::message::{Head, Message};
 use crate::node::NodeId;
 use crate::node_folder::{LogEnd, NodeFolder, is_folder};
 use crate::notice::Notice;
-use crate::replica::{Frame, Mark, Refused};
 
 /// A folder that something else carries from machine to machine.
 ///
@@ -179,8 +180,11 @@ impl CarriedFolder {
         let end = end.mark;
         let is_other = if end.sequence < mark.sequence {
             let frames = writer.journal.frames_of(node, end.sequence, mark)?;
-            frames
-                .is_some_and(|frames| frames.first().is_some_and(|next| next.previous != end.link))
+            frames.is_some_and(|frames| {
+                frames
+                    .first()
+                    .is_some_and(|next| next.previous() != end.link)
+            })
         } else {
             !own.goes_through(mark)?
         };
@@ -468,7 +472,7 @@ fn missing_frames(
     Ok(frames
         .filter(|frames| {
             let first = frames.first();
-            first.is_some_and(|first| first.previous == end.mark.link)
+            first.is_some_and(|first| first.previous() == end.mark.link)
         })
         .map(|frames| (end, frames)))
 }

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use crate::arrival::ConflictKind;
 use crate::canonical::Canonical;
 use crate::hybrid_clock::Stamp;
 use crate::node::{Dot, Key, NodeId};
-use crate::replica::ConflictKind;
 use crate::revision::Revision;
 use crate::strategy::Rules;
 
@@ -39,6 +39,15 @@ pub struct Conflict {
     pub strategy: String,
     /// Whether it waits for somebody to resolve it.
     pub is_open: bool,
+}
+
+/// That several nodes wrote one state at once: what [`Conflict`] tells all about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FoundConflict {
+    /// Which state.
+    pub key: Key,
+    /// What contradicts what.
+    pub kind: ConflictKind,
 }
 
 /// How somebody resolves a conflict.

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::frame::{Link, Mark};
 use crate::node::{NodeId, hex, unhex};
-use crate::replica::{Link, Mark, Replica};
+use crate::replica::Replica;
 
 /// Why a folder has the node it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

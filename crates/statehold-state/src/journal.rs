@@ -1,8 +1,9 @@
 //! Where frames are kept: in a folder, or in memory for as long as the manager lives.
 
 use crate::error::Result;
+use crate::frame::{Frame, Mark};
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark, Replica};
+use crate::replica::Replica;
 use crate::store::Store;
 use crate::vector_clock::VectorClock;
 
@@ -16,12 +17,12 @@ pub(crate) enum Journal {
 }
 
 impl Journal {
-    /// Appends frames of one node, whose log ends at this mark, and with them at this link.
-    pub(crate) fn append(&mut self, new: &[&Frame], before: Mark, after: Link) -> Result<()> {
+    /// Appends frames of one node, whose log ends at this mark.
+    pub(crate) fn append(&mut self, new: Vec<Frame>, before: Mark) -> Result<()> {
         match self {
-            Self::Folder(store) => store.append(new, before, after),
+            Self::Folder(store) => store.append(&new, before),
             Self::Memory(frames) => {
-                frames.extend(new.iter().map(|frame| (*frame).clone()));
+                frames.extend(new);
                 Ok(())
             }
         }
@@ -87,7 +88,7 @@ impl Journal {
             }
             Self::Memory(frames) => {
                 let mut reached = known;
-                for frame in frames.iter().filter(|frame| frame.node == node) {
+                for frame in frames.iter().filter(|frame| frame.node() == node) {
                     let (first, last) = frame.sequences()?;
                     if last <= known {
                         continue;
@@ -112,7 +113,7 @@ impl Journal {
             Some(frames) => Ok(frames),
             None => {
                 let mut frames = self.history()?;
-                frames.retain(|frame| frame.node == node);
+                frames.retain(|frame| frame.node() == node);
                 Ok(frames)
             }
         }

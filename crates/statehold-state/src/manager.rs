@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::arrival::{Change, ChangeKind};
 use crate::collection::Collection;
-use crate::conflict::Conflict;
+use crate::conflict::{Conflict, FoundConflict};
 use crate::error::{Error, Result};
+use crate::frame::{Frame, Mark};
 use crate::hybrid_clock::{HybridClock, Stamp};
 use crate::identity::{Identity, Origin, random_node};
 use crate::journal::Journal;
@@ -19,11 +21,12 @@ use crate::limits::{BATCH_BYTES_MAX, COLLECTION_BYTES_MAX};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::operation::Operation;
-use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
+use crate::replica::Replica;
 use crate::revision::{Batch, Revision};
 use crate::root::Root;
+use crate::siblings::{is_contested, kind_of};
 use crate::store::Store;
-use crate::strategy::{Rules, is_settled};
+use crate::strategy::Rules;
 use crate::transaction::Transaction;
 use crate::vector_clock::VectorClock;
 
@@ -397,22 +400,31 @@ impl Manager {
         batch: Batch,
         clock: HybridClock,
     ) -> Result<Vec<Change>> {
-        let before = self.known()?.replica.mark(batch.node);
+        let known = self.known()?;
+        let before = known.replica.mark(batch.node);
+        let new = std::iter::once((batch.node, batch.events.as_slice()));
+        known.replica.check_room(new)?;
+        drop(known);
         let frame = Frame::of(&batch, before.link);
-        if frame.bytes.len() > BATCH_BYTES_MAX {
+        if frame.bytes().len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        let link = frame.link();
-        writer.journal.append(&[&frame], before, link)?;
-        let arrival = self.change(|known| {
+        let mark = Mark::after(&frame)?;
+        let is_told = !self.inner.listeners.is_empty();
+        let mut changes = Vec::new();
+        writer.journal.append(vec![frame], before)?;
+        self.change(|known| {
             known.clock = clock;
-            known.replica.accept_batch(batch, before.link, link)
-        })?;
+            known
+                .replica
+                .take(batch.node, mark, batch.events, |change| {
+                    if is_told {
+                        changes.push(change);
+                    }
+                });
+        });
         self.snapshot_if_due(writer)?;
-        match arrival {
-            Arrival::New(changes) => Ok(changes),
-            Arrival::Known => Ok(Vec::new()),
-        }
+        Ok(changes)
     }
 
     pub(crate) fn snapshot_if_due(&self, writer: &mut Writer) -> Result<()> {
@@ -444,7 +456,8 @@ impl Manager {
     }
 
     pub(crate) fn tell_own(&self, changes: &[Change]) {
-        if !self.inner.listeners.is_empty() {
+        // None are noted where nobody listens.
+        if !changes.is_empty() {
             for change in changes {
                 let key = change.key.clone();
                 match change.kind {
@@ -454,11 +467,9 @@ impl Manager {
                     ChangeKind::Superseded => {}
                 }
             }
-            if !changes.is_empty() {
-                self.tell(&Notice::Saved {
-                    events: changes.len(),
-                });
-            }
+            self.tell(&Notice::Saved {
+                events: changes.len(),
+            });
         }
         self.refresh_status();
     }
@@ -517,6 +528,24 @@ impl Manager {
         let known = self.known()?;
         let names = known.replica.collections();
         Ok(names.map(ToString::to_string).collect())
+    }
+
+    /// A conflict that came to light, with all sides that there are now.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn conflict(&self, found: &FoundConflict) -> Result<Conflict> {
+        let known = self.known()?;
+        let FoundConflict { key, kind } = found;
+        let siblings = known.replica.siblings(&key.collection, &key.id);
+        let rules = known.rules(&key.collection);
+        Ok(Conflict::of(
+            key.clone(),
+            *kind,
+            known.node,
+            siblings,
+            rules,
+        ))
     }
 
     /// All states that several nodes wrote at once and nobody has written since.
@@ -662,18 +691,6 @@ impl fmt::Debug for Manager {
             .field("status", &self.status())
             .finish_non_exhaustive()
     }
-}
-
-/// Whether siblings say different things and nobody has settled it.
-pub(crate) fn is_contested(siblings: &[Revision]) -> bool {
-    siblings.len() > 1 && !is_settled(siblings.iter())
-}
-
-pub(crate) fn kind_of(siblings: &[Revision]) -> ConflictKind {
-    if siblings.iter().any(|sibling| sibling.value().is_none()) {
-        return ConflictKind::UpdateDelete;
-    }
-    ConflictKind::ConcurrentUpdate
 }
 
 pub(crate) fn latest_stamp(replica: &Replica) -> Stamp {

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{Malformed, Reader, Writer, pack, unpack};
+use crate::frame::{Frame, Link, Mark};
 use crate::limits::{
     BATCH_BYTES_MAX, CLOCK_NODES_MAX, COLLECTION_BYTES_MAX, DELTA_BYTES_MAX, HEAD_COLLECTIONS_MAX,
     MESSAGE_BYTES_MAX,
 };
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark, Replica};
+use crate::replica::Replica;
 use crate::root::Root;
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
@@ -172,15 +173,15 @@ fn read_head(body: &[u8]) -> Result<Head, Malformed> {
 /// Frames of one node stand together, so that its name and the first link are sent once.
 fn write_delta(writer: &mut Writer, frames: &[Frame]) {
     let groups: Vec<&[Frame]> = frames
-        .chunk_by(|one, next| one.node == next.node && one.link() == next.previous)
+        .chunk_by(|one, next| one.node() == next.node() && one.link() == next.previous())
         .collect();
     writer.count(groups.len());
     for group in groups {
-        writer.raw(group[0].node.as_bytes());
-        writer.raw(&group[0].previous);
+        writer.raw(group[0].node().as_bytes());
+        writer.raw(&group[0].previous());
         writer.count(group.len());
         for frame in group {
-            writer.bytes(&frame.bytes);
+            writer.bytes(frame.bytes());
         }
     }
 }
@@ -193,14 +194,8 @@ fn read_delta(body: &[u8]) -> Result<Vec<Frame>, Malformed> {
         let node = NodeId::from_bytes(reader.array()?);
         let mut previous: Link = reader.array()?;
         for _ in 0..reader.count("the number of frames", usize::MAX)? {
-            let bytes = reader
-                .bytes("the length of a frame", BATCH_BYTES_MAX)?
-                .to_vec();
-            let frame = Frame {
-                node,
-                previous,
-                bytes,
-            };
+            let bytes = reader.bytes("the length of a frame", BATCH_BYTES_MAX)?;
+            let frame = Frame::new(node, previous, bytes);
             previous = frame.link();
             frames.push(frame);
         }
