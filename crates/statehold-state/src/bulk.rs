@@ -1,15 +1,12 @@
 //! Many events at once: taken in the order of their keys, each finds its neighbours at hand. That is
 //! most of what taking an event costs.
 
-use std::collections::btree_map;
 use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use crate::replica::{ReadStates, States};
 use crate::revision::Event;
 use crate::root::{Digester, Root};
-use crate::siblings::Siblings;
 
 /// Events that are taken together.
 pub(crate) struct Bulk {
@@ -91,39 +88,11 @@ impl Bulk {
         }
     }
 
-    /// The events in these places.
-    pub(crate) fn take(&mut self, order: Order) -> impl Iterator<Item = (Event, Root)> {
+    /// The events in these places, with the ids of their states.
+    pub(crate) fn take(&mut self, order: Order) -> impl Iterator<Item = (SmolStr, (Event, Root))> {
         order.into_iter().filter_map(|place| {
             let event = self.events[place].take()?;
-            Some((event, self.digests[place]))
+            Some((event.key.id.clone(), (event, self.digests[place])))
         })
-    }
-
-    /// The states of a collection with what its events make of them.
-    pub(crate) fn merge(
-        &mut self,
-        order: Order,
-        old: btree_map::IntoIter<SmolStr, Siblings>,
-        mut apply: impl FnMut(&mut Siblings, Event, Root),
-    ) -> States {
-        let mut states: ReadStates = Vec::with_capacity(old.len() + order.len());
-        let mut old = old.peekable();
-        for (event, digest) in self.take(order) {
-            let id = &event.key.id;
-            while let Some(before) = old.next_if(|(other, _)| other < id) {
-                states.push(before);
-            }
-            let (id, mut siblings) = states
-                .pop_if(|(last, _)| last == id)
-                .or_else(|| old.next_if(|(other, _)| other == id))
-                .unwrap_or_else(|| (id.clone(), Siblings::default()));
-            apply(&mut siblings, event, digest);
-            if !siblings.is_empty() {
-                states.push((id, siblings));
-            }
-        }
-        states.extend(old);
-        // Quick, since they are in order.
-        states.into_iter().collect()
     }
 }

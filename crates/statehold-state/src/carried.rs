@@ -221,8 +221,7 @@ impl CarriedFolder {
                     own.append(end, &frames)?;
                 }
                 _ => {
-                    let replica = manager.known()?.replica.clone();
-                    own.write_snapshot(head.clone(), replica)?;
+                    own.write_snapshot(head.clone(), &manager.known()?.replica)?;
                 }
             }
             own.write_head(head.clone())?;

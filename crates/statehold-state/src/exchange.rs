@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use smol_str::SmolStr;
-
 use crate::alarm::{self, Alarm};
 use crate::arrival::{Change, ChangeKind, ConflictKind, Refused};
 use crate::conflict::FoundConflict;
@@ -12,7 +10,7 @@ use crate::error::Result;
 use crate::frame::{Frame, Mark};
 use crate::limits::{CLOCK_AHEAD_MS_MAX, DELTA_BYTES_TARGET, HEAD_COLLECTIONS_MAX};
 use crate::manager::{Manager, Writer, latest_stamp};
-use crate::message::{CollectionHead, Head, Message};
+use crate::message::{self, CollectionHead, Head, Message};
 use crate::node::{Key, NodeId};
 use crate::notice::{Notice, Status};
 use crate::replica::Replica;
@@ -123,9 +121,10 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see it.
     pub fn export(&self) -> Result<Vec<u8>> {
-        self.witness(&mut self.writer())?;
-        let replica = self.known()?.replica.clone();
-        Ok(Message::Snapshot(Box::new(replica)).encode())
+        // Whoever holds the writer keeps nobody from reading.
+        let mut writer = self.writer();
+        self.witness(&mut writer)?;
+        Ok(message::encode_snapshot(&self.known()?.replica))
     }
 
     /// What somebody who knows this much lacks, or the first 64 MiB of it.
@@ -168,7 +167,7 @@ impl Manager {
                 ..Reconciled::default()
             }),
             Message::Delta(frames) => self.take_frames(frames),
-            Message::Snapshot(replica) => self.take_replica(&replica),
+            Message::Snapshot(replica) => self.take_replica(*replica),
         };
         match result {
             Ok(result) => {
@@ -389,29 +388,34 @@ impl Manager {
         Ok(settled)
     }
 
-    fn take_replica(&self, other: &Replica) -> Result<Reconciled> {
+    fn take_replica(&self, other: Replica) -> Result<Reconciled> {
         let mut writer = self.writer();
         let known = self.known()?;
-        let mut joined = known.replica.clone();
-        if let Err(refused) = joined.join(other) {
-            let Refused::Forked { node, sequence } = refused else {
-                return Err(refused.into());
-            };
-            let alarm = Alarm::Forked {
-                node,
-                log: node,
-                sequence,
-            };
-            writer.is_outrun |= node == known.node;
-            drop(known);
-            self.tell(&Notice::Alarm {
-                alarm: alarm.clone(),
-            });
-            return Ok(Reconciled {
-                alarms: vec![alarm],
-                ..Reconciled::default()
-            });
-        }
+        let joined = if known.replica.knows_nothing() {
+            Ok(other)
+        } else {
+            known.replica.joined(&other)
+        };
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(Refused::Forked { node, sequence }) => {
+                let alarm = Alarm::Forked {
+                    node,
+                    log: node,
+                    sequence,
+                };
+                writer.is_outrun |= node == known.node;
+                drop(known);
+                self.tell(&Notice::Alarm {
+                    alarm: alarm.clone(),
+                });
+                return Ok(Reconciled {
+                    alarms: vec![alarm],
+                    ..Reconciled::default()
+                });
+            }
+            Err(refused) => return Err(refused.into()),
+        };
         let changes = differences(&known.replica, &joined);
         let own = |replica: &Replica| replica.mark(known.node).sequence;
         writer.is_outrun |= own(&joined) > own(&known.replica);
@@ -480,13 +484,14 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
     let mut changes = Vec::new();
     let collections: BTreeSet<_> = before.collections().chain(after.collections()).collect();
     for collection in collections {
-        let is_gone = |(id, _): &(&SmolStr, _)| after.siblings(collection, id).is_empty();
-        let gone = before.entries(collection).filter(is_gone);
-        for (id, siblings) in after.entries(collection).chain(gone) {
-            let (old, new) = (
-                before.siblings(collection, id),
-                after.siblings(collection, id),
-            );
+        let there = after
+            .entries(collection)
+            .map(|(id, new)| (id, before.siblings(collection, id), new));
+        let gone = before
+            .entries(collection)
+            .map(|(id, old)| (id, old, after.siblings(collection, id)))
+            .filter(|(_, _, new)| new.is_empty());
+        for (id, old, new) in there.chain(gone) {
             if old == new {
                 continue;
             }
@@ -495,6 +500,7 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
                 (_, []) => ChangeKind::Deleted,
                 _ => ChangeKind::Updated,
             };
+            let siblings = if new.is_empty() { old } else { new };
             let latest = siblings.iter().max_by_key(|sibling| sibling.rank());
             if let Some(latest) = latest {
                 changes.push(Change {

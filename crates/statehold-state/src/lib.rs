@@ -48,6 +48,7 @@ mod segment;
 mod shared;
 mod siblings;
 mod snapshot;
+mod states;
 mod store;
 mod strategy;
 mod transaction;

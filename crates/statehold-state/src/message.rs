@@ -68,27 +68,15 @@ pub(crate) enum Message {
 
 impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.raw(MAGIC);
         match self {
-            Self::Head(head) => {
-                writer.raw(&[KIND_HEAD]);
-                write_head(&mut writer, head);
-            }
-            Self::Delta(frames) => {
-                writer.raw(&[KIND_DELTA]);
+            Self::Head(head) => sealed(KIND_HEAD, |writer| write_head(writer, head)),
+            Self::Delta(frames) => sealed(KIND_DELTA, |writer| {
                 let mut delta = Writer::default();
                 write_delta(&mut delta, frames);
                 writer.raw(&pack(delta.0, DELTA_LEVEL));
-            }
-            Self::Snapshot(replica) => {
-                writer.raw(&[KIND_SNAPSHOT]);
-                writer.raw(&snapshot::encode(replica));
-            }
+            }),
+            Self::Snapshot(replica) => encode_snapshot(replica),
         }
-        let check = *blake3::hash(&writer.0).as_bytes();
-        writer.raw(&check[..CHECK_BYTES]);
-        writer.0
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -118,6 +106,24 @@ impl Message {
             None => Err(wrong("it ends too early")),
         }
     }
+}
+
+/// A message that carries all of a replica.
+pub(crate) fn encode_snapshot(replica: &Replica) -> Vec<u8> {
+    sealed(KIND_SNAPSHOT, |writer| {
+        writer.raw(&snapshot::encode(replica));
+    })
+}
+
+/// A message with what is around its body.
+fn sealed(kind: u8, write_body: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.raw(MAGIC);
+    writer.raw(&[kind]);
+    write_body(&mut writer);
+    let check = *blake3::hash(&writer.0).as_bytes();
+    writer.raw(&check[..CHECK_BYTES]);
+    writer.0
 }
 
 fn write_head(writer: &mut Writer, head: &Head) {

@@ -19,7 +19,7 @@ use crate::frame::{Frame, Mark, first_link};
 use crate::limits::{
     CARRIED_SEGMENT_BYTES, CARRIED_SEGMENT_BYTES_MAX, HEAD_BYTES_MAX, MESSAGE_BYTES_MAX,
 };
-use crate::message::{Head, Message};
+use crate::message::{self, Head, Message};
 use crate::node::NodeId;
 use crate::replica::Replica;
 use crate::segment::{self, Contents, SegmentWriter};
@@ -264,11 +264,11 @@ impl NodeFolder {
     }
 
     /// Puts a snapshot in the place of the log so far.
-    pub(crate) fn write_snapshot(&self, head: Head, replica: Replica) -> Result<()> {
+    pub(crate) fn write_snapshot(&self, head: Head, replica: &Replica) -> Result<()> {
         let mark = replica.mark(self.node);
         let head = Message::Head(head).encode();
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
-        let snapshot = Message::Snapshot(Box::new(replica)).encode();
+        let snapshot = message::encode_snapshot(replica);
         fs::create_dir_all(&self.path).on("create", &self.path)?;
         let parts: [&[u8]; 3] = [&length.to_le_bytes(), &head, &snapshot];
         durable::replace(&self.snapshot_path(), &parts)?;

@@ -4,9 +4,7 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use smol_str::SmolStr;
@@ -23,10 +21,9 @@ use crate::revision::{Content, Event, Revision};
 use crate::root::{Digester, Root};
 use crate::siblings::{Siblings, is_contested};
 use crate::snapshot::{self, Source};
+use crate::states::States;
 use crate::vector_clock::VectorClock;
 
-/// Short ids lie in the map itself: looking at them elsewhere would be most of what a look costs.
-pub(crate) type States = BTreeMap<SmolStr, Siblings>;
 /// The states of a collection as they were read: ids in order, with their live revisions.
 pub(crate) type ReadStates = Vec<(SmolStr, Siblings)>;
 
@@ -76,8 +73,7 @@ impl Replica {
     pub fn siblings(&self, collection: &str, id: &str) -> &[Revision] {
         self.collections
             .get(collection)
-            .and_then(|states| states.get(id))
-            .map_or(&[], Siblings::as_slice)
+            .map_or(&[], |states| states.get(id))
     }
 
     /// The names of all collections, in order.
@@ -87,11 +83,8 @@ impl Replica {
 
     /// The states of a collection with their live revisions, in the order of their ids.
     pub fn states(&self, collection: &str) -> impl Iterator<Item = (&str, &[Revision])> {
-        self.collections
-            .get(collection)
-            .into_iter()
-            .flatten()
-            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+        self.entries(collection)
+            .map(|(id, siblings)| (&**id, siblings))
     }
 
     /// Those of a collection's states whose ids begin with this, in the order of their ids.
@@ -102,25 +95,23 @@ impl Replica {
     ) -> impl Iterator<Item = (&'a str, &'a [Revision])> {
         let states = self.collections.get(collection).into_iter();
         states
-            .flat_map(move |states| {
-                states.range::<str, _>((Bound::Included(start), Bound::Unbounded))
-            })
-            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+            .flat_map(move |states| states.iter_from(start))
+            .map(|(id, siblings)| (&**id, siblings))
             .take_while(move |(id, _)| id.starts_with(start))
     }
 
-    /// The same with ids that can be shared.
+    /// The states of a collection with ids that can be shared.
     pub(crate) fn entries(
         &self,
         collection: &str,
     ) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
-        let states = self.collections.get(collection).into_iter().flatten();
-        states.map(|(id, siblings)| (id, siblings.as_slice()))
+        let states = self.collections.get(collection).into_iter();
+        states.flat_map(States::iter)
     }
 
     /// How many states a collection has, graves included.
     pub fn count(&self, collection: &str) -> usize {
-        self.collections.get(collection).map_or(0, BTreeMap::len)
+        self.collections.get(collection).map_or(0, States::len)
     }
 
     /// How many states have more than one live revision.
@@ -167,7 +158,10 @@ impl Replica {
                 let digest = digester.digest(&event.key, &event.revision);
                 let name = Arc::clone(&event.key.collection);
                 let states = collections.entry(name).or_default();
-                let change = self.take_one(states, event, digest, &mut digester);
+                let id = event.key.id.clone();
+                let change = states.change(&id, |siblings| {
+                    self.apply(siblings, event, digest, &mut digester)
+                });
                 if states.is_empty() {
                     collections.remove(&change.key.collection);
                 }
@@ -177,16 +171,10 @@ impl Replica {
             let mut bulk = Bulk::new(events, &mut digester);
             for (collection, order) in bulk.orders() {
                 let states = collections.entry(Arc::clone(&collection)).or_default();
-                if order.len() >= states.len() / STATES_PER_EVENT_MAX {
-                    let old = std::mem::take(states).into_iter();
-                    *states = bulk.merge(order, old, |siblings, event, digest| {
-                        changed(self.apply(siblings, event, digest, &mut digester));
-                    });
-                } else {
-                    for (event, digest) in bulk.take(order) {
-                        changed(self.take_one(states, event, digest, &mut digester));
-                    }
-                }
+                states.expect(order.len());
+                states.change_all(bulk.take(order), |siblings, (event, digest)| {
+                    changed(self.apply(siblings, event, digest, &mut digester));
+                });
                 if states.is_empty() {
                     collections.remove(&collection);
                 }
@@ -195,33 +183,6 @@ impl Replica {
         self.collections = collections;
         self.marks.insert(node, mark);
         self.forget_pending(node, mark.sequence);
-    }
-
-    /// Takes one event that has not been seen, after all earlier ones of its node.
-    fn take_one(
-        &mut self,
-        states: &mut States,
-        event: Event,
-        digest: Root,
-        digester: &mut Digester,
-    ) -> Change {
-        match states.entry(event.key.id.clone()) {
-            Entry::Occupied(mut place) => {
-                let change = self.apply(place.get_mut(), event, digest, digester);
-                if place.get().is_empty() {
-                    place.remove();
-                }
-                change
-            }
-            Entry::Vacant(place) => {
-                let mut siblings = Siblings::default();
-                let change = self.apply(&mut siblings, event, digest, digester);
-                if !siblings.is_empty() {
-                    place.insert(siblings);
-                }
-                change
-            }
-        }
     }
 
     /// Whether there is room for new events of these nodes.
@@ -347,10 +308,21 @@ impl Replica {
     /// # Errors
     /// The two contradict each other, and nothing has changed.
     pub fn join(&mut self, other: &Self) -> Result<(), Refused> {
-        if *self == Self::default() {
-            *self = other.clone();
-            return Ok(());
-        }
+        *self = if self.knows_nothing() {
+            other.clone()
+        } else {
+            self.joined(other)?
+        };
+        Ok(())
+    }
+
+    /// Whether no event has come.
+    pub(crate) fn knows_nothing(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// What knowing both comes to.
+    pub(crate) fn joined(&self, other: &Self) -> Result<Self, Refused> {
         for (node, mark) in &other.marks {
             let known = self.mark(*node);
             if known.sequence == mark.sequence && known.link != mark.link {
@@ -392,29 +364,23 @@ impl Replica {
             }
         }
         joined.recount();
-        *self = joined;
-        Ok(())
+        Ok(joined)
     }
 
     fn joined_states(&self, other: &Self, name: &Arc<str>) -> Result<States, Refused> {
-        let none = States::new();
+        let none = States::default();
         let mine = self.collections.get(name).unwrap_or(&none);
         let theirs = other.collections.get(name).unwrap_or(&none);
-        let ids: BTreeSet<&SmolStr> = mine.keys().chain(theirs.keys()).collect();
+        let ids: BTreeSet<&SmolStr> = mine.iter().chain(theirs.iter()).map(|(id, _)| id).collect();
         let mut states = Vec::with_capacity(ids.len());
         for id in ids {
-            let of = |states: &'_ States| -> Vec<Revision> {
-                states
-                    .get(id)
-                    .map_or_else(Vec::new, |siblings| siblings.as_slice().to_vec())
-            };
-            let (mine, theirs) = (of(mine), of(theirs));
+            let (mine, theirs) = (mine.get(id), theirs.get(id));
             let key = Key {
                 collection: Arc::clone(name),
                 id: id.clone(),
             };
             let mut kept = Vec::new();
-            for revision in &mine {
+            for revision in mine {
                 match theirs.iter().find(|their| their.dot == revision.dot) {
                     Some(same) if same != revision => {
                         return Err(Refused::Forked {
@@ -430,12 +396,12 @@ impl Replica {
             for revision in theirs {
                 let is_mine = mine.iter().any(|own| own.dot == revision.dot);
                 if !is_mine && !self.knows_gone(&key, revision.dot) {
-                    kept.push(revision);
+                    kept.push(revision.clone());
                 }
             }
             states.extend(Siblings::from_vec(kept).map(|siblings| (id.clone(), siblings)));
         }
-        Ok(states.into_iter().collect())
+        Ok(States::of(states))
     }
 
     /// Whether an event that is not live here was seen, or is superseded before it came.
@@ -470,8 +436,7 @@ impl Replica {
         };
         for (name, states) in collections {
             if !states.is_empty() {
-                let states = states.into_iter().collect();
-                replica.collections.insert(name, states);
+                replica.collections.insert(name, States::of(states));
             }
         }
         for (node, key, sequence) in pending {
@@ -496,8 +461,7 @@ impl Replica {
         let mut digester = Digester::new();
         let mut conflicts = 0;
         for (collection, states) in &self.collections {
-            for (id, siblings) in states {
-                let siblings = siblings.as_slice();
+            for (id, siblings) in states.iter() {
                 conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
                     root.add(digester.digest_of(collection, id, revision));
@@ -515,5 +479,3 @@ impl Replica {
 
 /// From so many events on it pays to put them in order.
 const BULK_EVENTS_MIN: usize = 256;
-/// With at most so many states for each event, making the map anew is quicker than looking up each.
-const STATES_PER_EVENT_MAX: usize = 4;
