@@ -159,7 +159,11 @@ impl CarriedFolder {
         }
         for (_, head) in &heads {
             if let Some(head) = head {
-                manager.note_peer(head)?;
+                for alarm in manager.note_peer(head)? {
+                    if is_about_itself(&alarm) && !received.reconciled.alarms.contains(&alarm) {
+                        received.reconciled.alarms.push(alarm);
+                    }
+                }
                 note_missing(manager, head, &mut received)?;
             }
         }
@@ -373,6 +377,12 @@ impl Received {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether a node's own word about its log is not what is known of that. All else that heads tell is
+/// found when this node's own is written, after what came was taken in.
+fn is_about_itself(alarm: &Alarm) -> bool {
+    matches!(alarm, Alarm::Forked { node, log, .. } if node == log)
 }
 
 /// Takes what is new in a node's log.

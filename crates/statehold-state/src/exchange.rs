@@ -8,6 +8,7 @@ use crate::arrival::{Change, ChangeKind, ConflictKind, Refused};
 use crate::conflict::FoundConflict;
 use crate::error::Result;
 use crate::frame::{Frame, Mark};
+use crate::identity::Identity;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, DELTA_BYTES_TARGET, HEAD_COLLECTIONS_MAX};
 use crate::manager::{Manager, Writer, latest_stamp};
 use crate::message::{self, CollectionHead, Head, Message};
@@ -198,10 +199,21 @@ impl Manager {
     /// Takes note of another node's head, and finds what is wrong between the two.
     pub(crate) fn note_peer(&self, head: &Head) -> Result<Vec<Alarm>> {
         let own = self.own_head()?;
-        let alarms = alarm::compare(&own, head);
+        let mut alarms = alarm::compare(&own, head);
         let is_fork =
             |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == own.node);
         let mut writer = self.writer();
+        // Who says less of itself than is known of it said it long ago, or was put back and wrote since.
+        let log = head.node;
+        if let (Some(there), Some(here)) = (head.marks.get(&log), own.marks.get(&log))
+            && writer.journal.contradicts(log, *there, *here)?
+        {
+            alarms.push(Alarm::Forked {
+                node: log,
+                log,
+                sequence: there.sequence,
+            });
+        }
         writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
         writer.is_outrun |= alarms.iter().any(is_fork);
         if head.node != own.node {
@@ -394,7 +406,10 @@ impl Manager {
         let joined = if known.replica.knows_nothing() {
             Ok(other)
         } else {
-            known.replica.joined(&other)
+            match hidden_fork(&writer, &known.replica, &other)? {
+                Some(fork) => Err(fork),
+                None => known.replica.joined(&other),
+            }
         };
         let joined = match joined {
             Ok(joined) => joined,
@@ -439,6 +454,28 @@ impl Manager {
         });
         Ok(result)
     }
+}
+
+/// A log of which the two replicas know different ends that cannot belong together, although one
+/// knows more of it than the other and a join would go by that one.
+fn hidden_fork(writer: &Writer, mine: &Replica, other: &Replica) -> Result<Option<Refused>> {
+    for (node, there) in other.marks() {
+        let here = mine.mark(*node);
+        if writer.journal.contradicts(*node, *there, here)? {
+            let (node, sequence) = (*node, there.sequence);
+            return Ok(Some(Refused::Forked { node, sequence }));
+        }
+    }
+    // Who knows events by numbers that this folder has given to others and shown to nobody knows them
+    // from before it was put back.
+    let identity = writer.identity.as_ref();
+    for (node, shown) in identity.map_or(Ok(Vec::new()), Identity::shown)? {
+        let sequence = mine.mark(node).sequence;
+        if sequence > shown && other.mark(node).sequence > sequence {
+            return Ok(Some(Refused::Forked { node, sequence }));
+        }
+    }
+    Ok(None)
 }
 
 /// Batches that one node wrote one after the other and that are new here.

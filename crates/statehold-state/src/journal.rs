@@ -104,6 +104,17 @@ impl Journal {
         }
     }
 
+    /// Whether a log that ends there is another one than the longer one that is known here, as far as
+    /// what is kept of that tells.
+    pub(crate) fn contradicts(&self, node: NodeId, there: Mark, here: Mark) -> Result<bool> {
+        if there.sequence >= here.sequence {
+            return Ok(false);
+        }
+        let frames = self.frames_of(node, there.sequence, here)?;
+        let next = frames.and_then(|frames| frames.into_iter().next());
+        Ok(next.is_some_and(|next| next.previous() != there.link))
+    }
+
     /// The frames of one node after a number, as many of the latest as are kept.
     pub(crate) fn own_frames(&self, node: NodeId, known: u64, mark: Mark) -> Result<Vec<Frame>> {
         if known >= mark.sequence {

@@ -17,7 +17,7 @@ use crate::root::Root;
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
-const MAGIC: &[u8; 4] = b"SHM1";
+const MAGIC: &[u8; 4] = b"SHM2";
 const CHECK_BYTES: usize = 16;
 const WHAT: &str = "a message";
 

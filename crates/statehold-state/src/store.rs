@@ -25,7 +25,7 @@ use crate::segment::{self, SegmentWriter};
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
-const SNAPSHOT_MAGIC: &[u8; 8] = b"SHSNAP01";
+const SNAPSHOT_MAGIC: &[u8; 8] = b"SHSNAP02";
 const SNAPSHOT_HEADER_BYTES: usize = 8 + 32;
 
 /// A closed or open segment, by its first sequence number.
