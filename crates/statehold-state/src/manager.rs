@@ -11,7 +11,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::arrival::{Change, ChangeKind};
 use crate::collection::Collection;
-use crate::conflict::{Conflict, FoundConflict};
 use crate::error::{Error, Result};
 use crate::frame::{Frame, Mark};
 use crate::hybrid_clock::{HybridClock, Stamp};
@@ -20,11 +19,9 @@ use crate::journal::Journal;
 use crate::limits::{BATCH_BYTES_MAX, COLLECTION_BYTES_MAX};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
-use crate::operation::Operation;
 use crate::replica::Replica;
 use crate::revision::{Batch, Revision};
 use crate::root::Root;
-use crate::siblings::{is_contested, kind_of};
 use crate::store::Store;
 use crate::strategy::Rules;
 use crate::transaction::Transaction;
@@ -155,7 +152,7 @@ impl Known {
     }
 
     /// How many of this node's own events somebody else is known to have.
-    fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         let clocks = self.peers.values();
         clocks.map(|clock| clock.get(&self.node)).max().unwrap_or(0)
     }
@@ -474,52 +471,6 @@ impl Manager {
         self.refresh_status();
     }
 
-    /// This node's operations that no other node is known to have, in order. They are consumed
-    /// when a head comes that covers them.
-    ///
-    /// # Errors
-    /// The logs cannot be read.
-    pub fn pending(&self) -> Result<Vec<Operation>> {
-        let writer = self.writer();
-        let known = self.known()?;
-        let mark = known.replica.mark(known.node);
-        let acknowledged = known.acknowledged();
-        let frames = writer.journal.own_frames(known.node, acknowledged, mark)?;
-        let mut operations = Vec::new();
-        for frame in frames {
-            let events = frame.batch()?.events;
-            let events = events.iter();
-            operations.extend(
-                events
-                    .filter(|event| event.revision.dot.sequence > acknowledged)
-                    .map(Operation::of),
-            );
-        }
-        Ok(operations)
-    }
-
-    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
-    /// kept.
-    ///
-    /// # Errors
-    /// The logs cannot be read.
-    pub fn history(&self) -> Result<Vec<Operation>> {
-        self.history_of(|_| true)
-    }
-
-    /// The same of states that are wanted.
-    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
-        let writer = self.writer();
-        let mut operations = Vec::new();
-        for frame in writer.journal.history()? {
-            let events = frame.batch()?.events;
-            let events = events.iter().filter(|event| is_wanted(&event.key));
-            operations.extend(events.map(Operation::of));
-        }
-        operations.sort_by_key(|operation| (operation.stamp, operation.dot));
-        Ok(operations)
-    }
-
     /// The names of all collections that hold anything, in order.
     ///
     /// # Errors
@@ -528,46 +479,6 @@ impl Manager {
         let known = self.known()?;
         let names = known.replica.collections();
         Ok(names.map(ToString::to_string).collect())
-    }
-
-    /// A conflict that came to light, with all sides that there are now.
-    ///
-    /// # Errors
-    /// The manager is closed.
-    pub fn conflict(&self, found: &FoundConflict) -> Result<Conflict> {
-        let known = self.known()?;
-        let FoundConflict { key, kind } = found;
-        let siblings = known.replica.siblings(&key.collection, &key.id);
-        let rules = known.rules(&key.collection);
-        Ok(Conflict::of(
-            key.clone(),
-            *kind,
-            known.node,
-            siblings,
-            rules,
-        ))
-    }
-
-    /// All states that several nodes wrote at once and nobody has written since.
-    ///
-    /// # Errors
-    /// The manager is closed.
-    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
-        let known = self.known()?;
-        let mut conflicts = Vec::new();
-        if known.replica.conflicts() > 0 {
-            for collection in known.replica.collections() {
-                let rules = known.rules(collection);
-                for (id, siblings) in known.replica.states(collection) {
-                    if is_contested(siblings) {
-                        let key = Key::new(collection, id);
-                        let kind = kind_of(siblings);
-                        conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
-                    }
-                }
-            }
-        }
-        Ok(conflicts)
     }
 
     /// Lets go of the marks that deletes leave where they win over edits ([`DeleteRule`]), as far
