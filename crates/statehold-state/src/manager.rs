@@ -341,8 +341,11 @@ impl Manager {
                     self.change(|known| known.rules.insert(Arc::clone(&name), rules));
                     // What a crash left unsettled.
                     let known = self.peek();
-                    let states = known.replica.states(&name);
+                    let has_any = known.replica.conflicts() > 0;
+                    let states = has_any.then(|| known.replica.states(&name));
                     let keys: Vec<Key> = states
+                        .into_iter()
+                        .flatten()
                         .filter(|(_, siblings)| siblings.len() > 1)
                         .map(|(id, _)| Key::new(&name, id))
                         .collect();
@@ -605,11 +608,6 @@ impl fmt::Debug for Manager {
 }
 
 pub(crate) fn latest_stamp(replica: &Replica) -> Stamp {
-    let collections = replica.collections();
-    collections
-        .flat_map(|collection| replica.states(collection))
-        .flat_map(|(_, siblings)| siblings)
-        .map(|revision| revision.stamp)
-        .max()
-        .unwrap_or_default()
+    let stamps = replica.revisions().map(|revision| revision.stamp);
+    stamps.max().unwrap_or_default()
 }

@@ -109,6 +109,12 @@ impl Replica {
         states.flat_map(States::iter)
     }
 
+    /// All live revisions, in no order.
+    pub(crate) fn revisions(&self) -> impl Iterator<Item = &Revision> {
+        let states = self.collections.values().flat_map(States::unordered);
+        states.flat_map(|(_, siblings)| siblings)
+    }
+
     /// How many states a collection has, graves included.
     pub fn count(&self, collection: &str) -> usize {
         self.collections.get(collection).map_or(0, States::len)
@@ -461,7 +467,7 @@ impl Replica {
         let mut digester = Digester::new();
         let mut conflicts = 0;
         for (collection, states) in &self.collections {
-            for (id, siblings) in states.iter() {
+            for (id, siblings) in states.unordered() {
                 conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
                     root.add(digester.digest_of(collection, id, revision));

@@ -45,15 +45,40 @@ impl States {
 
     /// All states in the order of their ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
-        self.order.iter().map(|id| (id, self.get(id)))
+        self.found(self.order.iter())
     }
 
     /// The same from this id on.
     pub(crate) fn iter_from(&self, start: &str) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
-        let ids = self
-            .order
-            .range::<str, _>((Bound::Included(start), Bound::Unbounded));
-        ids.map(|id| (id, self.get(id)))
+        let from = (Bound::Included(start), Bound::Unbounded);
+        self.found(self.order.range::<str, _>(from))
+    }
+
+    /// These states. Those that follow each other in order mostly came so, and lie side by side.
+    fn found<'s>(
+        &'s self,
+        ids: impl Iterator<Item = &'s SmolStr>,
+    ) -> impl Iterator<Item = (&'s SmolStr, &'s [Revision])> {
+        let mut next = 0;
+        ids.filter_map(move |id| {
+            let beside = self.by_id.get_index(next).filter(|(other, _)| *other == id);
+            let (place, siblings) = match beside {
+                Some((_, siblings)) => (next, siblings),
+                None => self
+                    .by_id
+                    .get_full(id)
+                    .map(|(place, _, siblings)| (place, siblings))?,
+            };
+            next = place + 1;
+            Some((id, siblings.as_slice()))
+        })
+    }
+
+    /// All states in no order.
+    pub(crate) fn unordered(&self) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
+        self.by_id
+            .iter()
+            .map(|(id, siblings)| (id, siblings.as_slice()))
     }
 
     /// Makes room for so many states where there are none yet.
