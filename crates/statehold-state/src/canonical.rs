@@ -3,12 +3,13 @@
 //! Equal values have equal bytes and so equal hashes, on every node. The text `"{}"` and the
 //! object `{}` differ, as do an absent value and any text.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::ser::Formatter;
 
 use crate::limits::{FIELDS_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
 use crate::node::{hex, unhex};
@@ -68,6 +69,11 @@ impl Canonical {
     /// # Errors
     /// The value has no JSON form, is too large or nested too deeply.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, InvalidValue> {
+        let mut text = Vec::with_capacity(64);
+        let mut writer = serde_json::Serializer::with_formatter(&mut text, Unordered);
+        if value.serialize(&mut writer).is_ok() {
+            return Self::of_text(text);
+        }
         let value = serde_json::to_value(value).map_err(InvalidValue::NotJson)?;
         Self::of_json(&value)
     }
@@ -79,12 +85,18 @@ impl Canonical {
             _ => 24,
         });
         write(value, 0, &mut text)?;
+        Self::of_text(text)
+    }
+
+    /// Takes canonical JSON that is within the bounds of depth.
+    fn of_text(text: Vec<u8>) -> Result<Self, InvalidValue> {
         if text.len() > VALUE_BYTES_MAX {
             return Err(InvalidValue::TooLarge { bytes: text.len() });
         }
-        String::from_utf8(text)
-            .map(|text| Self(text.into()))
-            .map_err(|error| InvalidValue::NotJson(serde::de::Error::custom(error)))
+        match std::str::from_utf8(&text) {
+            Ok(text) => Ok(Self(text.into())),
+            Err(error) => Err(InvalidValue::NotJson(serde::de::Error::custom(error))),
+        }
     }
 
     /// Takes bytes from outside: JSON within the bounds, whatever its key order.
@@ -92,13 +104,13 @@ impl Canonical {
         if bytes.len() > VALUE_BYTES_MAX {
             return Err(InvalidValue::TooLarge { bytes: bytes.len() });
         }
-        // Before anything recurses.
-        if depth(bytes) > VALUE_DEPTH_MAX {
+        // Before anything recurses. Few values are long enough to be nested so deeply.
+        if bytes.len() > VALUE_DEPTH_MAX && depth(bytes) > VALUE_DEPTH_MAX {
             return Err(InvalidValue::TooDeep);
         }
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(InvalidValue::NotJson)?;
         let text = std::str::from_utf8(bytes)
             .map_err(|error| InvalidValue::NotJson(serde::de::Error::custom(error)))?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(InvalidValue::NotJson)?;
         Ok(Self(text.into()))
     }
 
@@ -178,6 +190,36 @@ impl TryFrom<String> for ContentHash {
         unhex(&text)
             .map(Self)
             .ok_or("a hash has 64 lower-case hexadecimal digits")
+    }
+}
+
+/// Writes texts, whole numbers and the like, which have one form. Gives up at anything else: arrays,
+/// objects, whose keys have to be put in order, and numbers that become others as a [`Value`].
+struct Unordered;
+
+fn give_up() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+impl Formatter for Unordered {
+    fn begin_array<W: io::Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        give_up()
+    }
+
+    fn begin_object<W: io::Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        give_up()
+    }
+
+    fn write_f32<W: io::Write + ?Sized>(&mut self, _: &mut W, _: f32) -> io::Result<()> {
+        give_up()
+    }
+
+    fn write_i128<W: io::Write + ?Sized>(&mut self, _: &mut W, _: i128) -> io::Result<()> {
+        give_up()
+    }
+
+    fn write_u128<W: io::Write + ?Sized>(&mut self, _: &mut W, _: u128) -> io::Result<()> {
+        give_up()
     }
 }
 

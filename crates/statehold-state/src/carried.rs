@@ -12,15 +12,16 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::alarm::{self, Alarm};
+use crate::arrival::Refused;
 use crate::error::{Error, IoContext as _, Result};
 use crate::exchange::Reconciled;
+use crate::frame::{Frame, Mark};
 use crate::limits::{CARRIED_LOG_BYTES_MAX, CLOCK_NODES_MAX};
 use crate::manager::{Manager, Writer};
 use crate::message::{Head, Message};
 use crate::node::NodeId;
 use crate::node_folder::{LogEnd, NodeFolder, is_folder};
 use crate::notice::Notice;
-use crate::replica::{Frame, Mark, Refused};
 
 /// A folder that something else carries from machine to machine.
 ///
@@ -158,7 +159,11 @@ impl CarriedFolder {
         }
         for (_, head) in &heads {
             if let Some(head) = head {
-                manager.note_peer(head)?;
+                for alarm in manager.note_peer(head)? {
+                    if is_about_itself(&alarm) && !received.reconciled.alarms.contains(&alarm) {
+                        received.reconciled.alarms.push(alarm);
+                    }
+                }
                 note_missing(manager, head, &mut received)?;
             }
         }
@@ -179,8 +184,11 @@ impl CarriedFolder {
         let end = end.mark;
         let is_other = if end.sequence < mark.sequence {
             let frames = writer.journal.frames_of(node, end.sequence, mark)?;
-            frames
-                .is_some_and(|frames| frames.first().is_some_and(|next| next.previous != end.link))
+            frames.is_some_and(|frames| {
+                frames
+                    .first()
+                    .is_some_and(|next| next.previous() != end.link)
+            })
         } else {
             !own.goes_through(mark)?
         };
@@ -217,8 +225,7 @@ impl CarriedFolder {
                     own.append(end, &frames)?;
                 }
                 _ => {
-                    let replica = manager.known()?.replica.clone();
-                    own.write_snapshot(head.clone(), replica)?;
+                    own.write_snapshot(head.clone(), &manager.known()?.replica)?;
                 }
             }
             own.write_head(head.clone())?;
@@ -372,6 +379,12 @@ impl Received {
     }
 }
 
+/// Whether a node's own word about its log is not what is known of that. All else that heads tell is
+/// found when this node's own is written, after what came was taken in.
+fn is_about_itself(alarm: &Alarm) -> bool {
+    matches!(alarm, Alarm::Forked { node, log, .. } if node == log)
+}
+
 /// Takes what is new in a node's log.
 fn receive_log(
     manager: &Manager,
@@ -468,7 +481,7 @@ fn missing_frames(
     Ok(frames
         .filter(|frames| {
             let first = frames.first();
-            first.is_some_and(|first| first.previous == end.mark.link)
+            first.is_some_and(|first| first.previous() == end.mark.link)
         })
         .map(|frames| (end, frames)))
 }

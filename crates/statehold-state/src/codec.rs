@@ -208,22 +208,47 @@ const HAS_CONTEXT: u8 = 0b0000_1000;
 const HAS_ORIGINS: u8 = 0b0001_0000;
 const KNOWN_FLAGS: u8 = KIND_BITS | RESOLVES | HAS_CONTEXT | HAS_ORIGINS;
 
-/// A table of things that are named by their place in it.
+/// Nodes that are named by their place in a table. The author is node 0 without being written down.
 #[derive(Debug)]
-struct Table<T>(Vec<T>);
+struct Nodes {
+    author: NodeId,
+    others: Vec<NodeId>,
+}
 
-impl<T: PartialEq + Clone> Table<T> {
-    /// The place of a thing, which is added if it is new. Searched from the end: tables are short,
+impl Nodes {
+    /// The place of a node, which is added if it is new. Searched from the end: tables are short,
     /// and what was named last is named again.
-    fn place(&mut self, thing: &T) -> usize {
-        match self.0.iter().rposition(|known| known == thing) {
-            Some(place) => place,
+    fn place(&mut self, node: &NodeId) -> usize {
+        if *node == self.author {
+            return 0;
+        }
+        match self.others.iter().rposition(|known| known == node) {
+            Some(place) => place + 1,
             None => {
-                self.0.push(thing.clone());
-                self.0.len() - 1
+                self.others.push(*node);
+                self.others.len()
             }
         }
     }
+
+    /// Adds all that an event names.
+    fn add(&mut self, revision: &Revision) {
+        for (node, _) in revision.context.iter().flat_map(|context| context.iter()) {
+            self.place(node);
+        }
+        if let Content::Value { origins, .. } = &revision.content {
+            for (dot, _) in origins.iter().flat_map(|origins| &origins.events) {
+                self.place(&dot.node);
+            }
+        }
+    }
+}
+
+/// The place of a collection in a table of them, if it is there.
+fn place_of(collections: &[&Arc<str>], name: &Arc<str>) -> Option<usize> {
+    collections
+        .iter()
+        .rposition(|known| Arc::ptr_eq(known, name) || *known == name)
 }
 
 /// About how many bytes events take.
@@ -236,47 +261,55 @@ fn room_for(events: &[Event]) -> usize {
     };
     events
         .iter()
-        .map(|event| event.key.id.len() + value(event) + 16)
+        .map(|event| event.key.id.len() + value(event) + 8)
         .sum()
 }
 
-/// The bytes of a batch.
-pub(crate) fn encode(batch: &Batch) -> Vec<u8> {
-    // The author is node 0 without being written down.
-    let mut nodes = Table(vec![batch.node]);
-    let mut collections = Table::<Arc<str>>(Vec::new());
-    let mut body = Writer(Vec::with_capacity(room_for(&batch.events)));
+/// The bytes of a batch, with others in front of them.
+pub(crate) fn encode(batch: &Batch, front: &[u8]) -> Vec<u8> {
+    let mut nodes = Nodes {
+        author: batch.node,
+        others: Vec::new(),
+    };
+    let mut collections: Vec<&Arc<str>> = Vec::with_capacity(1);
+    for event in &batch.events {
+        nodes.add(&event.revision);
+        if place_of(&collections, &event.key.collection).is_none() {
+            collections.push(&event.key.collection);
+        }
+    }
     let mut stamp = batch
         .events
         .first()
         .map_or_else(Stamp::default, |event| event.revision.stamp);
-    let base = stamp;
+    let tables = (nodes.others.len() + 1) * 24 + collections.len() * 16;
+    let room = front.len() + tables + room_for(&batch.events);
+    let mut bytes = Writer(Vec::with_capacity(room));
+    bytes.raw(front);
+    bytes.number(batch.first);
+    bytes.count(batch.events.len());
+    bytes.number(stamp.as_u64());
+    bytes.count(nodes.others.len());
+    for node in &nodes.others {
+        bytes.raw(node.as_bytes());
+    }
+    bytes.count(collections.len());
+    for collection in &collections {
+        bytes.bytes(collection.as_bytes());
+    }
     for event in &batch.events {
-        let collection = collections.place(&event.key.collection);
-        body.count(collection);
-        body.bytes(event.key.id.as_bytes());
+        let collection = place_of(&collections, &event.key.collection).unwrap_or_default();
+        bytes.count(collection);
+        bytes.bytes(event.key.id.as_bytes());
         let after = event.revision.stamp.as_u64().saturating_sub(stamp.as_u64());
         stamp = event.revision.stamp;
-        body.number(after);
-        write_revision(&mut body, &event.revision, &mut nodes);
+        bytes.number(after);
+        write_revision(&mut bytes, &event.revision, &mut nodes);
     }
-    let mut whole = Writer(Vec::with_capacity(body.0.len() + 64));
-    whole.number(batch.first);
-    whole.count(batch.events.len());
-    whole.number(base.as_u64());
-    whole.count(nodes.0.len() - 1);
-    for node in &nodes.0[1..] {
-        whole.raw(node.as_bytes());
-    }
-    whole.count(collections.0.len());
-    for collection in &collections.0 {
-        whole.bytes(collection.as_bytes());
-    }
-    whole.raw(&body.0);
-    whole.0
+    bytes.0
 }
 
-fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Table<NodeId>) {
+fn write_revision(body: &mut Writer, revision: &Revision, nodes: &mut Nodes) {
     let (kind, origins) = match &revision.content {
         Content::Value { origins, .. } => (KIND_VALUE, origins.as_deref()),
         Content::Grave => (KIND_GRAVE, None),
@@ -333,8 +366,8 @@ fn read_sequences(reader: &mut Reader<'_>) -> Result<(u64, usize), Malformed> {
     Ok((first, count))
 }
 
-/// Reads a batch of this node.
-pub(crate) fn decode(node: NodeId, bytes: &[u8]) -> Result<Batch, Malformed> {
+/// Reads the events of a batch of this node, and adds them to others.
+pub(crate) fn decode(node: NodeId, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), Malformed> {
     let mut reader = Reader::new(BATCH, bytes);
     if bytes.len() > BATCH_BYTES_MAX {
         return reader.wrong(format!("it is larger than {BATCH_BYTES_MAX} bytes"));
@@ -350,7 +383,7 @@ pub(crate) fn decode(node: NodeId, bytes: &[u8]) -> Result<Batch, Malformed> {
             .into();
         collections.push(name);
     }
-    let mut events = Vec::with_capacity(count);
+    events.reserve(count);
     for index in 0..count {
         let place = reader.number()?;
         let collection = usize::try_from(place)
@@ -376,12 +409,7 @@ pub(crate) fn decode(node: NodeId, bytes: &[u8]) -> Result<Batch, Malformed> {
             revision: read_revision(&mut reader, dot, Stamp::from_u64(stamp), &nodes)?,
         });
     }
-    reader.finish()?;
-    Ok(Batch {
-        node,
-        first,
-        events,
-    })
+    reader.finish()
 }
 
 /// A table of nodes of which the first is not written down.

@@ -16,8 +16,8 @@ use crate::manager::Manager;
 use crate::node::{Key, NodeId, hex};
 use crate::notice::{Notice, Notices};
 use crate::operation::Operation;
-use crate::replica::ConflictKind;
 use crate::revision::Revision;
+use crate::siblings::{is_contested, kind_of};
 use crate::strategy::{Rules, Strategy};
 use crate::transaction::checked_id;
 use crate::vector_clock::VectorClock;
@@ -188,15 +188,11 @@ impl<T> Collection<T> {
     pub fn conflict(&self, id: &str) -> Result<Option<Conflict>> {
         let known = self.manager.known()?;
         let siblings = known.replica.siblings(&self.name, id);
-        if !crate::manager::is_contested(siblings) {
+        if !is_contested(siblings) {
             return Ok(None);
         }
         let rules = known.rules(&self.name);
-        let kind = if siblings.iter().any(|sibling| sibling.value().is_none()) {
-            ConflictKind::UpdateDelete
-        } else {
-            ConflictKind::ConcurrentUpdate
-        };
+        let kind = kind_of(siblings);
         let key = self.key(id)?;
         Ok(Some(Conflict::of(key, kind, known.node, siblings, rules)))
     }
@@ -221,7 +217,7 @@ impl<T> Collection<T> {
             (Some(_), 0 | 1, _) => Reason::Only,
             (Some(shown), ..) if shown.is_open => Reason::Unresolved,
             _ if all_settled => Reason::Settled,
-            _ if !crate::manager::is_contested(siblings) => Reason::Agreed,
+            _ if !is_contested(siblings) => Reason::Agreed,
             (_, _, Strategy::Merge) => Reason::Merged,
             (_, _, Strategy::Custom(_)) => Reason::Computed,
             _ => Reason::Latest,

@@ -2,11 +2,14 @@
 
 use serde::Serialize;
 
+use crate::arrival::ConflictKind;
 use crate::canonical::Canonical;
+use crate::error::Result;
 use crate::hybrid_clock::Stamp;
+use crate::manager::Manager;
 use crate::node::{Dot, Key, NodeId};
-use crate::replica::ConflictKind;
 use crate::revision::Revision;
+use crate::siblings::{is_contested, kind_of};
 use crate::strategy::Rules;
 
 /// One side of a conflict.
@@ -39,6 +42,15 @@ pub struct Conflict {
     pub strategy: String,
     /// Whether it waits for somebody to resolve it.
     pub is_open: bool,
+}
+
+/// That several nodes wrote one state at once: what [`Conflict`] tells all about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FoundConflict {
+    /// Which state.
+    pub key: Key,
+    /// What contradicts what.
+    pub kind: ConflictKind,
 }
 
 /// How somebody resolves a conflict.
@@ -105,5 +117,47 @@ impl Conflict {
                     .is_some_and(|shown| shown.is_open),
             key,
         }
+    }
+}
+
+impl Manager {
+    /// A conflict that came to light, with all sides that there are now.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn conflict(&self, found: &FoundConflict) -> Result<Conflict> {
+        let known = self.known()?;
+        let FoundConflict { key, kind } = found;
+        let siblings = known.replica.siblings(&key.collection, &key.id);
+        let rules = known.rules(&key.collection);
+        Ok(Conflict::of(
+            key.clone(),
+            *kind,
+            known.node,
+            siblings,
+            rules,
+        ))
+    }
+
+    /// All states that several nodes wrote at once and nobody has written since.
+    ///
+    /// # Errors
+    /// The manager is closed.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
+        let known = self.known()?;
+        let mut conflicts = Vec::new();
+        if known.replica.conflicts() > 0 {
+            for collection in known.replica.collections() {
+                let rules = known.rules(collection);
+                for (id, siblings) in known.replica.states(collection) {
+                    if is_contested(siblings) {
+                        let key = Key::new(collection, id);
+                        let kind = kind_of(siblings);
+                        conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
+                    }
+                }
+            }
+        }
+        Ok(conflicts)
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
+use crate::frame::Frame;
 use crate::hybrid_clock::HybridClock;
 use crate::node::{Dot, Key, NodeId};
-use crate::replica::{Frame, Replica};
+use crate::replica::Replica;
 use crate::revision::{Batch, Content, Event, Revision};
 use crate::vector_clock::VectorClock;
 
@@ -39,10 +40,13 @@ pub struct Draft<'a> {
     now: u64,
     events: Vec<Event>,
     /// Where the last event of a key stands in `events`, by the key's hash; keys of one hash stand
-    /// at the next free numbers.
+    /// at the next free numbers. Empty as long as there are few events to look through.
     places: HashMap<u64, usize, BuildHasherDefault<Hashed>>,
     hashes: RandomState,
 }
+
+/// So many events are quicker looked through than found by a hash.
+const SCANNED_EVENTS_MAX: usize = 8;
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(replica: &'a Replica, node: NodeId, clock: HybridClock, now: u64) -> Self {
@@ -60,11 +64,37 @@ impl<'a> Draft<'a> {
 
     /// The live revisions of a state, with what this draft has done to it.
     pub fn siblings(&self, key: &Key) -> &[Revision] {
-        let place = self.places.get(&self.slot(key));
-        match place.map(|place| &self.events[*place].revision) {
+        match self.earlier(key) {
             Some(revision) if revision.content == Content::Deleted => &[],
             Some(revision) => std::slice::from_ref(revision),
             None => self.replica.siblings(&key.collection, &key.id),
+        }
+    }
+
+    /// What this draft did to a state last.
+    fn earlier(&self, key: &Key) -> Option<&Revision> {
+        let event = if self.events.len() <= SCANNED_EVENTS_MAX {
+            self.events.iter().rfind(|event| event.key == *key)
+        } else {
+            let place = self.places.get(&self.slot(key));
+            place.map(|place| &self.events[*place])
+        };
+        event.map(|event| &event.revision)
+    }
+
+    /// Adds an event, and notes where it stands.
+    fn add(&mut self, event: Event) {
+        self.events.push(event);
+        let count = self.events.len();
+        let new = match count {
+            ..=SCANNED_EVENTS_MAX => count..count,
+            // Now all that were looked through so far.
+            _ if self.places.is_empty() => 0..count,
+            _ => count - 1..count,
+        };
+        for place in new {
+            let slot = self.slot(&self.events[place].key);
+            self.places.insert(slot, place);
         }
     }
 
@@ -81,10 +111,8 @@ impl<'a> Draft<'a> {
 
     /// Adds an event that supersedes everything this node knows of the key.
     pub fn push(&mut self, key: Key, content: Content, resolves: bool) -> Dot {
-        let slot = self.slot(&key);
         let mut context = VectorClock::new();
-        let version = if let Some(place) = self.places.get(&slot) {
-            let earlier = &self.events[*place].revision;
+        let version = if let Some(earlier) = self.earlier(&key) {
             if let Some(earlier) = &earlier.context {
                 context.merge(earlier);
             }
@@ -113,8 +141,7 @@ impl<'a> Draft<'a> {
             context: (!context.is_empty()).then(|| Box::new(context)),
             content,
         };
-        self.places.insert(slot, self.events.len());
-        self.events.push(Event { key, revision });
+        self.add(Event { key, revision });
         dot
     }
 

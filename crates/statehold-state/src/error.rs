@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::arrival::Refused;
 use crate::canonical::InvalidValue;
 use crate::codec::Malformed;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, COLLECTION_BYTES_MAX, ID_BYTES_MAX};
 use crate::node::{Key, NodeId};
-use crate::replica::Refused;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]

@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use smol_str::SmolStr;
-
 use crate::alarm::{self, Alarm};
-use crate::conflict::Conflict;
+use crate::arrival::{Change, ChangeKind, ConflictKind, Refused};
+use crate::conflict::FoundConflict;
 use crate::error::Result;
+use crate::frame::{Frame, Mark};
+use crate::identity::Identity;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, DELTA_BYTES_TARGET, HEAD_COLLECTIONS_MAX};
-use crate::manager::{Manager, Writer, is_contested, kind_of, latest_stamp};
-use crate::message::{CollectionHead, Head, Message};
+use crate::manager::{Manager, Writer, latest_stamp};
+use crate::message::{self, CollectionHead, Head, Message};
 use crate::node::{Key, NodeId};
 use crate::notice::{Notice, Status};
-use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Mark, Refused, Replica};
-use crate::revision::{Batch, Revision};
+use crate::replica::Replica;
+use crate::revision::{Event, Revision};
 use crate::root::Root;
+use crate::siblings::{is_contested, kind_of};
 use crate::strategy::{Rules, Strategy};
 use crate::vector_clock::VectorClock;
 
@@ -24,8 +26,8 @@ use crate::vector_clock::VectorClock;
 pub struct Reconciled {
     /// States that are other ones now, in order.
     pub states: Vec<Key>,
-    /// Conflicts that came to light.
-    pub conflicts: Vec<Conflict>,
+    /// Conflicts that came to light, in the order of their states. [`Manager::conflict`] shows one.
+    pub conflicts: Vec<FoundConflict>,
     /// States whose conflict this node settled.
     pub settled: Vec<Key>,
     /// Events that were new.
@@ -120,9 +122,10 @@ impl Manager {
     /// # Errors
     /// It could not be noted outside the folder that others may see it.
     pub fn export(&self) -> Result<Vec<u8>> {
-        self.witness(&mut self.writer())?;
-        let replica = self.known()?.replica.clone();
-        Ok(Message::Snapshot(Box::new(replica)).encode())
+        // Whoever holds the writer keeps nobody from reading.
+        let mut writer = self.writer();
+        self.witness(&mut writer)?;
+        Ok(message::encode_snapshot(&self.known()?.replica))
     }
 
     /// What somebody who knows this much lacks, or the first 64 MiB of it.
@@ -139,7 +142,7 @@ impl Manager {
                 let mut bytes = 0;
                 frames.retain(|frame| {
                     let is_room = bytes < DELTA_BYTES_TARGET;
-                    bytes += frame.bytes.len();
+                    bytes += frame.bytes().len();
                     is_room
                 });
                 Ok(Message::Delta(frames).encode())
@@ -164,8 +167,8 @@ impl Manager {
                 alarms,
                 ..Reconciled::default()
             }),
-            Message::Delta(frames) => self.take_frames(&frames),
-            Message::Snapshot(replica) => self.take_replica(&replica),
+            Message::Delta(frames) => self.take_frames(frames),
+            Message::Snapshot(replica) => self.take_replica(*replica),
         };
         match result {
             Ok(result) => {
@@ -196,10 +199,21 @@ impl Manager {
     /// Takes note of another node's head, and finds what is wrong between the two.
     pub(crate) fn note_peer(&self, head: &Head) -> Result<Vec<Alarm>> {
         let own = self.own_head()?;
-        let alarms = alarm::compare(&own, head);
+        let mut alarms = alarm::compare(&own, head);
         let is_fork =
             |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == own.node);
         let mut writer = self.writer();
+        // Who says less of itself than is known of it said it long ago, or was put back and wrote since.
+        let log = head.node;
+        if let (Some(there), Some(here)) = (head.marks.get(&log), own.marks.get(&log))
+            && writer.journal.contradicts(log, *there, *here)?
+        {
+            alarms.push(Alarm::Forked {
+                node: log,
+                log,
+                sequence: there.sequence,
+            });
+        }
         writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
         writer.is_outrun |= alarms.iter().any(is_fork);
         if head.node != own.node {
@@ -209,25 +223,29 @@ impl Manager {
         Ok(alarms)
     }
 
-    fn take_frames(&self, frames: &[Frame]) -> Result<Reconciled> {
-        // All of it is looked at before any of it is taken.
-        let batches: Vec<Batch> = frames.iter().map(Frame::batch).collect::<Result<_, _>>()?;
+    fn take_frames(&self, frames: Vec<Frame>) -> Result<Reconciled> {
         let mut result = Reconciled::default();
         let mut writer = self.writer();
         let known = self.known()?;
         let mut marks: BTreeMap<NodeId, Mark> = BTreeMap::new();
-        let mut fitting = Vec::new();
-        for (frame, batch) in frames.iter().zip(batches) {
-            let node = frame.node;
+        let mut runs: Vec<Run> = Vec::new();
+        // All of it is looked at before any of it is taken.
+        for frame in frames {
+            let node = frame.node();
             let mark = marks
                 .entry(node)
                 .or_insert_with(|| known.replica.mark(node));
-            let link = frame.link();
-            match mark.is_followed_by(&batch, frame.previous, link) {
+            match mark.is_followed_by(&frame) {
                 Ok(true) => {
-                    let sequence = batch.last();
-                    *mark = Mark { sequence, link };
-                    fitting.push((frame, batch, link));
+                    let before = std::mem::replace(mark, Mark::after(&frame)?);
+                    if runs.last().is_none_or(|run| run.node != node) {
+                        runs.push(Run::after(before, node));
+                    }
+                    if let Some(run) = runs.last_mut() {
+                        frame.read_into(&mut run.events)?;
+                        run.after = *mark;
+                        run.frames.push(frame);
+                    }
                 }
                 Ok(false) => result.known += 1,
                 Err(Refused::Gap { known, .. }) => {
@@ -247,7 +265,7 @@ impl Manager {
                 Err(refused) => return Err(refused.into()),
             }
         }
-        let new = fitting.iter().map(|(_, batch, _)| batch);
+        let new = runs.iter().map(|run| (run.node, run.events.as_slice()));
         known.replica.check_room(new)?;
         let me = known.node;
         drop(known);
@@ -256,42 +274,30 @@ impl Manager {
                 alarm: alarm.clone(),
             });
         }
-        for (_, batch, _) in &fitting {
-            writer.is_outrun |= batch.node == me || self.is_outrun_by(batch);
-            self.observe(batch);
+        for run in &mut runs {
+            writer.is_outrun |= run.node == me || self.is_outrun_by(&run.events);
+            self.observe(run.node, &run.events);
+            // Durable first, with one flush for all that one node wrote, then seen.
+            let frames = std::mem::take(&mut run.frames);
+            writer.journal.append(frames, run.before)?;
         }
-        // Durable first, with one flush for all that one node wrote, then seen.
-        for run in fitting.chunk_by(|(one, ..), (next, ..)| one.node == next.node) {
-            let frames: Vec<&Frame> = run.iter().map(|(frame, ..)| *frame).collect();
-            let before = Mark {
-                sequence: run[0].1.first - 1,
-                link: run[0].0.previous,
-            };
-            let after = run[run.len() - 1].2;
-            writer.journal.append(&frames, before, after)?;
-        }
-        let mut changes = Vec::new();
+        let mut changes = Vec::with_capacity(runs.iter().map(|run| run.events.len()).sum());
         self.change(|known| {
-            for (frame, batch, link) in fitting {
-                if let Arrival::New(new) =
-                    known.replica.accept_batch(batch, frame.previous, link)?
-                {
-                    changes.extend(new);
-                }
+            for run in runs {
+                let changed = |change| changes.push(change);
+                known.replica.take(run.node, run.after, run.events, changed);
             }
-            Ok::<_, Refused>(())
-        })?;
-        result.operations = changes.len();
-        self.conclude(&mut writer, &changes, &mut result)?;
+        });
+        self.conclude(&mut writer, changes, &mut result)?;
         self.snapshot_if_due(&mut writer)?;
         Ok(result)
     }
 
-    /// Whether a batch names events of this node that it does not know of.
-    fn is_outrun_by(&self, batch: &Batch) -> bool {
+    /// Whether events name some of this node that it does not know of.
+    fn is_outrun_by(&self, events: &[Event]) -> bool {
         let known = self.peek();
         let own = known.replica.mark(known.node).sequence;
-        let contexts = batch.events.iter().filter_map(|event| {
+        let contexts = events.iter().filter_map(|event| {
             let context = event.revision.context.as_ref()?;
             Some(context.get(&known.node))
         });
@@ -299,10 +305,9 @@ impl Manager {
     }
 
     /// Follows another node's clock a little, and says when it is far ahead.
-    fn observe(&self, batch: &Batch) {
-        let node = batch.node;
+    fn observe(&self, node: NodeId, events: &[Event]) {
         let now = (self.inner.now)();
-        let stamps = batch.events.iter().map(|event| event.revision.stamp);
+        let stamps = events.iter().map(|event| event.revision.stamp);
         let latest = stamps.max().unwrap_or_default();
         self.change(|known| known.clock.observe(latest, now));
         let ahead = latest.milliseconds().saturating_sub(now);
@@ -318,47 +323,42 @@ impl Manager {
     fn conclude(
         &self,
         writer: &mut Writer,
-        changes: &[Change],
+        mut changes: Vec<Change>,
         result: &mut Reconciled,
     ) -> Result<()> {
-        let is_told =
-            |change: &&Change| change.kind != ChangeKind::Superseded || change.conflict.is_some();
-        let mut told: Vec<&Change> = changes.iter().filter(is_told).collect();
-        told.sort_by(|one, other| one.key.cmp(&other.key));
-        result.states.reserve(told.len());
-        {
-            let known = self.known()?;
-            for about_one in told.chunk_by(|one, next| one.key == next.key) {
-                let key = about_one[0].key.clone();
-                result.states.push(key.clone());
-                // Of several conflicts the last one says how it is now.
-                let Some(kind) = about_one.iter().rev().find_map(|change| change.conflict) else {
-                    continue;
-                };
-                let siblings = known.replica.siblings(&key.collection, &key.id);
-                if kind == ConflictKind::ConcurrentUpdate && !is_contested(siblings) {
-                    continue;
-                }
-                let rules = known.rules(&key.collection);
-                let conflict = Conflict::of(key, kind, known.node, siblings, rules);
-                result.conflicts.push(conflict);
-            }
-        }
-        if !self.inner.listeners.is_empty() {
-            for change in changes {
-                if change.kind != ChangeKind::Superseded {
-                    self.tell(&Notice::StateSynced {
-                        key: change.key.clone(),
-                        node: change.dot.node,
-                        is_deleted: change.kind == ChangeKind::Deleted,
-                    });
-                }
-            }
-            for conflict in &result.conflicts {
-                self.tell(&Notice::ConflictDetected {
-                    conflict: conflict.clone(),
+        result.operations = changes.len();
+        let is_heard = !self.inner.listeners.is_empty();
+        for change in changes.iter().filter(|_| is_heard) {
+            if change.kind != ChangeKind::Superseded {
+                self.tell(&Notice::StateSynced {
+                    key: change.key.clone(),
+                    node: change.dot.node,
+                    is_deleted: change.kind == ChangeKind::Deleted,
                 });
             }
+        }
+        changes.retain(|change| change.kind != ChangeKind::Superseded || change.conflict.is_some());
+        changes.sort_by(|one, other| one.key.cmp(&other.key));
+        // Of several conflicts of one state the last one says how it is now.
+        changes.dedup_by(|later, kept| {
+            let is_same = later.key == kept.key;
+            if is_same {
+                let is_over = later.kind != ChangeKind::Superseded;
+                let was = kept.conflict;
+                let was = was.filter(|was| !is_over || *was != ConflictKind::ConcurrentUpdate);
+                kept.conflict = later.conflict.or(was);
+            }
+            is_same
+        });
+        let found = changes.iter().filter_map(|change| {
+            let key = change.key.clone();
+            change.conflict.map(|kind| FoundConflict { key, kind })
+        });
+        result.conflicts = found.collect();
+        result.states = changes.into_iter().map(|change| change.key).collect();
+        for found in result.conflicts.iter().filter(|_| is_heard) {
+            let conflict = self.conflict(found)?;
+            self.tell(&Notice::ConflictDetected { conflict });
         }
         result.settled = self.settle(writer, &result.states)?;
         Ok(())
@@ -400,38 +400,43 @@ impl Manager {
         Ok(settled)
     }
 
-    fn take_replica(&self, other: &Replica) -> Result<Reconciled> {
+    fn take_replica(&self, other: Replica) -> Result<Reconciled> {
         let mut writer = self.writer();
         let known = self.known()?;
-        let mut joined = known.replica.clone();
-        if let Err(refused) = joined.join(other) {
-            let Refused::Forked { node, sequence } = refused else {
-                return Err(refused.into());
-            };
-            let alarm = Alarm::Forked {
-                node,
-                log: node,
-                sequence,
-            };
-            writer.is_outrun |= node == known.node;
-            drop(known);
-            self.tell(&Notice::Alarm {
-                alarm: alarm.clone(),
-            });
-            return Ok(Reconciled {
-                alarms: vec![alarm],
-                ..Reconciled::default()
-            });
-        }
+        let joined = if known.replica.knows_nothing() {
+            Ok(other)
+        } else {
+            match hidden_fork(&writer, &known.replica, &other)? {
+                Some(fork) => Err(fork),
+                None => known.replica.joined(&other),
+            }
+        };
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(Refused::Forked { node, sequence }) => {
+                let alarm = Alarm::Forked {
+                    node,
+                    log: node,
+                    sequence,
+                };
+                writer.is_outrun |= node == known.node;
+                drop(known);
+                self.tell(&Notice::Alarm {
+                    alarm: alarm.clone(),
+                });
+                return Ok(Reconciled {
+                    alarms: vec![alarm],
+                    ..Reconciled::default()
+                });
+            }
+            Err(refused) => return Err(refused.into()),
+        };
         let changes = differences(&known.replica, &joined);
         let own = |replica: &Replica| replica.mark(known.node).sequence;
         writer.is_outrun |= own(&joined) > own(&known.replica);
         let is_new = joined.clock() != known.replica.clock();
         drop(known);
-        let mut result = Reconciled {
-            operations: changes.len(),
-            ..Reconciled::default()
-        };
+        let mut result = Reconciled::default();
         if !is_new {
             result.known = 1;
             return Ok(result);
@@ -442,12 +447,56 @@ impl Manager {
             known.clock.observe(latest_stamp(&joined), now);
             known.replica = joined;
         });
-        self.conclude(&mut writer, &changes, &mut result)?;
+        self.conclude(&mut writer, changes, &mut result)?;
         drop(writer);
         self.tell(&Notice::StateImported {
             states: result.states.len(),
         });
         Ok(result)
+    }
+}
+
+/// A log of which the two replicas know different ends that cannot belong together, although one
+/// knows more of it than the other and a join would go by that one.
+fn hidden_fork(writer: &Writer, mine: &Replica, other: &Replica) -> Result<Option<Refused>> {
+    for (node, there) in other.marks() {
+        let here = mine.mark(*node);
+        if writer.journal.contradicts(*node, *there, here)? {
+            let (node, sequence) = (*node, there.sequence);
+            return Ok(Some(Refused::Forked { node, sequence }));
+        }
+    }
+    // Who knows events by numbers that this folder has given to others and shown to nobody knows them
+    // from before it was put back.
+    let identity = writer.identity.as_ref();
+    for (node, shown) in identity.map_or(Ok(Vec::new()), Identity::shown)? {
+        let sequence = mine.mark(node).sequence;
+        if sequence > shown && other.mark(node).sequence > sequence {
+            return Ok(Some(Refused::Forked { node, sequence }));
+        }
+    }
+    Ok(None)
+}
+
+/// Batches that one node wrote one after the other and that are new here.
+struct Run {
+    node: NodeId,
+    /// The end of its log as it is known, and with these.
+    before: Mark,
+    after: Mark,
+    frames: Vec<Frame>,
+    events: Vec<Event>,
+}
+
+impl Run {
+    const fn after(before: Mark, node: NodeId) -> Self {
+        Self {
+            node,
+            before,
+            after: before,
+            frames: Vec::new(),
+            events: Vec::new(),
+        }
     }
 }
 
@@ -472,13 +521,14 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
     let mut changes = Vec::new();
     let collections: BTreeSet<_> = before.collections().chain(after.collections()).collect();
     for collection in collections {
-        let is_gone = |(id, _): &(&SmolStr, _)| after.siblings(collection, id).is_empty();
-        let gone = before.entries(collection).filter(is_gone);
-        for (id, siblings) in after.entries(collection).chain(gone) {
-            let (old, new) = (
-                before.siblings(collection, id),
-                after.siblings(collection, id),
-            );
+        let there = after
+            .entries(collection)
+            .map(|(id, new)| (id, before.siblings(collection, id), new));
+        let gone = before
+            .entries(collection)
+            .map(|(id, old)| (id, old, after.siblings(collection, id)))
+            .filter(|(_, _, new)| new.is_empty());
+        for (id, old, new) in there.chain(gone) {
             if old == new {
                 continue;
             }
@@ -487,6 +537,7 @@ fn differences(before: &Replica, after: &Replica) -> Vec<Change> {
                 (_, []) => ChangeKind::Deleted,
                 _ => ChangeKind::Updated,
             };
+            let siblings = if new.is_empty() { old } else { new };
             let latest = siblings.iter().max_by_key(|sibling| sibling.rank());
             if let Some(latest) = latest {
                 changes.push(Change {

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::frame::{Frame, Link, first_link};
 use crate::manager::Manager;
 use crate::node::{Dot, NodeId};
-use crate::replica::{Frame, Link, first_link};
 use crate::revision::{Batch, Content, Event, Revision};
 
 impl Manager {
@@ -65,7 +65,7 @@ impl Manager {
 /// What a manager keeps of a node's log, in order.
 fn frames_of(manager: &Manager, node: NodeId) -> Result<Vec<Frame>> {
     let mut frames = manager.writer().journal.history()?;
-    frames.retain(|frame| frame.node == node);
+    frames.retain(|frame| frame.node() == node);
     Ok(frames)
 }
 
@@ -75,7 +75,7 @@ fn parting(node: NodeId, one: &[Frame], other: &[Frame]) -> Result<Option<u64>> 
         let mut marks = BTreeMap::new();
         for frame in frames {
             let (first, last) = frame.sequences()?;
-            marks.insert(first.saturating_sub(1), frame.previous);
+            marks.insert(first.saturating_sub(1), frame.previous());
             marks.insert(last, frame.link());
         }
         Ok(marks)

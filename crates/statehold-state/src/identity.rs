@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::frame::{Link, Mark};
 use crate::node::{NodeId, hex, unhex};
-use crate::replica::{Link, Mark, Replica};
+use crate::replica::Replica;
 
 /// Why a folder has the node it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -115,9 +116,7 @@ impl Identity {
 
     /// Whether the witness says that this folder is still this node.
     fn doubt(&mut self, mark: Mark) -> Result<Origin> {
-        let witness = durable::read(&self.witness_path())?
-            .and_then(|bytes| serde_json::from_slice::<Witness>(&bytes).ok());
-        let Some(witness) = witness else {
+        let Some(witness) = self.read_witness(self.node)? else {
             return Ok(Origin::Copied);
         };
         let here = place(&self.folder)?;
@@ -166,6 +165,23 @@ impl Identity {
         Ok(())
     }
 
+    /// The names that this folder has and had, each with the last event that it showed to others
+    /// under it.
+    pub(crate) fn shown(&self) -> Result<Vec<(NodeId, u64)>> {
+        let mut shown = vec![(self.node, self.witnessed)];
+        for former in &self.former {
+            if let Some(witness) = self.read_witness(*former)? {
+                shown.push((*former, witness.sequence));
+            }
+        }
+        Ok(shown)
+    }
+
+    fn read_witness(&self, node: NodeId) -> Result<Option<Witness>> {
+        let bytes = durable::read(&self.witness_path(node))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
     fn write_witness(&self, sequence: u64, link: Link) -> Result<()> {
         let witness = Witness {
             node: self.node,
@@ -174,11 +190,11 @@ impl Identity {
             sequence,
             link: hex(&link),
         };
-        write_json(&self.witness_path(), &witness)
+        write_json(&self.witness_path(self.node), &witness)
     }
 
-    fn witness_path(&self) -> PathBuf {
-        self.witnesses.join(format!("{}.json", self.node))
+    fn witness_path(&self, node: NodeId) -> PathBuf {
+        self.witnesses.join(format!("{node}.json"))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where frames are kept: in a folder, or in memory for as long as the manager lives.
 
 use crate::error::Result;
+use crate::frame::{Frame, Mark};
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark, Replica};
+use crate::replica::Replica;
 use crate::store::Store;
 use crate::vector_clock::VectorClock;
 
@@ -16,12 +17,12 @@ pub(crate) enum Journal {
 }
 
 impl Journal {
-    /// Appends frames of one node, whose log ends at this mark, and with them at this link.
-    pub(crate) fn append(&mut self, new: &[&Frame], before: Mark, after: Link) -> Result<()> {
+    /// Appends frames of one node, whose log ends at this mark.
+    pub(crate) fn append(&mut self, new: Vec<Frame>, before: Mark) -> Result<()> {
         match self {
-            Self::Folder(store) => store.append(new, before, after),
+            Self::Folder(store) => store.append(&new, before),
             Self::Memory(frames) => {
-                frames.extend(new.iter().map(|frame| (*frame).clone()));
+                frames.extend(new);
                 Ok(())
             }
         }
@@ -87,7 +88,7 @@ impl Journal {
             }
             Self::Memory(frames) => {
                 let mut reached = known;
-                for frame in frames.iter().filter(|frame| frame.node == node) {
+                for frame in frames.iter().filter(|frame| frame.node() == node) {
                     let (first, last) = frame.sequences()?;
                     if last <= known {
                         continue;
@@ -103,6 +104,17 @@ impl Journal {
         }
     }
 
+    /// Whether a log that ends there is another one than the longer one that is known here, as far as
+    /// what is kept of that tells.
+    pub(crate) fn contradicts(&self, node: NodeId, there: Mark, here: Mark) -> Result<bool> {
+        if there.sequence >= here.sequence {
+            return Ok(false);
+        }
+        let frames = self.frames_of(node, there.sequence, here)?;
+        let next = frames.and_then(|frames| frames.into_iter().next());
+        Ok(next.is_some_and(|next| next.previous() != there.link))
+    }
+
     /// The frames of one node after a number, as many of the latest as are kept.
     pub(crate) fn own_frames(&self, node: NodeId, known: u64, mark: Mark) -> Result<Vec<Frame>> {
         if known >= mark.sequence {
@@ -112,7 +124,7 @@ impl Journal {
             Some(frames) => Ok(frames),
             None => {
                 let mut frames = self.history()?;
-                frames.retain(|frame| frame.node == node);
+                frames.retain(|frame| frame.node() == node);
                 Ok(frames)
             }
         }

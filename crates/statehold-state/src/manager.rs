@@ -9,21 +9,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::arrival::{Change, ChangeKind};
 use crate::collection::Collection;
-use crate::conflict::Conflict;
 use crate::error::{Error, Result};
+use crate::frame::{Frame, Mark};
 use crate::hybrid_clock::{HybridClock, Stamp};
 use crate::identity::{Identity, Origin, random_node};
 use crate::journal::Journal;
 use crate::limits::{BATCH_BYTES_MAX, COLLECTION_BYTES_MAX};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
-use crate::operation::Operation;
-use crate::replica::{Arrival, Change, ChangeKind, ConflictKind, Frame, Replica};
+use crate::replica::Replica;
 use crate::revision::{Batch, Revision};
 use crate::root::Root;
 use crate::store::Store;
-use crate::strategy::{Rules, is_settled};
+use crate::strategy::Rules;
 use crate::transaction::Transaction;
 use crate::vector_clock::VectorClock;
 
@@ -152,7 +152,7 @@ impl Known {
     }
 
     /// How many of this node's own events somebody else is known to have.
-    fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         let clocks = self.peers.values();
         clocks.map(|clock| clock.get(&self.node)).max().unwrap_or(0)
     }
@@ -341,8 +341,11 @@ impl Manager {
                     self.change(|known| known.rules.insert(Arc::clone(&name), rules));
                     // What a crash left unsettled.
                     let known = self.peek();
-                    let states = known.replica.states(&name);
+                    let has_any = known.replica.conflicts() > 0;
+                    let states = has_any.then(|| known.replica.states(&name));
                     let keys: Vec<Key> = states
+                        .into_iter()
+                        .flatten()
                         .filter(|(_, siblings)| siblings.len() > 1)
                         .map(|(id, _)| Key::new(&name, id))
                         .collect();
@@ -397,22 +400,31 @@ impl Manager {
         batch: Batch,
         clock: HybridClock,
     ) -> Result<Vec<Change>> {
-        let before = self.known()?.replica.mark(batch.node);
+        let known = self.known()?;
+        let before = known.replica.mark(batch.node);
+        let new = std::iter::once((batch.node, batch.events.as_slice()));
+        known.replica.check_room(new)?;
+        drop(known);
         let frame = Frame::of(&batch, before.link);
-        if frame.bytes.len() > BATCH_BYTES_MAX {
+        if frame.bytes().len() > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        let link = frame.link();
-        writer.journal.append(&[&frame], before, link)?;
-        let arrival = self.change(|known| {
+        let mark = Mark::after(&frame)?;
+        let is_told = !self.inner.listeners.is_empty();
+        let mut changes = Vec::new();
+        writer.journal.append(vec![frame], before)?;
+        self.change(|known| {
             known.clock = clock;
-            known.replica.accept_batch(batch, before.link, link)
-        })?;
+            known
+                .replica
+                .take(batch.node, mark, batch.events, |change| {
+                    if is_told {
+                        changes.push(change);
+                    }
+                });
+        });
         self.snapshot_if_due(writer)?;
-        match arrival {
-            Arrival::New(changes) => Ok(changes),
-            Arrival::Known => Ok(Vec::new()),
-        }
+        Ok(changes)
     }
 
     pub(crate) fn snapshot_if_due(&self, writer: &mut Writer) -> Result<()> {
@@ -444,7 +456,8 @@ impl Manager {
     }
 
     pub(crate) fn tell_own(&self, changes: &[Change]) {
-        if !self.inner.listeners.is_empty() {
+        // None are noted where nobody listens.
+        if !changes.is_empty() {
             for change in changes {
                 let key = change.key.clone();
                 match change.kind {
@@ -454,59 +467,11 @@ impl Manager {
                     ChangeKind::Superseded => {}
                 }
             }
-            if !changes.is_empty() {
-                self.tell(&Notice::Saved {
-                    events: changes.len(),
-                });
-            }
+            self.tell(&Notice::Saved {
+                events: changes.len(),
+            });
         }
         self.refresh_status();
-    }
-
-    /// This node's operations that no other node is known to have, in order. They are consumed
-    /// when a head comes that covers them.
-    ///
-    /// # Errors
-    /// The logs cannot be read.
-    pub fn pending(&self) -> Result<Vec<Operation>> {
-        let writer = self.writer();
-        let known = self.known()?;
-        let mark = known.replica.mark(known.node);
-        let acknowledged = known.acknowledged();
-        let frames = writer.journal.own_frames(known.node, acknowledged, mark)?;
-        let mut operations = Vec::new();
-        for frame in frames {
-            let events = frame.batch()?.events;
-            let events = events.iter();
-            operations.extend(
-                events
-                    .filter(|event| event.revision.dot.sequence > acknowledged)
-                    .map(Operation::of),
-            );
-        }
-        Ok(operations)
-    }
-
-    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
-    /// kept.
-    ///
-    /// # Errors
-    /// The logs cannot be read.
-    pub fn history(&self) -> Result<Vec<Operation>> {
-        self.history_of(|_| true)
-    }
-
-    /// The same of states that are wanted.
-    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
-        let writer = self.writer();
-        let mut operations = Vec::new();
-        for frame in writer.journal.history()? {
-            let events = frame.batch()?.events;
-            let events = events.iter().filter(|event| is_wanted(&event.key));
-            operations.extend(events.map(Operation::of));
-        }
-        operations.sort_by_key(|operation| (operation.stamp, operation.dot));
-        Ok(operations)
     }
 
     /// The names of all collections that hold anything, in order.
@@ -517,28 +482,6 @@ impl Manager {
         let known = self.known()?;
         let names = known.replica.collections();
         Ok(names.map(ToString::to_string).collect())
-    }
-
-    /// All states that several nodes wrote at once and nobody has written since.
-    ///
-    /// # Errors
-    /// The manager is closed.
-    pub fn conflicts(&self) -> Result<Vec<Conflict>> {
-        let known = self.known()?;
-        let mut conflicts = Vec::new();
-        if known.replica.conflicts() > 0 {
-            for collection in known.replica.collections() {
-                let rules = known.rules(collection);
-                for (id, siblings) in known.replica.states(collection) {
-                    if is_contested(siblings) {
-                        let key = Key::new(collection, id);
-                        let kind = kind_of(siblings);
-                        conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
-                    }
-                }
-            }
-        }
-        Ok(conflicts)
     }
 
     /// Lets go of the marks that deletes leave where they win over edits ([`DeleteRule`]), as far
@@ -664,24 +607,7 @@ impl fmt::Debug for Manager {
     }
 }
 
-/// Whether siblings say different things and nobody has settled it.
-pub(crate) fn is_contested(siblings: &[Revision]) -> bool {
-    siblings.len() > 1 && !is_settled(siblings.iter())
-}
-
-pub(crate) fn kind_of(siblings: &[Revision]) -> ConflictKind {
-    if siblings.iter().any(|sibling| sibling.value().is_none()) {
-        return ConflictKind::UpdateDelete;
-    }
-    ConflictKind::ConcurrentUpdate
-}
-
 pub(crate) fn latest_stamp(replica: &Replica) -> Stamp {
-    let collections = replica.collections();
-    collections
-        .flat_map(|collection| replica.states(collection))
-        .flat_map(|(_, siblings)| siblings)
-        .map(|revision| revision.stamp)
-        .max()
-        .unwrap_or_default()
+    let stamps = replica.revisions().map(|revision| revision.stamp);
+    stamps.max().unwrap_or_default()
 }

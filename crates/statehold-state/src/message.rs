@@ -6,17 +6,18 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{Malformed, Reader, Writer, pack, unpack};
+use crate::frame::{Frame, Link, Mark};
 use crate::limits::{
     BATCH_BYTES_MAX, CLOCK_NODES_MAX, COLLECTION_BYTES_MAX, DELTA_BYTES_MAX, HEAD_COLLECTIONS_MAX,
     MESSAGE_BYTES_MAX,
 };
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark, Replica};
+use crate::replica::Replica;
 use crate::root::Root;
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
-const MAGIC: &[u8; 4] = b"SHM1";
+const MAGIC: &[u8; 4] = b"SHM2";
 const CHECK_BYTES: usize = 16;
 const WHAT: &str = "a message";
 
@@ -67,27 +68,15 @@ pub(crate) enum Message {
 
 impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.raw(MAGIC);
         match self {
-            Self::Head(head) => {
-                writer.raw(&[KIND_HEAD]);
-                write_head(&mut writer, head);
-            }
-            Self::Delta(frames) => {
-                writer.raw(&[KIND_DELTA]);
+            Self::Head(head) => sealed(KIND_HEAD, |writer| write_head(writer, head)),
+            Self::Delta(frames) => sealed(KIND_DELTA, |writer| {
                 let mut delta = Writer::default();
                 write_delta(&mut delta, frames);
                 writer.raw(&pack(delta.0, DELTA_LEVEL));
-            }
-            Self::Snapshot(replica) => {
-                writer.raw(&[KIND_SNAPSHOT]);
-                writer.raw(&snapshot::encode(replica));
-            }
+            }),
+            Self::Snapshot(replica) => encode_snapshot(replica),
         }
-        let check = *blake3::hash(&writer.0).as_bytes();
-        writer.raw(&check[..CHECK_BYTES]);
-        writer.0
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -117,6 +106,24 @@ impl Message {
             None => Err(wrong("it ends too early")),
         }
     }
+}
+
+/// A message that carries all of a replica.
+pub(crate) fn encode_snapshot(replica: &Replica) -> Vec<u8> {
+    sealed(KIND_SNAPSHOT, |writer| {
+        writer.raw(&snapshot::encode(replica));
+    })
+}
+
+/// A message with what is around its body.
+fn sealed(kind: u8, write_body: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.raw(MAGIC);
+    writer.raw(&[kind]);
+    write_body(&mut writer);
+    let check = *blake3::hash(&writer.0).as_bytes();
+    writer.raw(&check[..CHECK_BYTES]);
+    writer.0
 }
 
 fn write_head(writer: &mut Writer, head: &Head) {
@@ -172,15 +179,15 @@ fn read_head(body: &[u8]) -> Result<Head, Malformed> {
 /// Frames of one node stand together, so that its name and the first link are sent once.
 fn write_delta(writer: &mut Writer, frames: &[Frame]) {
     let groups: Vec<&[Frame]> = frames
-        .chunk_by(|one, next| one.node == next.node && one.link() == next.previous)
+        .chunk_by(|one, next| one.node() == next.node() && one.link() == next.previous())
         .collect();
     writer.count(groups.len());
     for group in groups {
-        writer.raw(group[0].node.as_bytes());
-        writer.raw(&group[0].previous);
+        writer.raw(group[0].node().as_bytes());
+        writer.raw(&group[0].previous());
         writer.count(group.len());
         for frame in group {
-            writer.bytes(&frame.bytes);
+            writer.bytes(frame.bytes());
         }
     }
 }
@@ -193,14 +200,8 @@ fn read_delta(body: &[u8]) -> Result<Vec<Frame>, Malformed> {
         let node = NodeId::from_bytes(reader.array()?);
         let mut previous: Link = reader.array()?;
         for _ in 0..reader.count("the number of frames", usize::MAX)? {
-            let bytes = reader
-                .bytes("the length of a frame", BATCH_BYTES_MAX)?
-                .to_vec();
-            let frame = Frame {
-                node,
-                previous,
-                bytes,
-            };
+            let bytes = reader.bytes("the length of a frame", BATCH_BYTES_MAX)?;
+            let frame = Frame::new(node, previous, bytes);
             previous = frame.link();
             frames.push(frame);
         }

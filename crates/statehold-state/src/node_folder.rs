@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::frame::{Frame, Mark, first_link};
 use crate::limits::{
     CARRIED_SEGMENT_BYTES, CARRIED_SEGMENT_BYTES_MAX, HEAD_BYTES_MAX, MESSAGE_BYTES_MAX,
 };
-use crate::message::{Head, Message};
+use crate::message::{self, Head, Message};
 use crate::node::NodeId;
-use crate::replica::{Frame, Mark, Replica, first_link};
+use crate::replica::Replica;
 use crate::segment::{self, Contents, SegmentWriter};
 
 /// Bytes of a snapshot before the head in it: that head's length.
@@ -237,7 +238,7 @@ impl NodeFolder {
             let count = rest
                 .iter()
                 .position(|frame| {
-                    bytes += frame.bytes.len() as u64;
+                    bytes += frame.bytes().len() as u64;
                     bytes >= CARRIED_SEGMENT_BYTES
                 })
                 .map_or(rest.len(), |place| place + 1);
@@ -248,7 +249,7 @@ impl NodeFolder {
                     link: last.link(),
                 };
             }
-            open.append(&now.iter().collect::<Vec<_>>(), mark.link)?;
+            open.append(now)?;
             rest = later;
             writer = Some(open);
         }
@@ -263,11 +264,11 @@ impl NodeFolder {
     }
 
     /// Puts a snapshot in the place of the log so far.
-    pub(crate) fn write_snapshot(&self, head: Head, replica: Replica) -> Result<()> {
+    pub(crate) fn write_snapshot(&self, head: Head, replica: &Replica) -> Result<()> {
         let mark = replica.mark(self.node);
         let head = Message::Head(head).encode();
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
-        let snapshot = Message::Snapshot(Box::new(replica)).encode();
+        let snapshot = message::encode_snapshot(replica);
         fs::create_dir_all(&self.path).on("create", &self.path)?;
         let parts: [&[u8]; 3] = [&length.to_le_bytes(), &head, &snapshot];
         durable::replace(&self.snapshot_path(), &parts)?;

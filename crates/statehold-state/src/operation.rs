@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::error::Result;
 use crate::hybrid_clock::Stamp;
+use crate::manager::Manager;
 use crate::node::{Dot, Key};
 use crate::revision::{Content, Event};
 use crate::vector_clock::VectorClock;
@@ -59,5 +61,53 @@ impl Operation {
             resolves: revision.resolves,
             clock: revision.clock(),
         }
+    }
+}
+
+impl Manager {
+    /// This node's operations that no other node is known to have, in order. They are consumed
+    /// when a head comes that covers them.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn pending(&self) -> Result<Vec<Operation>> {
+        let writer = self.writer();
+        let known = self.known()?;
+        let mark = known.replica.mark(known.node);
+        let acknowledged = known.acknowledged();
+        let frames = writer.journal.own_frames(known.node, acknowledged, mark)?;
+        let mut operations = Vec::new();
+        for frame in frames {
+            let events = frame.batch()?.events;
+            let events = events.iter();
+            operations.extend(
+                events
+                    .filter(|event| event.revision.dot.sequence > acknowledged)
+                    .map(Operation::of),
+            );
+        }
+        Ok(operations)
+    }
+
+    /// Everything that was done to any state, by whichever node, oldest first, as far as history is
+    /// kept.
+    ///
+    /// # Errors
+    /// The logs cannot be read.
+    pub fn history(&self) -> Result<Vec<Operation>> {
+        self.history_of(|_| true)
+    }
+
+    /// The same of states that are wanted.
+    pub(crate) fn history_of(&self, is_wanted: impl Fn(&Key) -> bool) -> Result<Vec<Operation>> {
+        let writer = self.writer();
+        let mut operations = Vec::new();
+        for frame in writer.journal.history()? {
+            let events = frame.batch()?.events;
+            let events = events.iter().filter(|event| is_wanted(&event.key));
+            operations.extend(events.map(Operation::of));
+        }
+        operations.sort_by_key(|operation| (operation.stamp, operation.dot));
+        Ok(operations)
     }
 }

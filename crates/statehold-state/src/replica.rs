@@ -4,269 +4,26 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use crate::codec::{self, Malformed};
+use crate::arrival::{Arrival, Change, ChangeKind, ConflictKind, Refused};
+use crate::bulk::Bulk;
+use crate::codec::Malformed;
 use crate::draft::Draft;
+use crate::frame::{Frame, Mark, first_link};
 use crate::hybrid_clock::HybridClock;
 use crate::limits::{CLOCK_NODES_MAX, PENDING_MAX};
 use crate::node::{Dot, Key, NodeId};
-use crate::revision::{Batch, Content, Event, Revision};
+use crate::revision::{Content, Event, Revision};
 use crate::root::{Digester, Root};
+use crate::siblings::{Siblings, is_contested};
 use crate::snapshot::{self, Source};
+use crate::states::States;
 use crate::vector_clock::VectorClock;
 
-/// How far a node's log is known, with the link that stands for everything in it up to there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Mark {
-    pub sequence: u64,
-    pub link: Link,
-}
-
-impl Mark {
-    /// Whether a batch of this node continues its log here; not if it is known already.
-    pub(crate) fn is_followed_by(
-        self,
-        batch: &Batch,
-        previous: Link,
-        link: Link,
-    ) -> Result<bool, Refused> {
-        let node = batch.node;
-        let forked = |sequence| Err(Refused::Forked { node, sequence });
-        if batch.last() <= self.sequence {
-            if batch.last() == self.sequence && link != self.link {
-                return forked(self.sequence);
-            }
-            return Ok(false);
-        }
-        if batch.first > self.sequence + 1 {
-            return Err(Refused::Gap {
-                node,
-                known: self.sequence,
-                first: batch.first,
-            });
-        }
-        if batch.first <= self.sequence || previous != self.link {
-            return forked(batch.first);
-        }
-        Ok(true)
-    }
-}
-
-/// A link of the hash chain that a node's log is. Two logs with the same link are the same log.
-pub type Link = [u8; 16];
-
-/// The link before a node's first batch.
-pub(crate) fn first_link(node: NodeId) -> Link {
-    link(*b"statehold  state", node.as_bytes())
-}
-
-/// The link after these bytes.
-fn link(previous: Link, bytes: &[u8]) -> Link {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&previous);
-    hasher.update(bytes);
-    let mut link = Link::default();
-    link.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    link
-}
-
-/// A batch as it is stored and sent: the bytes and what they continue.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Frame {
-    /// Whose batch it is.
-    pub node: NodeId,
-    /// The link before it.
-    pub previous: Link,
-    /// The batch, encoded.
-    pub bytes: Vec<u8>,
-}
-
-impl Frame {
-    /// A batch that continues its node's log after this link.
-    pub(crate) fn of(batch: &Batch, previous: Link) -> Self {
-        Self {
-            node: batch.node,
-            previous,
-            bytes: codec::encode(batch),
-        }
-    }
-
-    /// The link after it.
-    pub fn link(&self) -> Link {
-        link(self.previous, &self.bytes)
-    }
-
-    /// The first and the last sequence number in it.
-    pub(crate) fn sequences(&self) -> Result<(u64, u64), Malformed> {
-        codec::sequences(&self.bytes)
-    }
-
-    /// The batch in it.
-    ///
-    /// # Errors
-    /// The bytes are damaged or hostile.
-    pub fn batch(&self) -> Result<Batch, Malformed> {
-        codec::decode(self.node, &self.bytes)
-    }
-}
-
-/// Events or a replica that are not taken. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refused {
-    /// It is not what it should be.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// Events before these are missing; they have to come first.
-    #[error(
-        "of node {node} events {known} and before are known, and these begin with {first}; the ones between have to come first"
-    )]
-    Gap {
-        /// Whose events.
-        node: NodeId,
-        /// The last one known.
-        known: u64,
-        /// The first one that came.
-        first: u64,
-    },
-    /// The same numbers stand for different events: two programs wrote as one node.
-    #[error(
-        "node {node} has two different logs that both reach event {sequence}: two copies of its folder were written to, or it is damaged"
-    )]
-    Forked {
-        /// Whose log.
-        node: NodeId,
-        /// Up to where they cannot both be true.
-        sequence: u64,
-    },
-    /// More nodes than can be held.
-    #[error("more than {CLOCK_NODES_MAX} nodes have written; retire some")]
-    TooManyNodes,
-    /// Too much is announced that never came.
-    #[error(
-        "more than {PENDING_MAX} keys are superseded by events of which the earlier ones never came"
-    )]
-    TooMuchPending,
-}
-
-/// What became of events that came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Arrival {
-    /// They were known already.
-    Known,
-    /// They are known now, and this changed.
-    New(Vec<Change>),
-}
-
-/// What one event changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The state.
-    pub key: Key,
-    /// The event.
-    pub dot: Dot,
-    /// What happened to the state.
-    pub kind: ChangeKind,
-    /// What it was in conflict with, if it was.
-    pub conflict: Option<ConflictKind>,
-}
-
-/// What an event did to a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChangeKind {
-    /// It had not been there.
-    Created,
-    /// It was there and has a new revision.
-    Updated,
-    /// It is gone.
-    Deleted,
-    /// Nothing: a later event had superseded this one before it came.
-    Superseded,
-}
-
-/// How two events contradict each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ConflictKind {
-    /// Both are edits.
-    ConcurrentUpdate,
-    /// Deleted here, edited there.
-    DeleteUpdate,
-    /// Edited here, deleted there.
-    UpdateDelete,
-    /// The same events with different content: damage, or two programs that wrote as one node.
-    DivergentHistory,
-}
-
-/// The live revisions of one key, in the order of their dots: nearly always one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Siblings {
-    One(Revision),
-    /// Never exactly one, so that equal siblings are equal values.
-    Many(Vec<Revision>),
-}
-
-impl Default for Siblings {
-    fn default() -> Self {
-        Self::Many(Vec::new())
-    }
-}
-
-impl Siblings {
-    fn as_slice(&self) -> &[Revision] {
-        match self {
-            Self::One(revision) => std::slice::from_ref(revision),
-            Self::Many(revisions) => revisions,
-        }
-    }
-
-    fn retain(&mut self, mut is_kept: impl FnMut(&Revision) -> bool) {
-        match self {
-            Self::One(revision) => {
-                if !is_kept(revision) {
-                    *self = Self::default();
-                }
-            }
-            Self::Many(revisions) => {
-                revisions.retain(is_kept);
-                if revisions.len() == 1 {
-                    *self = revisions.pop().map_or_else(Self::default, Self::One);
-                }
-            }
-        }
-    }
-
-    pub(crate) fn add(&mut self, revision: Revision) {
-        *self = match std::mem::take(self) {
-            Self::Many(none) if none.is_empty() => Self::One(revision),
-            Self::One(other) if other.dot < revision.dot => Self::Many(vec![other, revision]),
-            Self::One(other) => Self::Many(vec![revision, other]),
-            Self::Many(mut revisions) => {
-                let place = revisions.partition_point(|other| other.dot < revision.dot);
-                revisions.insert(place, revision);
-                Self::Many(revisions)
-            }
-        };
-    }
-
-    /// In the order of dots; nothing if there is none.
-    fn from_vec(revisions: Vec<Revision>) -> Option<Self> {
-        let mut siblings = Self::default();
-        for revision in revisions {
-            siblings.add(revision);
-        }
-        (!siblings.as_slice().is_empty()).then_some(siblings)
-    }
-}
-
-/// Short ids lie in the map itself: looking at them elsewhere would be most of what a look costs.
-type States = BTreeMap<SmolStr, Siblings>;
 /// The states of a collection as they were read: ids in order, with their live revisions.
 pub(crate) type ReadStates = Vec<(SmolStr, Siblings)>;
 
@@ -316,8 +73,7 @@ impl Replica {
     pub fn siblings(&self, collection: &str, id: &str) -> &[Revision] {
         self.collections
             .get(collection)
-            .and_then(|states| states.get(id))
-            .map_or(&[], Siblings::as_slice)
+            .map_or(&[], |states| states.get(id))
     }
 
     /// The names of all collections, in order.
@@ -327,11 +83,8 @@ impl Replica {
 
     /// The states of a collection with their live revisions, in the order of their ids.
     pub fn states(&self, collection: &str) -> impl Iterator<Item = (&str, &[Revision])> {
-        self.collections
-            .get(collection)
-            .into_iter()
-            .flatten()
-            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+        self.entries(collection)
+            .map(|(id, siblings)| (&**id, siblings))
     }
 
     /// Those of a collection's states whose ids begin with this, in the order of their ids.
@@ -342,25 +95,29 @@ impl Replica {
     ) -> impl Iterator<Item = (&'a str, &'a [Revision])> {
         let states = self.collections.get(collection).into_iter();
         states
-            .flat_map(move |states| {
-                states.range::<str, _>((Bound::Included(start), Bound::Unbounded))
-            })
-            .map(|(id, siblings)| (&**id, siblings.as_slice()))
+            .flat_map(move |states| states.iter_from(start))
+            .map(|(id, siblings)| (&**id, siblings))
             .take_while(move |(id, _)| id.starts_with(start))
     }
 
-    /// The same with ids that can be shared.
+    /// The states of a collection with ids that can be shared.
     pub(crate) fn entries(
         &self,
         collection: &str,
     ) -> impl Iterator<Item = (&SmolStr, &[Revision])> {
-        let states = self.collections.get(collection).into_iter().flatten();
-        states.map(|(id, siblings)| (id, siblings.as_slice()))
+        let states = self.collections.get(collection).into_iter();
+        states.flat_map(States::iter)
+    }
+
+    /// All live revisions, in no order.
+    pub(crate) fn revisions(&self) -> impl Iterator<Item = &Revision> {
+        let states = self.collections.values().flat_map(States::unordered);
+        states.flat_map(|(_, siblings)| siblings)
     }
 
     /// How many states a collection has, graves included.
     pub fn count(&self, collection: &str) -> usize {
-        self.collections.get(collection).map_or(0, BTreeMap::len)
+        self.collections.get(collection).map_or(0, States::len)
     }
 
     /// How many states have more than one live revision.
@@ -380,56 +137,73 @@ impl Replica {
     /// # Errors
     /// The frame is not taken, and nothing has changed.
     pub fn accept(&mut self, frame: &Frame) -> Result<Arrival, Refused> {
-        // Most of what comes twice needs no closer look.
-        let (_, last) = frame.sequences()?;
-        if last < self.mark(frame.node).sequence {
+        if !self.mark(frame.node()).is_followed_by(frame)? {
             return Ok(Arrival::Known);
         }
-        let batch = frame.batch()?;
-        let link = frame.link();
-        self.accept_batch(batch, frame.previous, link)
-    }
-
-    /// Takes a batch that is at hand already, with the links around it.
-    pub(crate) fn accept_batch(
-        &mut self,
-        batch: Batch,
-        previous: Link,
-        link: Link,
-    ) -> Result<Arrival, Refused> {
-        if !self
-            .mark(batch.node)
-            .is_followed_by(&batch, previous, link)?
-        {
-            return Ok(Arrival::Known);
-        }
-        self.check_room(std::iter::once(&batch))?;
-        let (node, sequence) = (batch.node, batch.last());
-        let mut events = batch.events;
-        sort_roughly(&mut events);
-        let mut digester = Digester::default();
-        let changes = events
-            .into_iter()
-            .map(|event| self.apply(event, &mut digester))
-            .collect();
-        self.marks.insert(node, Mark { sequence, link });
-        self.forget_pending(node, sequence);
+        let mut events = Vec::new();
+        frame.read_into(&mut events)?;
+        self.check_room(std::iter::once((frame.node(), events.as_slice())))?;
+        let mut changes = Vec::with_capacity(events.len());
+        let changed = |change| changes.push(change);
+        self.take(frame.node(), Mark::after(frame)?, events, changed);
         Ok(Arrival::New(changes))
     }
 
-    /// Whether there is room for batches that are new.
-    pub(crate) fn check_room<'b>(
+    /// Takes events of one node that continue its log, up to this mark. Says what each changed.
+    pub(crate) fn take(
+        &mut self,
+        node: NodeId,
+        mark: Mark,
+        events: Vec<Event>,
+        mut changed: impl FnMut(Change),
+    ) {
+        let mut collections = std::mem::take(&mut self.collections);
+        let mut digester = Digester::new();
+        if events.len() < BULK_EVENTS_MIN {
+            for event in events {
+                let digest = digester.digest(&event.key, &event.revision);
+                let name = Arc::clone(&event.key.collection);
+                let states = collections.entry(name).or_default();
+                let id = event.key.id.clone();
+                let change = states.change(&id, |siblings| {
+                    self.apply(siblings, event, digest, &mut digester)
+                });
+                if states.is_empty() {
+                    collections.remove(&change.key.collection);
+                }
+                changed(change);
+            }
+        } else {
+            let mut bulk = Bulk::new(events, &mut digester);
+            for (collection, order) in bulk.orders() {
+                let states = collections.entry(Arc::clone(&collection)).or_default();
+                states.expect(order.len());
+                states.change_all(bulk.take(order), |siblings, (event, digest)| {
+                    changed(self.apply(siblings, event, digest, &mut digester));
+                });
+                if states.is_empty() {
+                    collections.remove(&collection);
+                }
+            }
+        }
+        self.collections = collections;
+        self.marks.insert(node, mark);
+        self.forget_pending(node, mark.sequence);
+    }
+
+    /// Whether there is room for new events of these nodes.
+    pub(crate) fn check_room<'e>(
         &self,
-        batches: impl Iterator<Item = &'b Batch>,
+        events: impl Iterator<Item = (NodeId, &'e [Event])>,
     ) -> Result<(), Refused> {
         let mut announced = 0;
-        let mut strangers = std::collections::BTreeSet::new();
-        for batch in batches {
-            if !self.marks.contains_key(&batch.node) {
-                strangers.insert(batch.node);
+        let mut strangers = BTreeSet::new();
+        for (node, events) in events {
+            if !self.marks.contains_key(&node) {
+                strangers.insert(node);
             }
-            let contexts = batch.events.iter();
-            announced += contexts
+            announced += events
+                .iter()
                 .filter_map(|event| event.revision.context.as_ref())
                 .map(|context| context.len())
                 .sum::<usize>();
@@ -444,8 +218,14 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes one event that has not been seen, after all earlier ones of its node.
-    fn apply(&mut self, event: Event, digester: &mut Digester) -> Change {
+    /// What one event makes of its state.
+    fn apply(
+        &mut self,
+        siblings: &mut Siblings,
+        event: Event,
+        digest: Root,
+        digester: &mut Digester,
+    ) -> Change {
         let Event { key, revision } = event;
         let dot = revision.dot;
         let was_superseded = self
@@ -454,57 +234,31 @@ impl Replica {
             .and_then(|keys| keys.get(&key))
             .is_some_and(|sequence| *sequence >= dot.sequence);
         let knew_more = self.announce(&key, &revision);
-        let states = match self.collections.get_mut(&key.collection) {
-            Some(states) => states,
-            None => self
-                .collections
-                .entry(Arc::clone(&key.collection))
-                .or_default(),
-        };
         let is_live = !was_superseded && revision.content != Content::Deleted;
         let is_put = revision.value().is_some();
         let has_predecessor = revision.version > 1;
-        let mut left_alive = false;
-        let was_there;
-        let mut is_there = is_live;
-        let place = states.entry(key.id.clone());
-        if let Entry::Occupied(mut place) = place {
-            was_there = true;
-            let mut all = std::mem::take(place.get_mut());
-            self.conflicts -= usize::from(all.as_slice().len() > 1);
-            let root = &mut self.root;
-            all.retain(|sibling| {
-                let is_seen = revision.has_seen(sibling.dot);
-                if is_seen {
-                    root.subtract(digester.digest(&key.collection, &key.id, sibling));
-                }
-                !is_seen
-            });
-            left_alive = !all.as_slice().is_empty();
-            if is_live {
-                root.add(digester.digest(&key.collection, &key.id, &revision));
-                all.add(revision);
+        let was_there = !siblings.is_empty();
+        self.conflicts -= usize::from(siblings.as_slice().len() > 1);
+        let root = &mut self.root;
+        siblings.retain(|sibling| {
+            let is_seen = revision.has_seen(sibling.dot);
+            if is_seen {
+                root.subtract(digester.digest(&key, sibling));
             }
-            is_there = !all.as_slice().is_empty();
-            self.conflicts += usize::from(all.as_slice().len() > 1);
-            *place.get_mut() = all;
-            if !is_there {
-                place.remove();
-            }
-        } else {
-            was_there = false;
-            if is_live {
-                let digest = digester.digest(&key.collection, &key.id, &revision);
-                self.root.add(digest);
-                place.or_insert(Siblings::One(revision));
-            }
+            !is_seen
+        });
+        let left_alive = !siblings.is_empty();
+        if is_live {
+            root.add(digest);
+            siblings.add(revision);
         }
-        if states.is_empty() {
-            self.collections.remove(&key.collection);
-        }
+        let is_there = !siblings.is_empty();
+        self.conflicts += usize::from(siblings.as_slice().len() > 1);
         let conflict = match (is_put, left_alive) {
             _ if was_superseded => None,
-            (true, true) => Some(ConflictKind::ConcurrentUpdate),
+            (true, true) => {
+                is_contested(siblings.as_slice()).then_some(ConflictKind::ConcurrentUpdate)
+            }
             (false, true) => Some(ConflictKind::UpdateDelete),
             // It had a predecessor, all that its author knew is known, and it is gone.
             (true, false) if !was_there && has_predecessor && !knew_more => {
@@ -560,10 +314,21 @@ impl Replica {
     /// # Errors
     /// The two contradict each other, and nothing has changed.
     pub fn join(&mut self, other: &Self) -> Result<(), Refused> {
-        if *self == Self::default() {
-            *self = other.clone();
-            return Ok(());
-        }
+        *self = if self.knows_nothing() {
+            other.clone()
+        } else {
+            self.joined(other)?
+        };
+        Ok(())
+    }
+
+    /// Whether no event has come.
+    pub(crate) fn knows_nothing(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// What knowing both comes to.
+    pub(crate) fn joined(&self, other: &Self) -> Result<Self, Refused> {
         for (node, mark) in &other.marks {
             let known = self.mark(*node);
             if known.sequence == mark.sequence && known.link != mark.link {
@@ -586,7 +351,7 @@ impl Replica {
         if joined.marks.len() > CLOCK_NODES_MAX {
             return Err(Refused::TooManyNodes);
         }
-        let names: std::collections::BTreeSet<&Arc<str>> = self
+        let names: BTreeSet<&Arc<str>> = self
             .collections
             .keys()
             .chain(other.collections.keys())
@@ -605,29 +370,23 @@ impl Replica {
             }
         }
         joined.recount();
-        *self = joined;
-        Ok(())
+        Ok(joined)
     }
 
     fn joined_states(&self, other: &Self, name: &Arc<str>) -> Result<States, Refused> {
-        let none = States::new();
+        let none = States::default();
         let mine = self.collections.get(name).unwrap_or(&none);
         let theirs = other.collections.get(name).unwrap_or(&none);
-        let ids: std::collections::BTreeSet<&SmolStr> = mine.keys().chain(theirs.keys()).collect();
+        let ids: BTreeSet<&SmolStr> = mine.iter().chain(theirs.iter()).map(|(id, _)| id).collect();
         let mut states = Vec::with_capacity(ids.len());
         for id in ids {
-            let of = |states: &'_ States| -> Vec<Revision> {
-                states
-                    .get(id)
-                    .map_or_else(Vec::new, |siblings| siblings.as_slice().to_vec())
-            };
-            let (mine, theirs) = (of(mine), of(theirs));
+            let (mine, theirs) = (mine.get(id), theirs.get(id));
             let key = Key {
                 collection: Arc::clone(name),
                 id: id.clone(),
             };
             let mut kept = Vec::new();
-            for revision in &mine {
+            for revision in mine {
                 match theirs.iter().find(|their| their.dot == revision.dot) {
                     Some(same) if same != revision => {
                         return Err(Refused::Forked {
@@ -643,12 +402,12 @@ impl Replica {
             for revision in theirs {
                 let is_mine = mine.iter().any(|own| own.dot == revision.dot);
                 if !is_mine && !self.knows_gone(&key, revision.dot) {
-                    kept.push(revision);
+                    kept.push(revision.clone());
                 }
             }
             states.extend(Siblings::from_vec(kept).map(|siblings| (id.clone(), siblings)));
         }
-        Ok(states.into_iter().collect())
+        Ok(States::of(states))
     }
 
     /// Whether an event that is not live here was seen, or is superseded before it came.
@@ -683,8 +442,7 @@ impl Replica {
         };
         for (name, states) in collections {
             if !states.is_empty() {
-                let states = states.into_iter().collect();
-                replica.collections.insert(name, states);
+                replica.collections.insert(name, States::of(states));
             }
         }
         for (node, key, sequence) in pending {
@@ -706,14 +464,13 @@ impl Replica {
     /// Computes the root and the number of conflicts anew from all live revisions.
     pub(crate) fn recount(&mut self) {
         let mut root = Root::default();
-        let mut digester = Digester::default();
+        let mut digester = Digester::new();
         let mut conflicts = 0;
         for (collection, states) in &self.collections {
-            for (id, siblings) in states {
-                let siblings = siblings.as_slice();
+            for (id, siblings) in states.unordered() {
                 conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
-                    root.add(digester.digest(collection, id, revision));
+                    root.add(digester.digest_of(collection, id, revision));
                 }
             }
         }
@@ -726,30 +483,5 @@ impl Replica {
     }
 }
 
-/// From so many events on it pays to sort them.
-const SORT_EVENTS_MIN: usize = 256;
-
-/// Puts the events of a large batch into about the order in which their keys stand in the map: each
-/// then finds its neighbours at hand, which is most of what taking it costs. Events of one key stay
-/// in their order.
-fn sort_roughly(events: &mut [Event]) {
-    let Some((first, rest)) = events.split_first() else {
-        return;
-    };
-    if rest.len() < SORT_EVENTS_MIN {
-        return;
-    }
-    let first = first.key.id.as_bytes();
-    let shared = rest.iter().fold(first.len(), |shared, event| {
-        let both = first[..shared].iter().zip(event.key.id.as_bytes());
-        both.take_while(|(one, other)| one == other).count()
-    });
-    events.sort_by_cached_key(|event| {
-        let mut word = [0; 8];
-        let differing = event.key.id.as_bytes().iter().skip(shared);
-        for (byte, differing) in word.iter_mut().zip(differing) {
-            *byte = *differing;
-        }
-        u64::from_be_bytes(word)
-    });
-}
+/// From so many events on it pays to put them in order.
+const BULK_EVENTS_MIN: usize = 256;

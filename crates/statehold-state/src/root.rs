@@ -2,75 +2,64 @@
 //!
 //! It is the sum of the digests of all live revisions, so adding one and taking one away cost the
 //! same whatever the number of states. It finds damage and bugs; it is no defence against somebody
-//! who may write anyway.
+//! who may write anyway, so the digests need not be cryptographic ones.
 
 use std::fmt;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::codec::Writer;
-use crate::node::hex;
+use crate::node::{Key, hex};
 use crate::revision::{Content, Origins, Revision};
 
 /// A digest of everything that is live. Replicas that know the same events have the same root.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Root([u64; 4]);
+pub struct Root(u128);
 
 impl Root {
-    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
-        let mut words = [0; 4];
-        for (word, part) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_le_bytes(part.try_into().unwrap_or_default());
-        }
-        Self(words)
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_le_bytes(bytes))
     }
 
     /// The root as bytes, least significant first.
-    pub fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (part, word) in bytes.chunks_exact_mut(8).zip(self.0) {
-            part.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
     }
 
-    pub(crate) fn add(&mut self, other: Self) {
-        let mut carry = false;
-        for (word, other) in self.0.iter_mut().zip(other.0) {
-            let (sum, first) = word.overflowing_add(other);
-            let (sum, second) = sum.overflowing_add(u64::from(carry));
-            *word = sum;
-            carry = first || second;
-        }
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
     }
 
-    pub(crate) fn subtract(&mut self, other: Self) {
-        let mut borrow = false;
-        for (word, other) in self.0.iter_mut().zip(other.0) {
-            let (difference, first) = word.overflowing_sub(other);
-            let (difference, second) = difference.overflowing_sub(u64::from(borrow));
-            *word = difference;
-            borrow = first || second;
-        }
+    pub(crate) const fn subtract(&mut self, other: Self) {
+        self.0 = self.0.wrapping_sub(other.0);
     }
 
     /// Takes in anything else that has to be equal.
     pub(crate) fn mix(&mut self, bytes: &[u8]) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.to_bytes());
-        hasher.update(bytes);
-        *self = Self::from_bytes(*hasher.finalize().as_bytes());
+        self.0 = xxh3_128(&[&self.to_bytes(), bytes].concat());
     }
 }
 
 /// Digests live revisions, one after the other in the same memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Digester(Writer);
 
 impl Digester {
+    pub(crate) fn new() -> Self {
+        // Most revisions take less.
+        Self(Writer(Vec::with_capacity(256)))
+    }
+
+    /// The digest of one live revision of a state.
+    pub(crate) fn digest(&mut self, key: &Key, revision: &Revision) -> Root {
+        self.digest_of(&key.collection, &key.id, revision)
+    }
+
     /// The digest of one live revision, with everything that later events depend on.
-    pub(crate) fn digest(&mut self, collection: &str, id: &str, revision: &Revision) -> Root {
+    pub(crate) fn digest_of(&mut self, collection: &str, id: &str, revision: &Revision) -> Root {
         self.0.0.clear();
         write(&mut self.0, collection, id, revision);
-        Root::from_bytes(*blake3::hash(&self.0.0).as_bytes())
+        Root(xxh3_128(&self.0.0))
     }
 }
 

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::frame::{Frame, Link, Mark};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark};
 
 const MAGIC: &[u8; 8] = b"SHSTATE1";
 /// Magic, node, first sequence number, link before it, check.
@@ -35,14 +35,14 @@ fn header(node: NodeId, before: Mark) -> Vec<u8> {
 }
 
 /// Frames as they stand in a file: one record, with the link after them.
-fn record(frames: &[&Frame], after: Link) -> Vec<u8> {
-    let room = frames.iter().map(|frame| frame.bytes.len() + 10);
+fn record(frames: &[Frame], after: Link) -> Vec<u8> {
+    let room = frames.iter().map(|frame| frame.bytes().len() + 10);
     let mut record = Writer(Vec::with_capacity(
         RECORD_HEADER_BYTES + room.sum::<usize>(),
     ));
     record.raw(&[0; RECORD_HEADER_BYTES]);
     for frame in frames {
-        record.bytes(&frame.bytes);
+        record.bytes(frame.bytes());
     }
     let mut bytes = record.0;
     // A record is cut long before it has 4 GiB.
@@ -99,8 +99,11 @@ impl SegmentWriter {
     }
 
     /// Appends frames as one record: all of them are durable when this returns.
-    pub(crate) fn append(&mut self, frames: &[&Frame], after: Link) -> Result<u64> {
-        let bytes = record(frames, after);
+    pub(crate) fn append(&mut self, frames: &[Frame]) -> Result<u64> {
+        let Some(last) = frames.last() else {
+            return Ok(0);
+        };
+        let bytes = record(frames, last.link());
         self.file.write_all(&bytes).on("write", &self.path)?;
         self.file.sync_data().on("flush", &self.path)?;
         self.length += bytes.len() as u64;
@@ -243,13 +246,8 @@ fn frames_in(
     let mut reader = Reader::new("a record", body);
     let mut frames = Vec::new();
     while reader.remaining() > 0 {
-        let frame = Frame {
-            node,
-            previous,
-            bytes: reader
-                .bytes("the length of a batch", BATCH_BYTES_MAX)?
-                .to_vec(),
-        };
+        let bytes = reader.bytes("the length of a batch", BATCH_BYTES_MAX)?;
+        let frame = Frame::new(node, previous, bytes);
         previous = frame.link();
         frames.push(frame);
     }

@@ -8,15 +8,17 @@ use std::sync::Arc;
 
 use crate::canonical::Canonical;
 use crate::codec::{Malformed, Reader, Writer, pack, unpack};
+use crate::frame::Mark;
 use crate::hybrid_clock::Stamp;
 use crate::limits::{
     CLOCK_NODES_MAX, COLLECTION_BYTES_MAX, FIELDS_MAX, ID_BYTES_MAX, PENDING_MAX,
     SNAPSHOT_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use crate::node::{Dot, Key, NodeId};
-use crate::replica::{Mark, ReadStates, Replica, Siblings};
+use crate::replica::{ReadStates, Replica};
 use crate::revision::{Content, Origins, Revision};
 use crate::root::Root;
+use crate::siblings::Siblings;
 use crate::vector_clock::VectorClock;
 
 const WHAT: &str = "a snapshot";

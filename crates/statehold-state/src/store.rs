@@ -17,14 +17,15 @@ use std::path::{Path, PathBuf};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
+use crate::frame::{Frame, Mark};
 use crate::limits::{CLOCK_NODES_MAX, HISTORY_BYTES_MAX, SEGMENT_BYTES, SNAPSHOT_DUE_BYTES_MIN};
 use crate::node::NodeId;
-use crate::replica::{Frame, Link, Mark, Replica};
+use crate::replica::Replica;
 use crate::segment::{self, SegmentWriter};
 use crate::snapshot::{self, Source};
 use crate::vector_clock::VectorClock;
 
-const SNAPSHOT_MAGIC: &[u8; 8] = b"SHSNAP01";
+const SNAPSHOT_MAGIC: &[u8; 8] = b"SHSNAP02";
 const SNAPSHOT_HEADER_BYTES: usize = 8 + 32;
 
 /// A closed or open segment, by its first sequence number.
@@ -189,9 +190,9 @@ impl Store {
         Ok(self.covered.get(&node) == Some(&(first, length)))
     }
 
-    /// Appends frames of one node to its log, whose end is at this mark and with them at this link.
+    /// Appends frames of one node to its log, whose end is at this mark.
     /// All of them are durable when this returns; if it fails, the folder has to be opened again.
-    pub(crate) fn append(&mut self, frames: &[&Frame], before: Mark, after: Link) -> Result<()> {
+    pub(crate) fn append(&mut self, frames: &[Frame], before: Mark) -> Result<()> {
         if self.is_broken {
             return Err(Error::Broken {
                 path: self.folder.clone(),
@@ -200,7 +201,7 @@ impl Store {
         let Some(first) = frames.first() else {
             return Ok(());
         };
-        let node = first.node;
+        let node = first.node();
         // Whatever goes wrong on the way, nobody knows how much of it is there.
         self.is_broken = true;
         let is_open = self
@@ -216,7 +217,7 @@ impl Store {
             segments.insert(before.sequence + 1, path);
         }
         if let Some(writer) = self.writers.get_mut(&node) {
-            self.grown += writer.append(frames, after)?;
+            self.grown += writer.append(frames)?;
         }
         self.is_broken = false;
         Ok(())

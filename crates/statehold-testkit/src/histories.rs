@@ -339,7 +339,7 @@ impl World {
         // Everything that anybody still has.
         let mut known: BTreeMap<(NodeId, Vec<u8>), Arc<Frame>> = BTreeMap::new();
         for frame in self.nodes.iter().flat_map(|node| &node.log) {
-            known.insert((frame.node, frame.bytes.clone()), Arc::clone(frame));
+            known.insert((frame.node(), frame.bytes().to_vec()), Arc::clone(frame));
         }
         let mut rounds = 0;
         loop {
@@ -371,7 +371,7 @@ impl World {
         let first = &self.nodes[0];
         for frame in known {
             if !first.log.contains(&frame) {
-                return Err(format!("a batch of node {} is lost", frame.node));
+                return Err(format!("a batch of node {} is lost", frame.node()));
             }
         }
         let bytes = first.replica.to_bytes();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use statehold_state::{
-    AutoSyncOptions, CarriedFolder, Collection, DeleteRule, Error, Manager, NodeId, Notice,
+    Alarm, AutoSyncOptions, CarriedFolder, Collection, DeleteRule, Error, Manager, NodeId, Notice,
     Options, Received, Rules, Strategy,
 };
 
@@ -560,5 +560,63 @@ fn clocks_a_day_apart_converge() {
     for manager in &managers {
         assert_eq!(value(manager, "x"), Some(json!("after all")));
         assert_eq!(manager.root(), managers[0].root());
+    }
+}
+
+/// Goal: a machine that was put back unnoticed, whose folder is gone everywhere, and that writes before
+/// it hears of anybody, is told of, and nothing of what it wrote is passed over before that.
+#[test]
+fn what_a_machine_writes_after_it_was_put_back_is_never_lost_silently() {
+    for is_seen_first in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let (live, image) = (home.path().join("live"), home.path().join("image"));
+        fs::create_dir(&live).unwrap();
+        let a = Machine::new(&live, "a");
+        let node = a.manager.node();
+        a.put("x", "old");
+        a.exchange();
+        drop(a);
+        copy(&live, &image);
+        let a = Machine::new(&live, "a");
+        for number in 0..3 {
+            a.put("x", number);
+        }
+        a.exchange();
+        let other = Machine::new(home.path(), "other");
+        a.carry_to(&other);
+        other.exchange();
+        drop(a);
+        put_back(&image, &live);
+        // What only the folder says is in the other one's snapshot from now on.
+        fs::remove_dir_all(other.of(node)).unwrap();
+        assert!(other.exchange().is_success());
+
+        let a = Machine::new(&live, "a");
+        assert_eq!(a.manager.node(), node, "nothing says that it was put back");
+        fs::remove_dir_all(a.of(node)).unwrap();
+        a.put("y", "written since");
+        let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
+        if is_seen_first {
+            a.folder.publish(&a.manager).unwrap();
+            a.carry_to(&other);
+            let received = other.exchange();
+            assert!(
+                received.reconciled.alarms.iter().any(is_fork),
+                "{received:?}"
+            );
+        } else {
+            other.carry_to(&a);
+            let received = a.exchange();
+            assert!(received.is_forked(node), "{received:?}");
+            // Nor when it goes on under another name.
+            a.put("z", "later");
+            assert_ne!(a.manager.node(), node);
+            let received = a.exchange();
+            assert!(
+                received.reconciled.alarms.iter().any(is_fork),
+                "{received:?}"
+            );
+        }
+        assert_eq!(value(&a.manager, "y"), Some(json!("written since")));
     }
 }

@@ -3,9 +3,12 @@
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::json;
-use statehold_state::{DeleteRule, Replica, Rules, Strategy as Decides};
+use statehold_state::{
+    Canonical, Content, DeleteRule, Frame, HybridClock, Key, NodeId, Replica, Rules,
+    Strategy as Decides,
+};
 
-use crate::world::{Live, Node, key, oracle, quiet};
+use crate::world::{Live, Node, key, live_of, oracle, quiet};
 
 const NODES: usize = 3;
 const KEYS: u8 = 2;
@@ -352,4 +355,68 @@ fn nothing_is_left_of_what_was_deleted() {
     let bytes = phone.replica.to_bytes().len();
     // Two nodes with number and link, and that is all.
     assert!(bytes <= empty + 2 * (16 + 16 + 2), "{bytes} bytes are left");
+}
+
+/// Collection, id, and a value or a delete.
+type Edit = (u8, u8, Option<u8>);
+
+/// So many that they are taken all at once.
+fn many_edits() -> impl Strategy<Value = Vec<Edit>> {
+    let value = prop::option::weighted(0.7, 0_u8..4);
+    prop::collection::vec((0_u8..3, 0_u8..60, value), 256..600)
+}
+
+/// The edits as one batch on top of what a replica knows.
+fn batch_of(replica: &Replica, author: u8, edits: &[Edit]) -> Frame {
+    let author = NodeId::from_bytes([author; 16]);
+    let mut draft = replica.draft(
+        author,
+        HybridClock::default(),
+        u64::from(author.as_bytes()[0]),
+    );
+    for (collection, id, value) in edits {
+        // Ids that share more than is compared first, and some that are the beginning of others.
+        let id = "a long way to go/".repeat(usize::from(id % 3)) + &id.to_string();
+        let content = value.map_or(Content::Deleted, |value| Content::Value {
+            value: Canonical::of(&value).unwrap(),
+            origins: None,
+        });
+        draft.push(Key::new(&collection.to_string(), &id), content, false);
+    }
+    draft.seal().unwrap().0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn many_events_at_once_come_to_what_they_have_to(
+        edits in (many_edits(), many_edits(), many_edits()),
+    ) {
+        let mut replica = Replica::new();
+        let base = batch_of(&replica, 1, &edits.0);
+        replica.accept(&base).unwrap();
+        let (one, other) = (batch_of(&replica, 1, &edits.1), batch_of(&replica, 2, &edits.2));
+        let expected = oracle(&[&base, &one, &other].map(|frame| frame.batch().unwrap()));
+        let taken = [[&one, &other], [&other, &one]].map(|frames| {
+            let mut replica = replica.clone();
+            for frame in frames {
+                replica.accept(frame).unwrap();
+            }
+            replica
+        });
+        for replica in &taken {
+            prop_assert_eq!(&live_of(replica), &expected);
+            let conflicts = expected.values().filter(|siblings| siblings.len() > 1).count();
+            prop_assert_eq!(replica.conflicts(), conflicts);
+            // Whoever reads a replica computes its root anew and compares.
+            prop_assert_eq!(&Replica::from_bytes(&replica.to_bytes()).unwrap(), replica);
+            for collection in replica.collections() {
+                let ids: Vec<&str> = replica.states(collection).map(|(id, _)| id).collect();
+                prop_assert!(ids.is_sorted());
+                prop_assert_eq!(ids.len(), replica.count(collection));
+            }
+        }
+        prop_assert_eq!(&taken[0], &taken[1]);
+    }
 }

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &HistoriesArgs) -> Result<()> {
         sum.add(part);
     }
     println!(
-        "seeds from {first}: {sum}; {:.1} s",
+        "seeds from {first}: {sum}; {:.1} s on {threads} threads",
         started.elapsed().as_secs_f64()
     );
     Ok(())
