@@ -8,6 +8,7 @@
 
 mod append;
 mod collect;
+mod collected;
 mod damage;
 mod drill;
 mod golden;
@@ -18,3 +19,4 @@ mod scene;
 mod stores;
 mod switch;
 mod verify;
+mod world;
