@@ -225,7 +225,7 @@ fn every_kept_state_comes_back_by_hand() {
         let number: u64 = words[1].parse().unwrap();
         let is_gone = collection.expired.contains(number);
         assert_eq!(line.ends_with("  let go"), is_gone, "{line}");
-        if !is_gone && number % 4 == 0 {
+        if !is_gone && number.is_multiple_of(4) {
             let (items, _) = bring(words[2]).unwrap();
             assert_eq!(&items, world.items(number), "{line}");
             moments += 1;
@@ -255,4 +255,182 @@ fn every_kept_state_comes_back_by_hand() {
     ));
     expected.remove("leak");
     assert_eq!(items, expected);
+}
+
+/// Goal: whoever looks into the history sees what is left of it, and is told where to look instead of what was let
+/// go. An export of a state is the same bytes wherever its content lies by now, and repair, drills and
+/// verification work as ever.
+#[test]
+fn history_verification_and_drills_know_what_was_let_go() {
+    let world = Collected::new();
+    let (a, state) = (&world.a, world.state());
+    let collection = &state.collection;
+    run(a, &["pull"], 0);
+
+    // What is left of each record.
+    let log = json(a, &["log", "--limit", "1000"], 0);
+    for row in log.as_array().unwrap() {
+        let number = row["number"].as_u64().unwrap();
+        let is_kept = !collection.expired.contains(number);
+        assert_eq!(row["kept"], is_kept, "{row}");
+        assert_eq!(row["retired"], number <= collection.cut, "{row}");
+    }
+    let told = run(a, &["log", "--limit", "1000"], 0).out;
+    for what in ["(retired)", "(let go)", "(let go, retired)"] {
+        assert!(told.contains(what), "no {what}: {told}");
+    }
+    let told = run(a, &["log", "d1/note.md", "--limit", "1000"], 0).out;
+    assert!(told.contains("is told no more"), "{told}");
+
+    // Versions: each that is kept reads back; those of retired records are found in what stands in for them.
+    let versions = json(a, &["versions", "d1/note.md", "--limit", "1000"], 0);
+    let mut kept = [0, 0];
+    for version in versions.as_array().unwrap() {
+        let number = version["record"].as_u64().unwrap();
+        let at = number.to_string();
+        let cat = ["cat", "d1/note.md", "--at", &at];
+        if version["kept"] == true {
+            let Item::File { content, .. } = &world.items(number)["d1/note.md"] else {
+                panic!("{version}");
+            };
+            assert_eq!(run(a, &cat, 0).out.as_bytes(), content, "{version}");
+            kept[usize::from(version["exact"] == true)] += 1;
+        } else {
+            let (before, after) = collection.nearest(number);
+            let nearest = format!("the nearest that are: {} and {after}", before.unwrap());
+            let restore = ["restore", "d1/note.md", &at];
+            for words in [
+                &cat[..],
+                &restore,
+                &["diff", "--from", &at],
+                &["export", "--at", &at, "x"],
+            ] {
+                let refused = run(a, words, 1).err;
+                assert!(refused.contains(&nearest), "{words:?}: {refused}");
+            }
+        }
+    }
+    assert!(kept[0] > 1 && kept[1] > 0, "{versions}");
+    let told = run(a, &["versions", "d1/note.md", "--limit", "1000"], 0).out;
+    assert!(
+        told.contains("or before") && told.contains("(let go)"),
+        "{told}"
+    );
+    // It was never changed since its record was retired.
+    let old = json(a, &["versions", "it's \"odd\"\nhere.md"], 0);
+    assert_eq!(old.as_array().unwrap().len(), 1, "{old}");
+
+    // A snapshot from before everything comes back whole, by a restore and by an export.
+    let said = json(a, &["restore", "--all", "first"], 0);
+    let folder = a.path(said["folder"].as_str().unwrap());
+    assert_eq!(&items_in(&folder).unwrap(), world.items(2));
+    fs::remove_dir_all(a.path("_restore")).unwrap();
+    let out = world.installation.path("exported");
+    let words = [
+        "export",
+        "--at",
+        "first",
+        "--format",
+        "folder",
+        out.to_str().unwrap(),
+    ];
+    run(a, &words, 0);
+    assert_eq!(&items_in(&out).unwrap(), world.items(2));
+
+    // A copy that is made now has all that is kept; drills of both pass, whatever they draw.
+    let operator = world.installation.operator().unwrap();
+    let vault = world.installation.path("vault");
+    let copy = world.installation.path("copy");
+    let (store, to) = (vault.to_str().unwrap(), copy.to_str().unwrap());
+    run(&operator, &["replicate", "--store", store, "--to", to], 0);
+    for seed in ["1", "2", "3", "4"] {
+        let drill = ["drill", "--store", store, "--replica", to, "--seed", seed];
+        let drill = json(&operator, &drill, 0);
+        assert_eq!(drill["passed"], true, "{drill}");
+    }
+
+    // Damage of what stands in for retired records, seen straight and through the gateway, and mended.
+    run(a, &["verify", "--read-data"], 0);
+    run(&operator, &["verify", "--store", store, "--read-data"], 0);
+    let repository = world.repository();
+    let listing = &collection.listings[0];
+    let keys = [
+        statehold_repository::layout::tree(listing.tree.id),
+        statehold_repository::layout::checkpoint(collection.cut, 0),
+        statehold_repository::layout::record(4),
+    ];
+    for key in &keys {
+        fs::remove_file(repository.join(key)).unwrap();
+    }
+    let verify = ["verify", "--store", store];
+    let told = run(&operator, &verify, 7).err;
+    for key in &keys {
+        assert!(
+            told.contains(&format!("damaged  {key}: it is missing")),
+            "{told}"
+        );
+    }
+    let lost = format!(
+        "lost     the states at records {} to {}",
+        listing.from, listing.to
+    );
+    assert!(
+        told.contains(&lost) && told.contains("lost     the snapshot"),
+        "{told}"
+    );
+    run(a, &["verify"], 7);
+    let told = run(&operator, &["repair", "--store", store, "--from", to], 0).out;
+    assert!(
+        told.contains("3 objects brought back; all is well"),
+        "{told}"
+    );
+    run(&operator, &["verify", "--store", store, "--read-data"], 0);
+    run(a, &["verify", "--read-data"], 0);
+}
+
+/// Goal: a gateway collects by itself; not where its store is a copy, which what it appended would part from its
+/// source.
+#[test]
+fn a_gateway_collects_by_itself_but_not_in_a_copy() {
+    let installation = installation();
+    let (vault, copy) = (installation.path("vault"), installation.path("copy"));
+    let never = ["--compact-every", "never"];
+    let mut gateway = installation
+        .serve_with(vault.as_os_str(), "127.0.0.1:0", &[], &never)
+        .unwrap();
+    let a = installation.linked("anna", &gateway).unwrap();
+    installation.keep_last(&gateway, 1).unwrap();
+    for number in 0..4 {
+        a.write("x.md", format!("{number}\n")).unwrap();
+        run(&a, &["push"], 0);
+    }
+    let operator = installation.operator().unwrap();
+    let (store, to) = (vault.to_str().unwrap(), copy.to_str().unwrap());
+    run(&operator, &["replicate", "--store", store, "--to", to], 0);
+    gateway.kill().unwrap();
+    let compacts = |folder: &Path| {
+        let records = in_folder(folder, "log").into_iter();
+        let envelopes = records.map(|path| zstd::decode_all(&*fs::read(path).unwrap()).unwrap());
+        let is_one = |envelope: &Vec<u8>| {
+            let text = String::from_utf8_lossy(envelope);
+            text.contains("\"kind\":\"compact\"")
+        };
+        envelopes.filter(is_one).count()
+    };
+    let listening = |folder: &Path, said: &str| {
+        let floor = ["--retention-floor", "1s"];
+        let gateway = installation.serve_with(folder.as_os_str(), "127.0.0.1:0", &[], &floor);
+        let gateway = gateway.unwrap();
+        for _ in 0..600 {
+            if fs::read_to_string(&gateway.log).unwrap().contains(said) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("it never said {said}");
+    };
+    listening(&copy, "nothing is collected in a replica");
+    assert_eq!(compacts(&copy), 0);
+    listening(&vault, "\"collected\"");
+    assert_eq!(compacts(&vault), 1);
 }
