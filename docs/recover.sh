@@ -12,105 +12,201 @@
 set -eu
 : "${REPO:?the folder that holds repository.json}"
 [ -n "${LIST:-}" ] || : "${OUT:?a folder that does not exist yet}"
-[ -f "$REPO/repository.json" ] || { echo "no repository.json in $REPO" >&2; exit 1; }
-[ -n "${LIST:-}" ] || [ ! -e "$OUT" ] || { echo "$OUT is there already" >&2; exit 1; }
+fail() { echo "$*" >&2; exit 1; }
+[ -f "$REPO/repository.json" ] || fail "no repository.json in $REPO"
+[ -n "${LIST:-}" ] || [ ! -e "$OUT" ] || fail "$OUT is there already"
 jq -e '.format == 1 and .codec == "zstd" and .cipher == "none"' "$REPO/repository.json" >/dev/null ||
-    { echo "the format is another one than this script reads" >&2; exit 1; }
+    fail "the format is another one than this script reads"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # From byte $2 of file $1 on, $3 bytes.
 part() { tail -c "+$(($2 + 1))" "$1" | head -c "$3"; }
+# Where record $1 lies.
+record() { printf 'log/%020d' "$1"; }
 
-# 1. The bodies of all records, in order, each line with its record's number and the place of its content; and what
-#    the log says about snapshots, each with the record that it names.
-last=999999999999 until='' wanted=''
-case "${AT:-}" in
-'') ;;
-*[!0-9]*) case "$AT" in
-    # A moment, and not a snapshot's name: that has no colon. Milliseconds, as records have them.
-    ????-??-??T*:*.???Z) until=$AT ;;
-    ????-??-??T*:*Z) until=${AT%Z}.000Z ;;
-    *) wanted=$AT ;;
-    esac ;;
-*) last=$AT ;;
-esac
-number=0
-: >"$work/lines"
+# 1. The envelopes of all records: each is the first frame, and one line. What stands after it in the object is of
+#    known length; of a retired record nothing does.
+declare -a parents=() times=() kinds=() criticals=() bodies=() contents=()
+for file in "$REPO"/log/????????????????????; do
+    { envelope=$(zstd -dcq "$file" | head -n 1); } 2>/dev/null
+    printf '%s %s\n' "${file##*/}" "$envelope"
+done | jq -rR 'capture("^(?<name>[0-9]+) (?<line>.*)$") | (.name | tonumber) as $name
+    | (.line | try fromjson catch null) | select(.number? == $name)
+    | "\(.number) \(.parent) \(.time) \(.kind) \(.critical) \(.body_bytes) \(.content_bytes)"' >"$work/records"
+newest=0 compaction=0 removal=0
+while read -r n parent time kind critical body content; do
+    parents[n]=$parent times[n]=$time kinds[n]=$kind criticals[n]=$critical bodies[n]=$body contents[n]=$content
+    case "$kind" in compact) compaction=$n ;; remove) removal=$n ;; esac
+done <"$work/records"
+
+# The body of record $1.
+body() {
+    local file start
+    file=$REPO/$(record "$1")
+    start=$(($(wc -c <"$file") - contents[$1] - bodies[$1]))
+    [ "$start" -gt 16 ] && part "$file" "$start" "${bodies[$1]}" | zstd -dcq 2>/dev/null
+}
+
+# 2. Where somebody has collected: the newest removal says up to which record only envelopes are left. The checkpoint
+#    there, or failing that the next one, is what the log goes on from.
+cut=0 base=0
 : >"$work/snapshots"
-: >"$work/times"
-while :; do
-    [ "$((number + 1))" -le "$last" ] || break
-    name=$(printf 'log/%020d' "$((number + 1))")
-    [ -f "$REPO/$name" ] || break
-    # The envelope is the first frame, and one line. What stands after it in the object is of known length.
-    envelope=$(zstd -dcq "$REPO/$name" 2>/dev/null | head -n 1)
-    read -r found time content body critical kind <<<"$(printf '%s' "$envelope" |
-        jq -r '"\(.number) \(.time) \(.content_bytes) \(.body_bytes) \(.critical) \(.kind)"')"
-    [ "$found" = "$((number + 1))" ] || { echo "$name is damaged" >&2; exit 1; }
-    # Times of one length sort as text.
-    [ -z "$until" ] || ! [ "$time" \> "$until" ] || break
-    number=$found
-    size=$(wc -c <"$REPO/$name")
-    echo "$number $time $kind" >>"$work/times"
-    body() { part "$REPO/$name" "$((size - content - body))" "$body" | zstd -dcq; }
-    case "$kind" in
-    push) ;;
-    # A name for an earlier record.
-    snapshot) body | jq -r '"\(.at) \(.id)"' >>"$work/snapshots"; continue ;;
-    # Entries put back, and a name for how things were just before.
-    rollback) body | head -n 1 | jq -r '"\(.base.number) \(.before)"' >>"$work/snapshots" ;;
-    # Names that are needed no longer. The records that they named are there all the same.
-    forget) body | jq -r '.snapshots[]' >"$work/forgotten"
-        awk 'NR == FNR { gone[$0]; next } !($2 in gone)' "$work/forgotten" "$work/snapshots" >"$work/kept"
-        mv "$work/kept" "$work/snapshots"; continue ;;
-    note | backup) continue ;;
-    *) if [ "$critical" = true ]; then
-           echo "$name is of kind $kind, which this script does not know" >&2; exit 1
-       fi; continue ;;
-    esac
-    body | tail -n +2 | jq -c --arg in "$name" --argjson start "$((size - content))" --argjson record "$number" \
-        '. + {in: $in, start: $start, record: $record}' >>"$work/lines"
-done
-if later=$(printf 'log/%020d' "$((number + 1))") && [ -z "$until" ] && [ "$last" = 999999999999 ] &&
-    ls "$REPO/log" | LC_ALL=C awk -v next_name="${later#log/}" \
-        'length($0) == 20 && $0 > next_name { found = 1 } END { exit !found }'; then
-    echo "$later is missing and later records are there; going on with what is before it" >&2
+: >"$work/expired"
+if [ "$removal" -gt 0 ]; then
+    body "$removal" >"$work/removal" || fail "$(record "$removal") is damaged: it says what stands in for older ones"
+    cut=$(head -n 1 "$work/removal" | jq .cut)
 fi
-[ "$number" -gt 0 ] || { echo "the log is empty, or begins later" >&2; exit 1; }
+if [ "$cut" -gt 0 ]; then
+    # Their names count down, so the oldest come first here.
+    for name in $(ls -r "$REPO/checkpoints"); do
+        case "$name" in 99999999????????????*) n=$((999999999999 - 10#${name:8:12})) ;; *) continue ;; esac
+        [ "$n" -ge "$cut" ] && zstd -dcq "$REPO/checkpoints/$name" >"$work/checkpoint" 2>/dev/null || continue
+        id=$(head -n 1 "$work/checkpoint" | jq -r ".at | select(.number == $n) | .id" 2>/dev/null) || continue
+        [ "$id" = "${parents[n + 1]:-$id}" ] && [ -n "$id" ] && base=$n && break
+    done
+    [ "$base" -gt 0 ] || fail "no checkpoint stands in for the records up to $cut"
+    [ "$base" = "$cut" ] || echo "the checkpoint at record $cut is lost: the records up to $base with it" >&2
+    jq -r '.snapshot // empty | "\(.at) \(.id)"' "$work/checkpoint" >"$work/snapshots"
+    jq -r '.collection.expired[]? | "\(.[0]) \(.[1])"' "$work/checkpoint" >"$work/expired"
+fi
+
+# 3. What the log says besides about snapshots, each with the record that it names, and which states were let go.
+newest=$base
+while [ -n "${kinds[newest + 1]:-}" ]; do
+    newest=$((newest + 1))
+    case "${kinds[newest]}" in snapshot | rollback | forget | compact) ;; *) continue ;; esac
+    body "$newest" >"$work/body" || { echo "$(record "$newest") is damaged" >&2; continue; }
+    case "${kinds[newest]}" in
+    # A name for an earlier record.
+    snapshot) jq -r '"\(.at) \(.id)"' "$work/body" >>"$work/snapshots" ;;
+    # Entries put back, and a name for how things were just before.
+    rollback) head -n 1 "$work/body" | jq -r '"\(.base.number) \(.before)"' >>"$work/snapshots" ;;
+    # Names that are needed no longer. The records that they named are there all the same.
+    forget) jq -r '.snapshots[]' "$work/body" >"$work/forgotten"
+        awk 'FILENAME == ARGV[1] { gone[$0]; next } !($2 in gone)' "$work/forgotten" "$work/snapshots" >"$work/kept"
+        mv "$work/kept" "$work/snapshots" ;;
+    compact) head -n 1 "$work/body" | jq -r '.expired[] | "\(.[0]) \(.[1])"' >>"$work/expired" ;;
+    esac
+done
+[ "$newest" -gt 0 ] || fail "the log is empty, or begins later"
 if [ -n "${LIST:-}" ]; then
-    awk '{ print "record " $1 "  " $2 "  " $3 }' "$work/times"
+    awk 'FILENAME == ARGV[1] { first[NR] = $1; last[NR] = $2; ranges = NR; next }
+        { gone = ""; for (i = 1; i <= ranges; i++) if (first[i] <= $1 && $1 <= last[i]) gone = "  let go"
+          print "record " $1 "  " $3 "  " $4 gone }' "$work/expired" "$work/records"
     awk '{ print "snapshot " $2 "  of record " $1 }' "$work/snapshots"
     exit 0
 fi
-if [ -n "$wanted" ]; then
+
+# 4. Which record is meant, and whether its state is kept.
+number=$newest
+case "${AT:-}" in
+'') ;;
+*[!0-9]*) case "$AT" in
+    # A moment, and not a snapshot's name: that has no colon. Milliseconds, as records have them; times of one
+    # length sort as text.
+    ????-??-??T*:*Z)
+        case "$AT" in *.???Z) until=$AT ;; *) until=${AT%Z}.000Z ;; esac
+        number=0
+        for n in "${!times[@]}"; do
+            [ "$n" -le "$newest" ] && ! [ "${times[n]}" \> "$until" ] || break
+            number=$n
+        done ;;
     # By the whole name, or by what stands after the time in it.
-    awk -v name="$wanted" '$2 == name || substr($2, 22) == name { print $1, $2 }' "$work/snapshots" >"$work/found"
-    case "$(wc -l <"$work/found")" in
-    *1) read -r number name <"$work/found" ;;
-    *) echo "snapshots called $wanted:" >&2; cut -d ' ' -f 2 "$work/found" >&2; exit 1 ;;
-    esac
-    jq -c --argjson last "$number" 'select(.record <= $last)' "$work/lines" >"$work/up-to"
-    mv "$work/up-to" "$work/lines"
+    *)  awk -v name="$AT" '$2 == name || substr($2, 22) == name { print $1, $2 }' "$work/snapshots" >"$work/found"
+        case "$(wc -l <"$work/found")" in
+        *1) read -r number name <"$work/found" ;;
+        *) echo "snapshots called $AT:" >&2; cut -d ' ' -f 2 "$work/found" >&2; exit 1 ;;
+        esac ;;
+    esac ;;
+*) [ "$AT" -ge "$newest" ] || number=$((10#$AT)) ;;
+esac
+[ "$number" -gt 0 ] || fail "the log is empty, or begins later"
+last=$(ls "$REPO/log" | LC_ALL=C awk 'length($0) == 20' | tail -n 1)
+[ "$number" -lt "$newest" ] || [ "$((10#$last))" -le "$newest" ] ||
+    echo "$(record "$((newest + 1))") is missing or damaged; going on with what is before it" >&2
+read -r before after <<<"$(awk -v n="$number" '{ first[NR] = $1; last[NR] = $2 }
+    END { before = after = n
+        do { again = 0
+            for (i = 1; i <= NR; i++) {
+                if (first[i] <= before && before <= last[i]) { before = first[i] - 1; again = 1 }
+                if (first[i] <= after && after <= last[i]) { after = last[i] + 1; again = 1 }
+            }
+        } while (again)
+        print before, after }' "$work/expired")"
+[ "$after" = "$number" ] || fail "the state at record $number was let go; the nearest that are kept are those at" \
+    "$([ "$before" -eq 0 ] || echo "$before and ")$after"
+
+# 5. What made the state, line by line: a tree where one stands in for older records, then the bodies of records in
+#    order, each line with its record's number and the place of its content.
+: >"$work/lines"
+# The entries of tree $1. Its table, the lines with a count, says in which object each page lies.
+tree() {
+    local object offset stored
+    zstd -dcq "$REPO/trees/$1" >"$work/table" 2>/dev/null || fail "trees/$1 is missing or damaged"
+    jq -r --arg own "$1" 'select(has("entries")) | "\(.in // $own) \(.offset) \(.stored)"' "$work/table" >"$work/pages"
+    : >"$work/entries"
+    while read -r object offset stored; do
+        part "$REPO/trees/$object" "$offset" "$stored" 2>/dev/null | zstd -dcq >>"$work/entries" 2>/dev/null ||
+            fail "trees/$object is missing or damaged"
+    done <"$work/pages"
+    # Content that was purged lies nowhere.
+    jq -c 'if .chunks then .chunks |= map(.in //= "purged") else . end' "$work/entries" >>"$work/lines"
+}
+# Where content lies since record $1, a compaction: by object and first byte before.
+moves() {
+    body "$1" >"$work/body" || fail "$(record "$1") is damaged: it says where content lies"
+    tail -n +2 "$work/body" | jq -cs '{type: "moves", moved: (map(. as $line | .frames[]
+        | {key: "\($line.from) \(.[0])",
+           value: (if $line.to then {in: "packs/\($line.to)", offset: .[1]} else {in: "purged"} end)})
+        | from_entries)}' >>"$work/lines"
+}
+if [ "$number" -lt "$cut" ]; then
+    id=$(tail -n +2 "$work/removal" | jq -r "select(.from <= $number and $number <= .to) | .tree.id")
+    [ -n "$id" ] || fail "nothing stands in for record $number"
+    tree "$id"
+    base=$number
+elif [ "$number" -lt "$base" ]; then
+    fail "the state at record $number is lost with the checkpoint at record $cut"
+elif [ "$base" -gt 0 ]; then
+    tree "$(head -n 1 "$work/checkpoint" | jq -r .tree.id)"
 fi
+for ((n = base + 1; n <= number; n++)); do
+    name=$(record "$n")
+    case "${kinds[n]}" in
+    push | rollback) ;;
+    compact) moves "$n"; continue ;;
+    snapshot | forget | note | backup | hold | remove) continue ;;
+    *) [ "${criticals[n]}" != true ] || fail "$name is of kind ${kinds[n]}, which this script does not know"
+        continue ;;
+    esac
+    body "$n" >"$work/body" || fail "$name is damaged; what is before it comes back with AT=$((n - 1))"
+    tail -n +2 "$work/body" | jq -c --arg in "$name" --argjson start "$(($(wc -c <"$REPO/$name") - contents[n]))" \
+        '. + {in: $in, start: $start}' >>"$work/lines"
+done
+# Moves reach earlier states: the newest compaction says where everything is that they name.
+[ "$compaction" -le "$number" ] || moves "$compaction"
 mkdir -p "$OUT"
 
-# 2. The fold: path -> entry, with every chunk in an object and at an offset of its own.
+# 6. The fold: path -> entry, with every chunk in an object and at an offset of its own.
 jq -n 'reduce inputs as $line ({};
     $line.path as $path
-    | if $line.type == "delete" then del(.[$path])
+    | if $line.type == "moves" then
+        map_values(if .chunks then .chunks |= map(. + ($line.moved["\(.in) \(.offset)"] // {})) else . end)
+      elif $line.type == "delete" then del(.[$path])
       elif $line.type == "file" then
         (if $line.keep then .[$path].chunks[:$line.keep] else [] end) as $kept
-        | .[$path] = ($line | del(.path, .in, .start, .record, .keep))
+        | .[$path] = ($line | del(.path, .in, .start, .keep))
         | .[$path].chunks = $kept + [($line.chunks // [])[]
             | if .in then . else . + {in: $line.in, offset: (.offset + $line.start)} end]
-      else .[$path] = ($line | del(.path, .in, .start, .record)) end)' "$work/lines" >"$work/tree"
+      else .[$path] = ($line | del(.path, .in, .start)) end)
+    | map_values(if any(.chunks[]?; .in == "purged") then .type = "purged" else . end)' "$work/lines" >"$work/tree"
 
-# 3. Folders, then files chunk by chunk, then links: nothing is ever written through a link.
+# 7. Folders, then files chunk by chunk, then links: nothing is ever written through a link.
 #    Fields end with a null byte, since names may hold anything else.
 safe() {
     case "/$1/" in
-    *//* | */../* | */./*) echo "a path leads elsewhere: $1" >&2; exit 1 ;;
+    *//* | */../* | */./*) fail "a path leads elsewhere: $1" ;;
     esac
 }
 fields() {
@@ -163,6 +259,11 @@ while IFS= read -r -d '' path; do
     case "$path" in */*) mkdir -p "$OUT/${path%/*}" ;; esac
     ln -s "$target" "$OUT/$path"
 done <"$work/links"
+
+fields purged '[.key]' >"$work/purged"
+while IFS= read -r -d '' path; do
+    echo "purged: $path" >&2
+done <"$work/purged"
 
 echo "record $number: $files files in $OUT, $bad damaged"
 [ "$bad" -eq 0 ]

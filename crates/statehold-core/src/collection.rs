@@ -128,7 +128,7 @@ impl Collection {
     }
 
     /// Takes in what a compaction lets go.
-    pub(crate) fn compact(&mut self, number: u64, compact: &CompactBody) {
+    pub fn compact(&mut self, number: u64, compact: &CompactBody) {
         self.expired.extend(&compact.expired);
         for pack in &compact.condemned {
             let condemned = Condemned {
@@ -146,7 +146,7 @@ impl Collection {
     }
 
     /// Takes in what a removal says.
-    pub(crate) fn remove(&mut self, number: u64, remove: &RemoveBody) {
+    pub fn remove(&mut self, number: u64, remove: &RemoveBody) {
         for pack in &remove.packs {
             if let Some(condemned) = self.condemned.get_mut(pack) {
                 condemned.removed = true;

@@ -174,6 +174,14 @@ pub enum InvalidEntry {
 }
 
 impl Entry {
+    /// Whether content of it was purged, so that nobody gets it back. Said of entries of a state.
+    pub fn is_purged(&self) -> bool {
+        match self {
+            Self::File(file) => file.chunks.iter().any(|chunk| chunk.at.object.is_none()),
+            Self::Symlink { .. } | Self::Directory => false,
+        }
+    }
+
     /// What decides whether two sides are equal.
     pub fn signature(&self) -> Signature {
         match self {

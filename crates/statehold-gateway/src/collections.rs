@@ -78,6 +78,18 @@ impl Gateway {
 
     /// One pass over all repositories. False where another one may do better.
     async fn collect_everywhere(&self) -> bool {
+        // What was appended there would part it from its source.
+        match self.awaits_promotion().await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("nothing is collected in a replica that nobody has gone on with");
+                return true;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "whether the store is a replica is not known");
+                return false;
+            }
+        }
         let (clock, entropy) = self.environment();
         let repositories = every_repository(self.hosts().store(), clock, entropy).await;
         let repositories = match repositories {

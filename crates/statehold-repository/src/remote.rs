@@ -281,41 +281,63 @@ async fn load_until(remote: &dyn Remote, at: Point, is_told: bool) -> (Result<Lo
 
 async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>) -> Result<Loaded> {
     let mut from = at;
-    let mut damage = String::new();
+    let mut damaged = None;
     loop {
-        let mut opening = match remote.open(from).await {
-            // No older way leads there: what was passed over is what stood for it.
-            Err(Error::Expired { .. }) if from != at => {
-                return Err(Error::damaged("what stands in for records", damage));
+        let loaded = load_from(remote, from, at).await;
+        match (loaded, damaged.take()) {
+            (Ok(Ok(loaded)), _) => return Ok(loaded),
+            // What stands in for retired records has no older one to fall back on.
+            (Err(Error::Retired { .. } | Error::Expired { .. }), Some(damaged)) => {
+                return Err(damaged);
             }
-            opening => opening?,
-        };
-        let moves = opening.moves.take();
-        let checkpoint = opening.checkpoint.as_ref();
-        let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
-        match fold_opening(remote, opening, at).await {
-            Ok((mut loading, more)) => {
-                // An older one than asked for comes with the records up to itself.
-                if more || from != at {
-                    loading.follow(at).await?;
-                }
-                let overdue = loading.overdue;
-                let mut state = loading.follower.into_state();
-                if let Some(moves) = moves {
-                    follow_moves(&mut state, &moves);
-                }
-                return Ok(Loaded { state, overdue });
-            }
-            Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
+            (Err(error), _) => return Err(error),
+            (Ok(Err(PassedOver { at, error })), _) => {
                 // A checkpoint is a cache, so one that can't be used is no more than worth a line.
                 tracing::warn!(%error, "a checkpoint cannot be used; taking an older one");
-                damage = error.to_string();
+                if let Error::Damaged { object, reason } = &error {
+                    damaged = Some(Error::damaged(object, reason));
+                }
                 passed_over.push(error);
-                from = Point::Record(after.unwrap_or_default().saturating_sub(1));
+                from = Point::Record(at.saturating_sub(1));
             }
-            Err(error) => return Err(error),
         }
     }
+}
+
+/// A checkpoint that can't be used.
+struct PassedOver {
+    at: u64,
+    error: Error,
+}
+
+/// Reads a state with the newest checkpoint before a point.
+async fn load_from(
+    remote: &dyn Remote,
+    from: Point,
+    at: Point,
+) -> Result<Result<Loaded, PassedOver>> {
+    let mut opening = remote.open(from).await?;
+    let moves = opening.moves.take();
+    let checkpoint = opening.checkpoint.as_ref();
+    let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
+    let (mut loading, more) = match fold_opening(remote, opening, at).await {
+        Ok(folded) => folded,
+        Err(error @ Error::Damaged { .. }) if after.is_some_and(|after| after > 0) => {
+            let at = after.unwrap_or_default();
+            return Ok(Err(PassedOver { at, error }));
+        }
+        Err(error) => return Err(error),
+    };
+    // An older one than asked for comes with the records up to itself.
+    if more || from != at {
+        loading.follow(at).await?;
+    }
+    let overdue = loading.overdue;
+    let mut state = loading.follower.into_state();
+    if let Some(moves) = moves {
+        follow_moves(&mut state, &moves);
+    }
+    Ok(Ok(Loaded { state, overdue }))
 }
 
 /// The state at the last record of an opening, or at a point if that comes first.

@@ -279,6 +279,15 @@ impl Repository {
         self.recent().push(stored);
     }
 
+    /// Forgets the records up to one, so that what was cut away in the store is had from nowhere here.
+    pub(crate) fn forget(&self, last: u64) {
+        let mut recent = self.recent();
+        let first = recent.records.front();
+        if first.is_some_and(|first| first.record.envelope.number <= last) {
+            *recent = Recent::default();
+        }
+    }
+
     /// A record, from memory or the store.
     pub async fn record(&self, number: u64) -> Result<Option<StoredRecord>> {
         if let Some(found) = self.recent().get(number) {
@@ -292,29 +301,35 @@ impl Repository {
 
     /// The records of a range that is known to exist. What lies in a whole segment comes out of it.
     async fn range(&self, from: u64, to: u64) -> Result<Vec<StoredRecord>> {
+        self.range_of(from, to, to).await
+    }
+
+    /// The same of a log that is known to go on up to a record: then a segment has what of it is wanted, also
+    /// where it goes past the range.
+    async fn range_of(&self, from: u64, to: u64, known: u64) -> Result<Vec<StoredRecord>> {
         let mut parts = Vec::new();
         let mut next = from;
         while next <= to {
             let (_, end) = segment_of(next);
-            let worth_it = end - next + 1 >= SEGMENT_WORTH_RECORDS;
-            let last = if worth_it && end <= to { end } else { next };
-            parts.push((next, last));
+            let there = end.min(to);
+            let worth_it = there - next + 1 >= SEGMENT_WORTH_RECORDS && (end <= to || end <= known);
+            let last = if worth_it { there } else { next };
+            parts.push((next, last, worth_it));
             next = last + 1;
         }
-        let read = |(from, to): (u64, u64)| async move {
+        let read = |(from, to, worth_it): (u64, u64, bool)| async move {
             let (begin, end) = segment_of(from);
-            if to == end
-                && from < to
+            if worth_it
                 && self.recent().get(from).is_none()
                 && let Some(mut records) = self.segment(begin, end).await?
             {
-                records.retain(|stored| stored.record.envelope.number >= from);
+                records.retain(|stored| (from..=to).contains(&stored.record.envelope.number));
                 return Ok((records, true));
             }
             Ok::<_, Error>((self.one_by_one(from, to).await?, false))
         };
         // What vouches for the last segment is read meanwhile.
-        let ends_in_segment = parts.last().is_some_and(|(from, to)| from < to);
+        let ends_in_segment = parts.last().is_some_and(|(_, _, worth_it)| *worth_it);
         let end = async {
             match ends_in_segment {
                 true => self.record(to).await,
@@ -392,7 +407,7 @@ impl Repository {
     /// who makes sure of that record in another way.
     pub async fn records_if_near(&self, after: u64) -> Result<Batch> {
         let next = self.next_records(after).await?;
-        if next.is_all {
+        if next.is_all || next.is_retired() {
             return Ok(next.batch());
         }
         let numbers = self.first_numbers_after(next.last(after)).await?;
@@ -517,6 +532,11 @@ impl Next {
         after + self.records.len() as u64
     }
 
+    /// Whether the last is retired. Whoever meets such records goes on from a checkpoint, so few are enough.
+    fn is_retired(&self) -> bool {
+        self.records.last().is_some_and(StoredRecord::is_retired)
+    }
+
     fn batch(self) -> Batch {
         Batch {
             more: !self.is_all,
@@ -561,7 +581,7 @@ impl Remote for Repository {
 
     async fn records(&self, after: u64) -> Result<Batch> {
         let next = self.next_records(after).await?;
-        if next.is_all {
+        if next.is_all || next.is_retired() {
             return Ok(next.batch());
         }
         let numbers = self.numbers_after(next.last(after)).await?;

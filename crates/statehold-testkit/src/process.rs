@@ -9,7 +9,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use statehold_core::id::{MachineId, Nonce};
+use statehold_core::record::{Body, DraftHead, ForgetBody, Kind};
+use statehold_core::retention::Policy;
+use statehold_repository::Remote as _;
+use statehold_repository::format::record::StoredDraft;
+use statehold_repository::remote::load;
+use statehold_repository::wire::key::Key;
+use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use tempfile::TempDir;
+
+use crate::environment::SeededEntropy;
 
 /// How long a gateway may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -181,6 +191,52 @@ impl Installation {
         let said: serde_json::Value = serde_json::from_str(ran.expect(0)?.out.trim())?;
         let invite = said["invite"].as_str().context("an invite was printed")?;
         Ok(invite.to_owned())
+    }
+
+    /// The operator's key, which the gateway left at its first start.
+    pub fn operator_key(&self) -> Result<PathBuf> {
+        Ok(self.operator()?.home.join("config/statehold/keys/operator"))
+    }
+
+    /// A machine that may do anything in the repository.
+    pub fn owner(&self, gateway: &RunningGateway) -> Result<RealMachine> {
+        let owner = self.machine("owner")?;
+        owner.run(&["init", "--preset", "plain"])?.expect(0)?;
+        let key = self.operator_key()?;
+        let key = key.to_string_lossy();
+        let link = ["link", &gateway.url, "--key-file", &key, "--role", "own"];
+        owner.run(&link)?.expect(0)?;
+        Ok(owner)
+    }
+
+    /// Says that only the newest so many states are kept, however young they are. The command line
+    /// keeps at least a week.
+    pub fn keep_last(&self, gateway: &RunningGateway, last: u32) -> Result<()> {
+        let key = fs::read_to_string(self.operator_key()?)?;
+        let key: Key = key.trim().parse()?;
+        tokio::runtime::Runtime::new()?.block_on(async {
+            let address = GatewayAddress::parse(&gateway.url)?;
+            let client = GatewayClient::new(&address, Some(&key), None)?;
+            let remote = GatewayRemote::connect(client).await?;
+            let state = load(&remote).await?.state;
+            let policy = Policy {
+                within_days: 0,
+                last,
+                ..Policy::default()
+            };
+            let body = Body::Forget(ForgetBody {
+                base: state.head,
+                snapshots: Vec::new(),
+                policy: Some(policy),
+            });
+            let entropy = SeededEntropy::new(7);
+            let (machine, nonce) = (MachineId::random(&entropy), Nonce::random(&entropy));
+            let head = DraftHead::new(Kind::Forget, machine, nonce, Vec::new());
+            remote
+                .append(&StoredDraft::new(head, body, &[])?, &state)
+                .await?;
+            Ok(())
+        })
     }
 
     /// A machine with a workspace that is linked through a gateway, by an invite of its own.

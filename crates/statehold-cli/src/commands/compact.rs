@@ -21,8 +21,8 @@ use crate::report::{Appended, record_append};
 #[command(
     after_help = "What goes is said by `statehold forget` and by snapshots. Content that is still needed is
 moved together; the rest is condemned, and deleted by a later run when 7 days have passed.
-Machines go on pushing and pulling meanwhile. A gateway does this by itself where
-`statehold serve --compact-every` says so; by hand it takes a key of the role maintain.
+Machines go on pushing and pulling meanwhile. A gateway does this by itself once a week, or
+as `statehold serve --compact-every` says; by hand it takes a key of the role maintain.
 
 Examples:
   statehold compact --dry

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use statehold_core::collection::Collection;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Direction, Strategy};
 use statehold_core::rules::{RuleSet, Verdict};
@@ -217,7 +218,10 @@ async fn show(args: &DemoArgs, scratch: &Path, output: Output) -> Result<(Vec<St
     output.line("\nThe history, as `statehold log` shows it on A:");
     let own = a.engine.workspace().settings().machine.id;
     for stored in a.remote.records(0).await?.records.iter().rev() {
-        output.line(log::describe(&log::row(stored), own));
+        output.line(log::describe(
+            &log::row(stored, &Collection::default()),
+            own,
+        ));
     }
     output.line(format!(
         "\nBoth machines hold the same {}; the history has {}, each with everything before it.",

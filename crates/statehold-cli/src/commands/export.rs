@@ -75,6 +75,14 @@ pub(super) fn run(args: &ExportArgs, global: &GlobalArgs, output: Output) -> Res
             (None, newest) => newest,
             (Some(when), newest) => load_at(&*remote, when.point(&newest)?).await?,
         };
+        let mut entries = state.tree.iter();
+        if let Some((path, _)) = entries.find(|(_, entry)| entry.is_purged()) {
+            bail!(
+                "content of {path} was purged, so record {} cannot be exported whole; in a workspace, \
+                 `statehold restore --all` brings everything else",
+                state.head.number
+            );
+        }
         let progress = progress(output);
         // Listened for from here on, so that nothing half made is left by an end that was asked for.
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::id::MachineId;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
@@ -23,9 +24,14 @@ use crate::when::local;
 
 /// Show the newest records, or those that touched a path
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "A state that was let go is marked so: nothing brings it back. Of a record that is retired, what it
+changed is told no more; the state at it may be kept all the same.
+
+Examples:
   statehold log
-  statehold log memory/notes.md --limit 5")]
+  statehold log memory/notes.md --limit 5"
+)]
 pub(crate) struct LogArgs {
     /// A file or folder, from the folder you are in
     path: Option<String>,
@@ -47,6 +53,10 @@ pub(super) struct Row {
     /// What else it says.
     #[serde(skip_serializing_if = "Option::is_none")]
     says: Option<String>,
+    /// Whether the state at it is kept. Otherwise it was let go, and nothing brings it back.
+    kept: bool,
+    /// Whether its envelope is all that is left of it, so that what it changed is told no more.
+    retired: bool,
 }
 
 /// The records of a log, from one back to the first. They are read in aligned runs, which are few
@@ -86,26 +96,38 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
         Some(typed) => typed_path::within(&workspace, &folder, typed)?,
         None => None,
     };
-    let (rows, own) = block_on(async {
+    let (rows, own, untold) = block_on(async {
         let connection = Connection::of(workspace, output, None).await?;
         let own = connection.engine.workspace().settings().machine.id;
         let mut rows = Vec::new();
-        let newest = connection.engine.remote_state().await?.head.number;
-        let mut records = Backwards::from(&*connection.remote, newest);
+        let newest = connection.engine.remote_state().await?;
+        let mut records = Backwards::from(&*connection.remote, newest.head.number);
         while rows.len() < args.limit {
             let Some(stored) = records.next().await? else {
                 break;
             };
-            let row = row(&stored);
+            // So are all before it.
+            if path.is_some() && is_retired(&stored, &newest.collection) {
+                break;
+            }
+            let row = row(&stored, &newest.collection);
             rows.extend(match &path {
                 Some(path) => row.about(path),
                 None => Some(row),
             });
         }
-        Ok((rows, own))
+        let is_short = rows.len() < args.limit;
+        let untold = path.is_some() && is_short && newest.collection.cut > 0;
+        Ok((rows, own, untold.then_some(newest.collection.cut)))
     })?;
     for row in &rows {
         output.line(describe(row, own));
+    }
+    if let Some(cut) = untold {
+        output.line(format!(
+            "what records up to {cut} changed is told no more; `statehold versions` looks into the states \
+             that are kept of them"
+        ));
     }
     if rows.is_empty() {
         output.line(match &path {
@@ -117,8 +139,8 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
     Ok(Exit::Done.into())
 }
 
-/// The record as a row.
-pub(super) fn row(stored: &StoredRecord) -> Row {
+/// The record as a row, by what is kept.
+pub(super) fn row(stored: &StoredRecord, collection: &Collection) -> Row {
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
     if let Some(push) = stored.record.body.changes() {
         changed = push
@@ -138,7 +160,15 @@ pub(super) fn row(stored: &StoredRecord) -> Row {
         changed,
         deleted,
         says: said(&stored.record.body),
+        kept: !collection.expired.contains(envelope.number),
+        retired: is_retired(stored, collection),
     }
+}
+
+/// Whether the envelope is all that is left of a record, or all that whoever still has it in memory will have
+/// of it soon.
+pub(super) fn is_retired(stored: &StoredRecord, collection: &Collection) -> bool {
+    stored.is_retired() || stored.record.envelope.number <= collection.cut
 }
 
 /// What a record says besides the paths it touches.
@@ -167,13 +197,12 @@ fn said(body: &Body) -> Option<String> {
             Some(format!("deletes {packs} packs, retires up to record {cut}"))
         }
         Body::Hold(hold) => Some(format!("{} packs", hold.packs.len())),
-        Body::Retired => Some("(retired)".into()),
         Body::Fence(_) => Some("ends this log".into()),
         Body::Promote(promote) => Some(format!(
             "epoch {}, from record {}",
             promote.epoch, promote.from.number
         )),
-        Body::Push(_) | Body::Registry(_) | Body::Unknown => None,
+        Body::Push(_) | Body::Registry(_) | Body::Retired | Body::Unknown => None,
     }
 }
 
@@ -204,12 +233,23 @@ pub(super) fn describe(row: &Row, own: MachineId) -> String {
     };
     let says = row.says.iter().map(|says| format!("{says} "));
     format!(
-        "{:>6}  {local}  {machine:<12}  {} {}{}{more}",
+        "{:>6}  {local}  {machine:<12}  {}{} {}{}{more}",
         row.number,
         row.kind,
+        left_of(row.kept, row.retired),
         says.collect::<String>(),
         shown.join(" ")
     )
+}
+
+/// What is left of a state and of its record, where that isn't all.
+pub(super) const fn left_of(kept: bool, retired: bool) -> &'static str {
+    match (kept, retired) {
+        (true, false) => "",
+        (true, true) => " (retired)",
+        (false, false) => " (let go)",
+        (false, true) => " (let go, retired)",
+    }
 }
 
 /// A machine, as short as people tell them apart.

@@ -40,6 +40,7 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
   pass show bucket | statehold serve --store s3://team-state/agents --credentials-stdin
   statehold serve --store s3://team-state/agents --replicate-to s3://team-copy/agents \\
       --drill-every weekly --compact-every daily
+  statehold serve --store s3://locked-state/agents --compact-every never    (it deletes nothing)
   statehold serve --store /srv/statehold --listen 0.0.0.0:7411 \\
       --tls-cert fullchain.pem --tls-key privkey.pem")]
 pub(crate) struct ServeArgs {
@@ -72,7 +73,7 @@ pub(crate) struct ServeArgs {
     drill_every: Option<Duration>,
     /// Let earlier states go that nothing keeps any more, and delete what only they needed, so often:
     /// weekly, daily, a length of time such as 6h, or never
-    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "never")]
+    #[arg(long, value_name = "RHYTHM", value_parser = compacting, default_value = "weekly")]
     compact_every: Compacting,
     /// Hold what was condemned for so long before it is deleted; less than a day is for tests
     #[arg(long, value_name = "LENGTH", value_parser = duration::parse, default_value = "7d")]

@@ -9,13 +9,16 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::Entry;
 use statehold_core::id::MachineId;
 use statehold_core::path::RepoPath;
-use statehold_core::record::Kind;
+use statehold_core::point::Point;
+use statehold_core::record::{Envelope, Kind};
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
+use statehold_repository::Remote;
 use statehold_repository::format::record::StoredRecord;
+use statehold_repository::remote::load_at;
 
-use super::log::{Backwards, by};
+use super::log::{Backwards, by, is_retired, left_of};
 use super::{GlobalArgs, block_on};
 use crate::connection::{Connection, find_workspace};
 use crate::exit::Exit;
@@ -25,10 +28,15 @@ use crate::when::local;
 
 /// Show the versions of a file, the newest first, deletions included
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "A version at a state that was let go is marked so: nothing brings it back. Of records that are
+retired, the versions in the states that are kept are shown.
+
+Examples:
   statehold versions memory/notes.md
   statehold cat memory/notes.md --at 17          (a version's record)
-  statehold restore memory/notes.md 17")]
+  statehold restore memory/notes.md 17"
+)]
 pub(crate) struct VersionsArgs {
     /// The file, from the folder you are in
     path: String,
@@ -64,7 +72,14 @@ struct Version {
     content: Content,
     /// Snapshots of the time in which it was the newest.
     snapshots: Vec<SnapshotId>,
+    /// Whether the state at this record is kept. Otherwise it was let go, and nothing brings it back.
+    kept: bool,
+    /// Whether this record made it; otherwise one did that came before and is retired.
+    exact: bool,
 }
+
+/// Listings of states before the records that are retired that are looked into at most.
+const LISTINGS_MAX: usize = 64;
 
 pub(super) fn run(args: &VersionsArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let folder = global.directory()?;
@@ -91,10 +106,17 @@ pub(super) fn run(args: &VersionsArgs, global: &GlobalArgs, output: Output) -> R
             let Some(stored) = records.next().await? else {
                 break;
             };
+            if is_retired(&stored, &newest.collection) {
+                let remote = &*connection.remote;
+                earlier(remote, &path, &newest, args.limit, &mut versions).await?;
+                break;
+            }
             let Some(content) = content_at(&stored, &path) else {
                 continue;
             };
-            let version = version(&stored, content, &newest, until);
+            let envelope = &stored.record.envelope;
+            let mut version = version(envelope, content, &newest, until);
+            version.exact = true;
             until = version.record.saturating_sub(1);
             versions.push(version);
         }
@@ -118,7 +140,49 @@ fn content_at(stored: &StoredRecord, path: &RepoPath) -> Option<Content> {
     }
     let mut upserts = changes.upserts.iter();
     let upsert = upserts.find(|upsert| upsert.path == *path)?;
-    Some(match &upsert.entry {
+    Some(content_of(&upsert.entry))
+}
+
+/// Adds what the states show that are kept of records that are retired: the first one after them, and then
+/// those before, the newest first. Each version is shown at the earliest of these states that has it.
+async fn earlier(
+    remote: &dyn Remote,
+    path: &RepoPath,
+    newest: &State,
+    limit: usize,
+    versions: &mut Vec<Version>,
+) -> Result<()> {
+    let collection = &newest.collection;
+    let (_, first) = collection.nearest(collection.cut);
+    let oldest = versions.last().map_or(u64::MAX, |version| version.record);
+    let listings = collection.listings.iter().rev().take(LISTINGS_MAX);
+    let states = std::iter::once((first, newest.head.number))
+        .filter(|(first, _)| oldest > *first)
+        .chain(listings.map(|listing| (listing.from, listing.to)));
+    // From its first state to its last one, as far as was looked.
+    let mut found: Vec<(u64, u64, Content)> = Vec::new();
+    let room = limit.saturating_sub(versions.len());
+    for (from, to) in states {
+        let state = load_at(remote, Point::Record(from)).await?;
+        let is_full = found.len() == room;
+        let there = state.tree.get(path.as_str()).map(content_of);
+        match (found.last_mut(), there) {
+            (Some(later), Some(there)) if later.2 == there => later.0 = from,
+            _ if is_full => break,
+            (_, Some(there)) => found.push((from, to, there)),
+            (_, None) => {}
+        }
+    }
+    for (from, to, content) in found {
+        let record = remote.records_until(from - 1, from).await?;
+        let envelopes = record.iter().map(|stored| &stored.record.envelope);
+        versions.extend(envelopes.map(|envelope| version(envelope, content.clone(), newest, to)));
+    }
+    Ok(())
+}
+
+fn content_of(entry: &Entry) -> Content {
+    match entry {
         Entry::File(file) => Content::File {
             size: file.size,
             digest: file.digest,
@@ -128,11 +192,10 @@ fn content_at(stored: &StoredRecord, path: &RepoPath) -> Option<Content> {
             target: target.clone(),
         },
         Entry::Directory => Content::Directory,
-    })
+    }
 }
 
-fn version(stored: &StoredRecord, content: Content, newest: &State, until: u64) -> Version {
-    let envelope = &stored.record.envelope;
+fn version(envelope: &Envelope, content: Content, newest: &State, until: u64) -> Version {
     let record = envelope.number;
     let snapshots = newest
         .snapshots
@@ -145,6 +208,8 @@ fn version(stored: &StoredRecord, content: Content, newest: &State, until: u64) 
         machine: envelope.draft.machine,
         content,
         snapshots: snapshots.map(|(id, _)| id.clone()).collect(),
+        kept: !newest.collection.expired.contains(record),
+        exact: false,
     }
 }
 
@@ -171,10 +236,14 @@ fn describe(version: &Version, own: MachineId) -> String {
         Kind::Rollback => "  (rolled back)",
         _ => "",
     };
+    let left = left_of(version.kept, !version.exact);
+    let machine = match version.exact {
+        true => by(version.machine, own),
+        false => "or before".into(),
+    };
     format!(
-        "{:>6}  {}  {:<12}  {what}{back}{kept}",
+        "{:>6}  {}  {machine:<12}  {what}{back}{kept}{left}",
         version.record,
         local(version.time),
-        by(version.machine, own)
     )
 }

@@ -5,6 +5,8 @@ mod agent_workspace;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod collected;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod demo;

@@ -45,7 +45,7 @@ fn tree(root: &Path) -> Tree {
 }
 
 /// Whether the page's tools are there. Where they must be, they are missed loudly.
-fn has_tools() -> bool {
+pub(crate) fn has_tools() -> bool {
     let missing: Vec<&str> = ["bash", "zstd", "jq", "head", "tail"]
         .into_iter()
         .filter(|tool| Command::new(tool).arg("--version").output().is_err())
@@ -57,6 +57,14 @@ fn has_tools() -> bool {
     assert!(!in_ci, "recovery by hand needs {missing:?}");
     println!("SKIP: recovery by hand needs {missing:?}");
     false
+}
+
+/// The script, for a repository.
+pub(crate) fn script(repository: &Path) -> Command {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recover.sh");
+    let mut command = Command::new("bash");
+    command.arg(script).env("REPO", repository).env_remove("AT");
+    command
 }
 
 struct Scratch(tempfile::TempDir);
@@ -77,13 +85,7 @@ impl Scratch {
     }
 
     fn script(&self) -> Command {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recover.sh");
-        let mut command = Command::new("bash");
-        command
-            .arg(script)
-            .env("REPO", self.at("repository"))
-            .env_remove("AT");
-        command
+        script(&self.at("repository"))
     }
 
     fn recover(&self, out: &str, at: Option<&str>) -> Output {
@@ -151,7 +153,7 @@ fn noise(length: usize) -> Vec<u8> {
     (0..).flat_map(block).take(length).collect()
 }
 
-fn append(path: &Path, content: &[u8]) {
+pub(crate) fn append(path: &Path, content: &[u8]) {
     let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
     file.write_all(content).unwrap();
 }

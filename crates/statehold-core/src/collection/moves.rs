@@ -55,6 +55,21 @@ impl Moves {
         self.frames.get(&from).copied()
     }
 
+    /// Where frames of an object, by their first bytes in it, lie besides: now, and before they came to it.
+    pub fn beside(&self, object: ContentObject) -> BTreeMap<u64, Vec<Place>> {
+        let mut beside: BTreeMap<u64, Vec<Place>> = BTreeMap::new();
+        for (from, to) in self.iter() {
+            let Some((pack, offset)) = to else { continue };
+            let now = (ContentObject::Pack(pack), offset);
+            if from.0 == object {
+                beside.entry(from.1).or_default().push(now);
+            } else if now.0 == object {
+                beside.entry(now.1).or_default().push(from);
+            }
+        }
+        beside
+    }
+
     /// Where a location lies now. One that was purged lies nowhere: it names no object.
     pub fn moved(&self, at: Location) -> Location {
         let to = at.object.and_then(|object| self.of((object, at.offset)));

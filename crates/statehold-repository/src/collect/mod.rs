@@ -256,10 +256,11 @@ impl<'a> Collector<'a> {
     async fn remove_after(&self, look: &Look) -> Result<Removed> {
         let (packs, cut) = self.due(look);
         let collection = &look.state.collection;
-        if packs.is_empty() && cut == collection.cut {
+        let is_ended = look.state.fenced.is_some();
+        if is_ended || packs.is_empty() && cut == collection.cut {
             let deleted = self.finish(&look.state, look, &[]).await?;
             return Ok(Removed {
-                cut,
+                cut: collection.cut,
                 listings: collection.listings.len(),
                 deleted,
                 ..Removed::default()
@@ -379,7 +380,9 @@ impl<'a> Collector<'a> {
         }
         let listed = look.objects.keys().map(String::as_str);
         let collection = &state.collection;
-        removal::run(self.repository.store(), collection, listed, trees).await
+        let deleted = removal::run(self.repository.store(), collection, listed, trees).await?;
+        self.repository.forget(collection.cut);
+        Ok(deleted)
     }
 
     async fn append(

@@ -108,6 +108,10 @@ pub(super) fn purged(moves: &Moves) -> impl Iterator<Item = Place> {
 
 /// Decides what to do.
 pub(super) fn plan(look: &Look, wish: Wish) -> Plan {
+    // A log that was ended takes no record more.
+    if look.state.fenced.is_some() {
+        return Plan::default();
+    }
     let collection = &look.state.collection;
     let expiry = collection
         .policy()

@@ -104,13 +104,23 @@ impl Drill<'_> {
         Ok(Receipt::of(repository, times, self.seed, run.restores))
     }
 
-    /// One of the records before the newest.
+    /// One of the records before the newest whose states are kept.
     fn draw(&self, newest: &State) -> Option<u64> {
-        let earlier = newest.head.number.checked_sub(1).filter(|it| *it > 0)?;
+        let earlier = newest.head.number.checked_sub(1)?;
+        let kept = || newest.collection.expired.gaps(earlier);
+        let count: u64 = kept().map(|(first, last)| last - first + 1).sum();
         let digest = Digest::of(&self.seed.to_be_bytes());
         let drawn = digest.as_bytes().first_chunk().copied();
         let drawn = u64::from_be_bytes(drawn.unwrap_or_default());
-        Some(1 + drawn % earlier)
+        let mut left = drawn.checked_rem(count)?;
+        for (first, last) in kept() {
+            let here = last - first + 1;
+            if left < here {
+                return Some(first + left);
+            }
+            left -= here;
+        }
+        None
     }
 }
 
@@ -118,7 +128,8 @@ impl Drill<'_> {
 struct Run<'a> {
     drill: &'a Drill<'a>,
     scratch: Arc<Scratch>,
-    /// The digest of each record's listing that was restored: the second store is held to the first.
+    /// The digest of each record's listing that was restored: the second store is held to the first. Where content
+    /// lies may differ, since a copy may be behind a compaction.
     roots: BTreeMap<u64, Digest>,
     restores: Vec<Restore>,
 }
@@ -175,6 +186,7 @@ impl Run<'_> {
         restore.record = Some(state.head);
         let root = state.tree.root();
         restore.root = Some(root);
+        let root = state.tree.root_wherever();
         let known = *self.roots.entry(state.head.number).or_insert(root);
         if known != root {
             let reason = format!("its listing is {root}, and it was {known} before");

@@ -90,6 +90,9 @@ pub struct Restore {
     pub files: u64,
     /// Files whose content, at the same place in the store, had been restored in this drill before.
     pub restored_before: u64,
+    /// Files whose content was purged, so that nobody gets it back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub purged: u64,
     /// Bytes that were written to scratch space and read back.
     pub bytes: u64,
     /// How long it took.
@@ -110,6 +113,11 @@ pub struct Problem {
     pub reason: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Restore {
     pub(super) fn new(side: Side, from: &str, what: What) -> Self {
         Self {
@@ -122,6 +130,7 @@ impl Restore {
             entries: 0,
             files: 0,
             restored_before: 0,
+            purged: 0,
             bytes: 0,
             seconds: 0.0,
             problems: Vec::new(),

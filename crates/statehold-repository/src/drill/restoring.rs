@@ -60,6 +60,10 @@ impl<'a> Restorer<'a> {
         let mut wanted = Wanted::new();
         for (path, entry) in tree.iter() {
             let Entry::File(file) = entry else { continue };
+            if entry.is_purged() {
+                restore.purged += 1;
+                continue;
+            }
             let place = place_of(file);
             if self.good.contains(&place) {
                 restore.restored_before += 1;

@@ -206,6 +206,27 @@ impl Repository {
             .map(drop)
     }
 
+    /// Leaves out the checkpoints that are deleted where the log is cut, and puts in the one at the cut, which
+    /// is written later than some that come after it.
+    async fn cut_earlier(&self, state: &State, earlier: &mut Vec<EarlierCheckpoint>) -> Result<()> {
+        let cut = state.collection.cut;
+        earlier.retain(|one| one.number >= cut);
+        let is_named = earlier.first().is_some_and(|first| first.number == cut);
+        if cut > 0
+            && !is_named
+            && let Some((_, found)) = self.checkpoint_at(cut).await?
+        {
+            let Checkpoint { at, time, tree, .. } = found;
+            let at_cut = EarlierCheckpoint {
+                number: at.number,
+                time,
+                tree,
+            };
+            earlier.insert(0, at_cut);
+        }
+        Ok(())
+    }
+
     /// Writes the checkpoint at a state, unless there is one of use.
     pub(crate) async fn write_checkpoint(&self, state: &State) -> Result<()> {
         let number = state.head.number;
@@ -238,6 +259,7 @@ impl Repository {
                 tree,
             });
         }
+        self.cut_earlier(state, &mut earlier).await?;
         let reference = self.write_tree(&state.tree, &pages).await?;
         let checkpoint = Checkpoint::of(state, reference, earlier);
         let bytes = checkpoint.write();

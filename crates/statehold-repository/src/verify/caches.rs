@@ -36,8 +36,8 @@ pub(super) struct Caches<'a> {
     met: Vec<Met>,
     /// Time and listing at each number where a checkpoint is or should be.
     roots: BTreeMap<u64, (Timestamp, Digest)>,
-    /// Listings that later checkpoints name and that were not read yet, with their numbers.
-    earlier: BTreeMap<TreeId, (u64, TreeRef)>,
+    /// Listings that checkpoints name, each with the newest number at which it stands.
+    trees: BTreeMap<TreeId, (u64, TreeRef)>,
     /// Numbers at which later checkpoints say that there is one.
     numbers: BTreeSet<u64>,
     /// Tree objects that something names.
@@ -52,7 +52,7 @@ impl<'a> Caches<'a> {
             inventory,
             met: Vec::new(),
             roots: BTreeMap::new(),
-            earlier: BTreeMap::new(),
+            trees: BTreeMap::new(),
             numbers: BTreeSet::new(),
             named: BTreeSet::new(),
             checked: BTreeSet::new(),
@@ -180,15 +180,19 @@ impl<'a> Caches<'a> {
             return Ok(());
         }
         for earlier in checkpoint.earlier {
-            self.name(&earlier.tree);
             self.numbers.insert(earlier.number);
-            if !self.checked.contains(&earlier.tree.id) {
-                let listing = (earlier.number, earlier.tree.clone());
-                self.earlier.insert(earlier.tree.id, listing);
-            }
+            self.stands(earlier.number, earlier.tree);
         }
-        self.name(&checkpoint.tree);
-        self.tree(&checkpoint.tree, report).await
+        self.stands(number, checkpoint.tree);
+        Ok(())
+    }
+
+    /// Takes note of a listing. Whether it is looked at depends on where the log is cut.
+    fn stands(&mut self, number: u64, reference: TreeRef) {
+        self.name(&reference);
+        let stands = self.trees.entry(reference.id);
+        let (at, _) = stands.or_insert((number, reference));
+        *at = number.max(*at);
     }
 
     fn name(&mut self, reference: &TreeRef) {
@@ -246,8 +250,8 @@ impl<'a> Caches<'a> {
         Ok(())
     }
 
-    /// Looks at what only later checkpoints name, and counts what nothing names. What comes before the
-    /// cut is gone, but for the listings that stand in for it.
+    /// Looks at listings, and counts what nothing names. What comes before the cut is gone or on its way,
+    /// but for the listings that stand in for it.
     pub(super) async fn finish(
         mut self,
         collection: &Collection,
@@ -255,12 +259,14 @@ impl<'a> Caches<'a> {
     ) -> Result<()> {
         let cut = collection.cut;
         self.numbers.retain(|number| *number > cut);
-        report.missing_caches.retain(|key| {
+        let is_needed = |key: &str| {
             let segment = layout::parse_segment(key).is_some_and(|(from, _)| from <= cut);
             let checkpoint = layout::parse_checkpoint(key).is_some_and(|(at, _)| at < cut);
             !segment && !checkpoint
-        });
-        for (number, reference) in std::mem::take(&mut self.earlier).into_values() {
+        };
+        report.missing_caches.retain(|key| is_needed(key));
+        report.damaged.retain(|damaged| is_needed(&damaged.key));
+        for (number, reference) in std::mem::take(&mut self.trees).into_values() {
             if number >= cut {
                 self.tree(&reference, report).await?;
             }

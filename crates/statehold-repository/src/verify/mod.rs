@@ -5,11 +5,13 @@
 //! 1. [`places`]: which repositories lie in a store.
 //! 2. `inventory`: what lies under a repository's prefix.
 //! 3. `walk`: the log, record by record, judged by the chain and folded.
-//! 4. `caches`: segments, checkpoints and trees, against the fold.
+//! 4. `caches`: segments, checkpoints and trees, against the fold; `collected`: what stands in for what was
+//!    collected, and where content lies since.
 //! 5. `content`: packs, and the content that rides in records; [`subset`]: which packs on which day.
 //! 6. `affected`: which paths and snapshots need what is damaged.
 //! 7. [`report`]: what was found.
-//! 8. [`repair`]: bringing damaged objects back; `rebuild`: making them anew.
+//! 8. [`repair`]: bringing damaged objects back; `rebuild`: content made anew; `anew`: caches; `stand_ins`: what
+//!    stands in for retired records.
 //! 9. [`over_remote`]: as much of this as can be seen through a gateway.
 //!
 //! Nothing here writes but [`repair`]. The memory that a verification takes grows with the listing, the
@@ -17,7 +19,9 @@
 //! objects are held at a time.
 
 mod affected;
+mod anew;
 mod caches;
+mod collected;
 mod content;
 mod inventory;
 pub mod over_remote;
@@ -25,6 +29,7 @@ pub mod places;
 mod rebuild;
 pub mod repair;
 pub mod report;
+mod stand_ins;
 pub mod subset;
 mod walk;
 
@@ -48,11 +53,10 @@ use self::content::{Frame, Lost, LostContent, check_content, chunks_in, wrong_le
 use self::inventory::Inventory;
 use self::report::{Kind, Report};
 use self::subset::{Day, Share};
-use self::walk::{Flaw, Step, Walk, read_object, read_trees};
+use self::walk::{Flaw, Step, Walk, read_object};
 use crate::error::{Error, Result};
 use crate::format::description::Description;
 use crate::format::record::StoredRecord;
-use crate::format::tree;
 use crate::layout;
 use crate::store::Store;
 
@@ -118,6 +122,10 @@ struct Facts {
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// Where in the workspace's files content that is lost may be.
     wanted: HashMap<Digest, Wanted>,
+    /// What the log says of collecting, as far as it can be told.
+    collection: Collection,
+    /// Where content lies now that lay elsewhere before.
+    moves: Moves,
 }
 
 /// Content that is lost, and where it stood.
@@ -136,6 +144,18 @@ struct Neighbours {
     id: Option<Digest>,
     /// Whether the record itself is sound but for the content that rides in it.
     is_content_only: bool,
+}
+
+impl Neighbours {
+    fn of(step: &Step) -> Self {
+        let is_whole = matches!(step.flaw, Some(Flaw::Whole(_)));
+        let own = step.stored.as_ref().filter(|_| !is_whole);
+        Self {
+            parent: step.parent,
+            id: own.map(|stored| stored.record.id).or(step.id),
+            is_content_only: false,
+        }
+    }
 }
 
 /// Verifies the repository in a store. An error means that the store did not answer or that a newer
@@ -283,6 +303,11 @@ impl<'a> Packs<'a> {
         }
     }
 
+    /// Whether anything of a pack is looked at.
+    fn reads(&self, id: PackId) -> bool {
+        self.frames.contains_key(&id)
+    }
+
     fn name(&mut self, chunk: &Chunk) {
         if let Some(ContentObject::Pack(id)) = chunk.at.object
             && let Some(frames) = self.frames.get_mut(&id)
@@ -317,6 +342,7 @@ async fn follow(
     let mut caches = Caches::new(store, inventory);
     let mut untold = Vec::new();
     let mut retired = Vec::new();
+    let mut collection = Collection::default();
     loop {
         let had_state = walk.state.is_some();
         let Some(step) = walk.next().await? else {
@@ -335,6 +361,7 @@ async fn follow(
             // What a lost record introduced is told by the next checkpoint.
             packs.resume(walk.state.as_ref(), inventory);
         }
+        collected::note(&mut collection, &step, &walk);
         packs.step(&step, inventory);
         caches.step(&step, walk.state.as_ref(), report).await?;
         if let Some(stored) = &step.stored {
@@ -344,55 +371,30 @@ async fn follow(
             untold.push(step.number);
         }
         if step.stored.as_ref().is_some_and(StoredRecord::is_retired) {
-            retired.push(step.number);
+            retired.push((step.number, Neighbours::of(&step)));
         }
         watch.done(1);
     }
-    let collection = walk.state.map(|state| state.collection).unwrap_or_default();
-    let is_after_cut = |number: &u64| *number > collection.cut;
-    for number in untold.into_iter().filter(is_after_cut) {
+    let is_told = walk.state.is_some();
+    let is_kept =
+        |number: &u64| *number >= collection.cut.max(1) && !collection.expired.contains(*number);
+    collected::check_listings(store, &collection, packs, found).await?;
+    for number in untold.into_iter().filter(is_kept) {
         found.report.note_gap(number);
     }
-    for number in retired.into_iter().filter(is_after_cut) {
-        let reason = "its body was cut away, and the log does not say so".to_owned();
-        let key = layout::record(number);
-        found.report.note(key, Kind::Record, reason);
-    }
-    packs.leave_out_removed(&collection);
-    name_listed(store, &collection, packs).await?;
-    caches.finish(&collection, &mut found.report).await
-}
-
-/// Takes in what the listings name that stand in for retired records.
-async fn name_listed(store: &Store, collection: &Collection, packs: &mut Packs<'_>) -> Result<()> {
-    if collection.listings.is_empty() {
-        return Ok(());
-    }
-    // It is whole: nothing retires a record that comes after the newest compaction.
-    let moves = match read_object(store, &layout::record(collection.compacted)).await? {
-        Ok(bytes) => match StoredRecord::read(collection.compacted, bytes) {
-            Ok(stored) => match stored.record.body {
-                Body::Compact(compact) => compact.moves,
-                _ => Moves::default(),
-            },
-            Err(_) => Moves::default(),
-        },
-        Err(_) => Moves::default(),
-    };
-    for listing in &collection.listings {
-        let objects = read_trees(store, &listing.tree).await?;
-        // What is wrong with it is said of the tree.
-        let Ok(mut tree) = tree::read(&listing.tree, &objects) else {
-            continue;
-        };
-        tree.follow(&moves);
-        for (_, entry) in tree.iter() {
-            if let Entry::File(file) = entry {
-                file.chunks.iter().for_each(|chunk| packs.name(chunk));
-            }
+    // Where the state can't be told, a removal may have been lost that says so.
+    for (number, neighbours) in retired.into_iter().filter(|_| is_told) {
+        if number > collection.cut {
+            let reason = "its body was cut away, and the log does not say so".to_owned();
+            let key = layout::record(number);
+            found.report.note(key, Kind::Record, reason);
+            found.facts.records.insert(number, neighbours);
         }
     }
-    Ok(())
+    packs.leave_out_removed(&collection);
+    caches.finish(&collection, &mut found.report).await?;
+    found.facts.collection = collection;
+    collected::name_moved(store, inventory, options, packs, &found.facts).await
 }
 
 /// Whether a record may give or take the name of a snapshot.
@@ -424,16 +426,9 @@ fn note_record(step: &Step, report: &mut Report, facts: &mut Facts) {
         .lost
         .0
         .insert(ContentObject::Record(step.number), lost);
-    let (parent, id) = (step.parent, step.id);
-    let own = step.stored.as_ref().filter(|_| is_content_only);
-    facts.records.insert(
-        step.number,
-        Neighbours {
-            parent,
-            id: own.map(|stored| stored.record.id).or(id),
-            is_content_only,
-        },
-    );
+    let mut neighbours = Neighbours::of(step);
+    neighbours.is_content_only = is_content_only;
+    facts.records.insert(step.number, neighbours);
 }
 
 /// Looks at packs: all by the listing, and at the content of those that are due.

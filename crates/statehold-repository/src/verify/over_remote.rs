@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use statehold_core::collection::Moves;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry, Location};
-use statehold_core::record::RecordRef;
+use statehold_core::point::Point;
+use statehold_core::record::{Body, RecordRef};
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::tree::Tree;
@@ -19,7 +21,8 @@ use crate::content::open_chunk;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::layout;
-use crate::remote::Remote;
+use crate::remote::{Remote, load, load_at, state_of};
+use crate::replicate::plan::check_follows;
 
 /// Stored bytes of content that are asked for at once.
 const READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -96,8 +99,13 @@ async fn follow(
     report: &mut Report,
     watch: &dyn Watch,
 ) -> Result<Option<(State, Vec<Named>)>> {
-    let state = walk(remote, genesis, report, watch, |_| {}).await?;
-    let Some(state) = state else {
+    let mut begun = 0;
+    let state = walk(remote, genesis, report, watch, |state| {
+        if begun == 0 {
+            begun = state.head.number;
+        }
+    });
+    let Some(state) = state.await? else {
         return Ok(None);
     };
     let mut names = BTreeMap::<u64, Vec<SnapshotId>>::new();
@@ -105,23 +113,60 @@ async fn follow(
         names.entry(snapshot.at).or_default().push(id.clone());
     }
     let mut named = Vec::new();
-    if !names.is_empty() {
-        walk(
-            remote,
-            genesis,
-            &mut Report::default(),
-            &super::Unwatched,
-            |state| {
-                if let Some(ids) = names.remove(&state.head.number) {
-                    named.push((state.tree.clone(), ids));
-                }
-            },
-        )
+    let later = names.split_off(&begun);
+    for (at, ids) in names {
+        // What it was made by is retired.
+        match told(load_at(remote, Point::Record(at)).await, report)? {
+            Some(then) => named.push((then.tree.clone(), ids)),
+            None => report.lost_snapshots.extend(ids),
+        }
+    }
+    if !later.is_empty() {
+        let moves = moves(remote, &state).await?;
+        let (mut names, mut again) = (later, Report::default());
+        walk(remote, genesis, &mut again, &super::Unwatched, |state| {
+            if let Some(ids) = names.remove(&state.head.number) {
+                let mut tree = state.tree.clone();
+                tree.follow(&moves);
+                named.push((tree, ids));
+            }
+        })
         .await?;
     }
     Ok(Some((state, named)))
 }
 
+/// Where content lies now that earlier states name elsewhere.
+async fn moves(remote: &dyn Remote, newest: &State) -> Result<Moves> {
+    let Some(before) = newest.collection.compacted.checked_sub(1) else {
+        return Ok(Moves::default());
+    };
+    let mut records = remote.records_until(before, before + 1).await?;
+    Ok(match records.pop().map(|stored| stored.record.body) {
+        Some(Body::Compact(compact)) => compact.moves,
+        _ => Moves::default(),
+    })
+}
+
+/// What was read; damage is noted.
+fn told<T>(read: Result<T>, report: &mut Report) -> Result<Option<T>> {
+    let (object, reason) = match read {
+        Ok(read) => return Ok(Some(read)),
+        Err(Error::Damaged { object, reason }) => (object, reason),
+        Err(Error::NotFound { object }) => (object, String::new()),
+        Err(error) => return Err(error),
+    };
+    let kind = match object.split('/').next() {
+        Some("trees") => Kind::Tree,
+        Some("checkpoints") => Kind::Checkpoint,
+        _ => Kind::Record,
+    };
+    report.note(object, kind, reason);
+    Ok(None)
+}
+
+/// Folds the log from its beginning, or from the first state that is kept where records are retired; of those the
+/// chain is followed.
 async fn walk(
     remote: &dyn Remote,
     genesis: Digest,
@@ -129,25 +174,32 @@ async fn walk(
     watch: &dyn Watch,
     mut at: impl FnMut(&State) + Send,
 ) -> Result<Option<State>> {
-    let mut follower = Follower::new(remote, Arc::new(State::empty(genesis)));
-    at(follower.state());
+    let mut last = RecordRef {
+        number: 0,
+        id: genesis,
+    };
+    let mut follower = Some(Follower::new(remote, Arc::new(State::empty(genesis))));
+    let mut goes_on_at = 0;
     loop {
-        let batch = match remote.records(follower.state().head.number).await {
-            Ok(batch) => batch,
-            Err(Error::Damaged { object, reason }) => {
-                report.note(object, Kind::Record, reason);
-                return Ok(None);
-            }
-            Err(Error::NotFound { object }) => {
-                report.note(object, Kind::Record, String::new());
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        let Some(batch) = told(remote.records(last.number).await, report)? else {
+            return Ok(None);
         };
         watch.expect(batch.records.len() as u64);
         for stored in &batch.records {
-            match follower.take_in(stored).await {
-                Ok(_) => {}
+            if follower.is_some() && stored.is_retired() {
+                let Some(newest) = told(load(remote).await, report)? else {
+                    return Ok(None);
+                };
+                let collection = &newest.state.collection;
+                (_, goes_on_at) = collection.nearest(collection.cut);
+                follower = None;
+            }
+            let taken = match &mut follower {
+                Some(follower) => follower.take_in(stored).await.map(drop),
+                None => check_follows(last, &stored.record),
+            };
+            match taken {
+                Ok(()) => {}
                 Err(error @ (Error::Diverged { .. } | Error::Damaged { .. })) => {
                     let key = layout::record(stored.record.envelope.number);
                     report.note(key, Kind::Record, reason_of(error));
@@ -155,15 +207,64 @@ async fn walk(
                 }
                 Err(error) => return Err(error),
             }
-            at(follower.state());
+            last = stored.record.reference();
+            if follower.is_none() && last.number == goes_on_at {
+                let Some(state) = state_then(remote, last, report).await? else {
+                    return Ok(None);
+                };
+                follower = Some(Follower::new(remote, state));
+            }
+            if let Some(follower) = &follower {
+                at(follower.state());
+            }
             report.counts.records += 1;
-            report.head = Some(follower.state().head);
+            report.head = Some(last);
             watch.done(1);
         }
-        if !batch.more {
-            return Ok(Some(Arc::unwrap_or_clone(follower.into_state())));
+        if batch.more {
+            continue;
         }
+        // A record that is missing looks like the end of the log, and what comes after it doesn't.
+        let newest = told(load(remote).await, report)?;
+        if newest.is_some_and(|newest| newest.state.head.number > last.number) {
+            if batch.records.is_empty() {
+                let key = layout::record(last.number + 1);
+                report.note(key, Kind::Record, String::new());
+                return Ok(None);
+            }
+            continue;
+        }
+        let state = follower.map(Follower::into_state);
+        return Ok(state.map(Arc::unwrap_or_clone));
     }
+}
+
+/// The state at a record as it was then, out of what stands in for the records before it.
+async fn state_then(
+    remote: &dyn Remote,
+    at: RecordRef,
+    report: &mut Report,
+) -> Result<Option<Arc<State>>> {
+    let point = Point::Record(at.number);
+    let Some(opening) = told(remote.open(point).await, report)? else {
+        return Ok(None);
+    };
+    let state = match state_of(remote, opening, point).await {
+        Err(Error::Retired { .. }) => {
+            let reason = format!("nothing leads to the state at record {}", at.number);
+            Err(Error::damaged("checkpoints", reason))
+        }
+        state => state,
+    };
+    let state = told(state, report)?;
+    if let Some(state) = &state
+        && state.head != at
+    {
+        let reason = "what stands in for it is the state at another record".to_owned();
+        report.note(layout::record(at.number), Kind::Record, reason);
+        return Ok(None);
+    }
+    Ok(state)
 }
 
 /// The chunks of a listing that are due and were not read yet.

@@ -3,31 +3,25 @@
 //! An object is replaced only by one that is proven: a record by the chain, content by its digests, a
 //! cache by the fold of the log. What stood there is kept aside, under `damaged/`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use serde::Serialize;
 use statehold_core::digest::Digest;
 use statehold_core::entry::ContentObject;
 use statehold_core::environment::Entropy;
-use statehold_core::id::TreeId;
 use statehold_core::limits::SEGMENT_RECORDS;
 use statehold_core::record::RecordRef;
-use statehold_core::state::State;
-use statehold_core::tree::root_of;
 
-use super::caches::check_tree;
 use super::content::{Frame, check_content, chunks_in, inline_frames};
 use super::inventory::Inventory;
-use super::report::{Kind, Report};
+use super::report::Report;
 use super::subset::{Day, Share};
-use super::walk::{Walk, is_proven, read_object, read_segment, read_trees};
+use super::walk::{is_proven, read_checkpoint, read_object, read_segment};
 use super::{Facts, Findings, Neighbours, Options, Wanted, Watch, look, rebuild};
 use crate::error::{Error, Result};
-use crate::format::checkpoint::{Checkpoint, EarlierCheckpoint};
 use crate::format::record::StoredRecord;
-use crate::format::tree::{PageLine, TreeRef};
-use crate::format::{segment, tree};
 use crate::layout;
 use crate::store::{Creation, Store};
 
@@ -43,7 +37,7 @@ pub trait Held: Send + Sync {
     fn description(&self) -> Option<Bytes>;
 
     /// Looks for content, so that [`Self::chunk`] finds it.
-    fn look_for(&self, wanted: &std::collections::HashMap<Digest, Wanted>);
+    fn look_for(&self, wanted: &HashMap<Digest, Wanted>);
 
     /// The content of this digest and length, read anew and checked.
     fn chunk(&self, digest: &Digest, raw: u32) -> Option<Vec<u8>>;
@@ -118,8 +112,12 @@ pub async fn repair(
         known: known.to_vec(),
         packs: BTreeSet::new(),
     };
-    if let Some(replica) = sources.replica {
-        options.known.extend(further_record(store, replica).await?);
+    let mut cut = 0;
+    if let Some(replica) = sources.replica
+        && let Some(further) = further_record(store, replica).await?
+    {
+        options.known.push(further);
+        cut = newest_cut(replica).await?;
     }
     let mut outcome = Outcome::default();
     for round in 0..=ROUNDS_MAX {
@@ -134,6 +132,7 @@ pub async fn repair(
             store,
             sources,
             there: replaceable(&found.report),
+            cut: cut.max(found.facts.collection.cut),
             healed: Vec::new(),
         };
         if round < ROUNDS_MAX {
@@ -187,12 +186,37 @@ async fn further_record(store: &Store, replica: &Store) -> Result<Option<RecordR
     Ok(before.map(|id| RecordRef { number: newest, id }))
 }
 
+/// Content that was found in another place.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    content: HashMap<Digest, Vec<u8>>,
+    /// Whether any of it lies in the copy.
+    is_in_replica: bool,
+}
+
+/// Up to which record a copy is retired, by its newest checkpoint.
+async fn newest_cut(replica: &Store) -> Result<u64> {
+    let inventory = Inventory::take(replica).await?;
+    for (number, copies) in inventory.checkpoints.iter().rev() {
+        for copy in copies.iter().rev() {
+            if let Some((found, _)) =
+                read_checkpoint(replica, &layout::checkpoint(*number, *copy)).await?
+            {
+                return Ok(found.collection.cut);
+            }
+        }
+    }
+    Ok(0)
+}
+
 /// One round of bringing objects back.
-struct Healing<'a> {
-    store: &'a Store,
-    sources: Sources<'a>,
+pub(super) struct Healing<'a> {
+    pub(super) store: &'a Store,
+    pub(super) sources: Sources<'a>,
     /// Objects that are there and damaged; nothing else is replaced.
     there: BTreeSet<String>,
+    /// Records up to this one are retired: only their envelopes come back.
+    cut: u64,
     healed: Vec<Healed>,
 }
 
@@ -219,7 +243,13 @@ impl Healing<'_> {
     }
 
     /// Writes what was proven, and takes note of it.
-    async fn note(&mut self, key: String, bytes: Bytes, from: Origin, whole: bool) -> Result<()> {
+    pub(super) async fn note(
+        &mut self,
+        key: String,
+        bytes: Bytes,
+        from: Origin,
+        whole: bool,
+    ) -> Result<()> {
         let is_written = if self.there.contains(&key) {
             replace_damaged(self.store, &key, bytes).await?
         } else {
@@ -233,12 +263,11 @@ impl Healing<'_> {
         Ok(())
     }
 
-    fn held(&self) -> impl Fn(&Digest, u32) -> Option<Vec<u8>> + use<'_> {
-        let held = self.sources.held;
-        move |digest, raw| held.and_then(|held| held.chunk(digest, raw))
+    fn held(&self, digest: &Digest, raw: u32) -> Option<Vec<u8>> {
+        self.sources.held.and_then(|held| held.chunk(digest, raw))
     }
 
-    async fn in_replica(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn in_replica(&self, key: &str) -> Result<Option<Bytes>> {
         match self.sources.replica {
             Some(replica) => Ok(read_object(replica, key).await?.ok()),
             None => Ok(None),
@@ -255,17 +284,69 @@ impl Healing<'_> {
                 continue;
             }
             let left = read_object(self.store, &key).await?.ok();
-            let made = rebuild::pack(*id, left.as_ref(), *announced, frames, &self.held());
+            let object = ContentObject::Pack(*id);
+            let elsewhere = self.elsewhere(object, left.as_ref(), frames, facts).await?;
+            let is_held = Cell::new(false);
+            let held = |digest: &Digest, raw: u32| {
+                elsewhere.content.get(digest).cloned().or_else(|| {
+                    let content = self.held(digest, raw);
+                    is_held.set(is_held.get() || content.is_some());
+                    content
+                })
+            };
+            let made = rebuild::pack(*id, left.as_ref(), *announced, frames, &held);
             if let Some(made) = made {
-                let from = if made.has_filled {
-                    Origin::Workspace
-                } else {
-                    Origin::Log
+                let from = match (made.has_filled && is_held.get(), elsewhere.is_in_replica) {
+                    (true, _) => Origin::Workspace,
+                    (false, true) => Origin::Replica,
+                    (false, false) => Origin::Log,
                 };
                 self.note(key, made.bytes, from, made.is_whole).await?;
             }
         }
         Ok(())
+    }
+
+    /// Content of lost frames that lies in another place too, because a compaction has copied it: here, or
+    /// in a copy that does not have the pack.
+    async fn elsewhere(
+        &self,
+        object: ContentObject,
+        left: Option<&Bytes>,
+        frames: &BTreeSet<Frame>,
+        facts: &Facts,
+    ) -> Result<Elsewhere> {
+        let mut found = Elsewhere::default();
+        let left = left.map(AsRef::as_ref).unwrap_or_default();
+        let lost = frames.iter();
+        let lost: Vec<&Frame> = lost
+            .filter(|frame| frame.open(object, left).is_err())
+            .collect();
+        if lost.is_empty() || facts.moves.is_empty() {
+            return Ok(found);
+        }
+        let places = facts.moves.beside(object);
+        for frame in lost {
+            for (there, offset) in places.get(&frame.offset).into_iter().flatten() {
+                let stores = [(self.sources.replica, true), (Some(self.store), false)];
+                for (store, is_replica) in stores {
+                    let Some(store) = store else { continue };
+                    let range = *offset..offset.saturating_add(u64::from(frame.stored));
+                    let Ok(bytes) = store.read_range(&there.to_string(), range).await else {
+                        continue;
+                    };
+                    let own = Frame {
+                        offset: 0,
+                        ..*frame
+                    };
+                    if let Ok(content) = own.open(*there, &bytes) {
+                        found.is_in_replica |= is_replica;
+                        found.content.insert(frame.digest, content);
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Brings records back, from the first to the last, so that each vouches for the next. Gives what
@@ -304,18 +385,20 @@ impl Healing<'_> {
         let copies = read_segment(self.store, inventory, to).await?;
         let copy = copies.into_iter().flatten();
         let mut copy = copy.filter(|copy| copy.record.envelope.number == number);
-        if let Some(copy) = copy.next().filter(|copy| is_proven(copy, parent, id)) {
-            self.note(key, copy.bytes.clone(), Origin::Segment, true)
-                .await?;
+        if let Some(copy) = copy.next().filter(|copy| self.is_proven(copy, neighbours)) {
+            let bytes = self.left_of(&copy)?;
+            self.note(key, bytes, Origin::Segment, true).await?;
             return Ok(Some(copy));
         }
         if let Some(bytes) = self.in_replica(&key).await?
             && let Ok(copy) = StoredRecord::read(number, bytes)
-            && is_proven(&copy, parent, id)
+            && self.is_proven(&copy, neighbours)
         {
-            self.bring_packs_of(&copy).await?;
-            self.note(key, copy.bytes.clone(), Origin::Replica, true)
-                .await?;
+            if number > self.cut {
+                self.bring_packs_of(&copy).await?;
+            }
+            let bytes = self.left_of(&copy)?;
+            self.note(key, bytes, Origin::Replica, true).await?;
             return Ok(Some(copy));
         }
         if neighbours.is_content_only
@@ -324,8 +407,12 @@ impl Healing<'_> {
             && Some(stored.record.id) == id
         {
             debug_assert!(facts.lost.0.contains_key(&ContentObject::Record(number)));
+            if number <= self.cut {
+                self.note(key, stored.retired()?, Origin::Log, true).await?;
+                return Ok(None);
+            }
             let frames = inline_frames(&stored);
-            let made = rebuild::record(&stored, &frames, &self.held());
+            let made = rebuild::record(&stored, &frames, &|digest, raw| self.held(digest, raw));
             if let Some(bytes) = made {
                 let made = StoredRecord::read(number, bytes.clone());
                 let is_whole = made.is_ok_and(|made| is_proven(&made, parent, id));
@@ -333,6 +420,21 @@ impl Healing<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a copy of a record is proven, and all that has to be there: of a retired one that is the
+    /// envelope, and of another one an envelope is not enough.
+    fn is_proven(&self, copy: &StoredRecord, neighbours: Neighbours) -> bool {
+        let is_retired = copy.record.envelope.number <= self.cut;
+        (is_retired || !copy.is_retired()) && is_proven(copy, neighbours.parent, neighbours.id)
+    }
+
+    /// What has to stand in the log of a record.
+    fn left_of(&self, copy: &StoredRecord) -> Result<Bytes> {
+        match copy.record.envelope.number <= self.cut && !copy.is_retired() {
+            true => copy.retired(),
+            false => Ok(copy.bytes.clone()),
+        }
     }
 
     /// Content is there before the record that names it is.
@@ -369,232 +471,6 @@ impl Healing<'_> {
             Some(kept) => self.note(key, kept, Origin::Workspace, true).await,
             None => Ok(()),
         }
-    }
-
-    /// Makes caches anew while the log goes by.
-    async fn caches(
-        &mut self,
-        report: &Report,
-        facts: &Facts,
-        options: &Options,
-        entropy: &dyn Entropy,
-    ) -> Result<()> {
-        let damaged = report
-            .damaged
-            .iter()
-            .filter(|damaged| damaged.kind.is_cache());
-        let wanted: BTreeSet<&str> = damaged
-            .map(|damaged| damaged.key.as_str())
-            .chain(report.missing_caches.iter().map(String::as_str))
-            .collect();
-        let has_trees = report
-            .damaged
-            .iter()
-            .any(|damaged| damaged.kind == Kind::Tree);
-        let inventory = Inventory::take(self.store).await?;
-        let mut listings = self.listings(&inventory).await?;
-        let mut earlier: Vec<EarlierCheckpoint> = Vec::new();
-        let mut walk = Walk::new(self.store, &inventory, facts.genesis, &options.known);
-        let mut records = Vec::new();
-        while let Some(step) = walk.next().await? {
-            records.extend(step.stored.filter(|_| step.flaw.is_none()));
-            if step.number.is_multiple_of(SEGMENT_RECORDS) {
-                self.segment(step.number, &records, &wanted).await?;
-                records.clear();
-            }
-            let known = listings.remove(&step.number);
-            let Some(state) = &walk.state else {
-                earlier.extend(known);
-                continue;
-            };
-            let mut known = known.map(|known| known.tree);
-            let copies = inventory.checkpoints.get(&step.number);
-            let copies = copies.map_or(&[0][..], Vec::as_slice);
-            let keys: Vec<String> = copies
-                .iter()
-                .map(|copy| layout::checkpoint(step.number, *copy))
-                .collect();
-            let is_wanted = keys.iter().any(|key| wanted.contains(key.as_str()));
-            if known.is_none() && !is_wanted {
-                continue;
-            }
-            if known.is_none() {
-                known = self.find_listing(&keys, state, &inventory).await?;
-            }
-            let reference = match known {
-                Some(reference) if has_trees => {
-                    self.tree(&reference, state, &earlier, &wanted).await?;
-                    reference
-                }
-                Some(reference) => reference,
-                None => {
-                    let id = TreeId::random(entropy);
-                    let (reference, bytes) = tree::write(id, &state.tree, &[]);
-                    self.note(layout::tree(id), bytes, Origin::Log, true)
-                        .await?;
-                    reference
-                }
-            };
-            let checkpoint = Checkpoint::of(state, reference.clone(), earlier.clone());
-            for key in keys.into_iter().filter(|key| wanted.contains(key.as_str())) {
-                self.checkpoint(key, &checkpoint).await?;
-            }
-            earlier.push(EarlierCheckpoint {
-                number: step.number,
-                time: state.time,
-                tree: reference,
-            });
-        }
-        Ok(())
-    }
-
-    /// The listing at each number, by the checkpoints that can be read.
-    async fn listings(&self, inventory: &Inventory) -> Result<BTreeMap<u64, EarlierCheckpoint>> {
-        let mut found = BTreeMap::new();
-        for (number, copies) in &inventory.checkpoints {
-            for copy in copies {
-                let key = layout::checkpoint(*number, *copy);
-                let Ok(bytes) = read_object(self.store, &key).await? else {
-                    continue;
-                };
-                let Ok(checkpoint) = Checkpoint::read(&key, &bytes) else {
-                    continue;
-                };
-                if checkpoint.at.number == *number {
-                    for earlier in checkpoint.earlier {
-                        found.entry(earlier.number).or_insert(earlier);
-                    }
-                    let own = EarlierCheckpoint {
-                        number: *number,
-                        time: checkpoint.time,
-                        tree: checkpoint.tree,
-                    };
-                    found.insert(*number, own);
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The listing of a state whose checkpoints can't be read: by the copy's checkpoint, or among the
-    /// objects that are there.
-    async fn find_listing(
-        &self,
-        keys: &[String],
-        state: &State,
-        inventory: &Inventory,
-    ) -> Result<Option<TreeRef>> {
-        let root = state.tree.root();
-        for key in keys {
-            if let Some(copy) = self.in_replica(key).await?
-                && let Ok(copy) = Checkpoint::read(key, &copy)
-                && copy.tree.root == root
-                && inventory.trees.contains_key(&copy.tree.id)
-            {
-                return Ok(Some(copy.tree));
-            }
-        }
-        for id in inventory.trees.keys() {
-            let Ok(bytes) = read_object(self.store, &layout::tree(*id)).await? else {
-                continue;
-            };
-            let Ok(pages) = tree::page_table(*id, bytes) else {
-                continue;
-            };
-            if root_of(pages.iter().map(|(_, page)| page.blake3)) != root {
-                continue;
-            }
-            let others: BTreeSet<TreeId> = pages.iter().map(|(holder, _)| *holder).collect();
-            let reference = TreeRef {
-                id: *id,
-                others: others.into_iter().filter(|holder| holder != id).collect(),
-                root,
-            };
-            if check_tree(self.store, &reference).await?.is_empty() {
-                return Ok(Some(reference));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn segment(
-        &mut self,
-        to: u64,
-        records: &[StoredRecord],
-        wanted: &BTreeSet<&str>,
-    ) -> Result<()> {
-        let from = to - (SEGMENT_RECORDS - 1);
-        let key = layout::segment(from, to);
-        if !wanted.contains(key.as_str()) || records.len() as u64 != SEGMENT_RECORDS {
-            return Ok(());
-        }
-        if let Some(copy) = self.in_replica(&key).await?
-            && let Ok(copies) = segment::read(&key, copy.clone(), from, to)
-            && copies
-                .iter()
-                .map(|copy| &copy.bytes)
-                .eq(records.iter().map(|record| &record.bytes))
-        {
-            return self.note(key, copy, Origin::Replica, true).await;
-        }
-        self.note(key, segment::write(records), Origin::Log, true)
-            .await
-    }
-
-    async fn checkpoint(&mut self, key: String, made: &Checkpoint) -> Result<()> {
-        if let Some(copy) = self.in_replica(&key).await?
-            && Checkpoint::read(&key, &copy).is_ok_and(|copy| copy == *made)
-        {
-            return self.note(key, copy, Origin::Replica, true).await;
-        }
-        self.note(key, made.write(), Origin::Log, true).await
-    }
-
-    /// Brings the objects of a listing back.
-    async fn tree(
-        &mut self,
-        reference: &TreeRef,
-        state: &State,
-        earlier: &[EarlierCheckpoint],
-        wanted: &BTreeSet<&str>,
-    ) -> Result<()> {
-        if check_tree(self.store, reference).await?.is_empty() {
-            return Ok(());
-        }
-        let mut objects = read_trees(self.store, reference).await?;
-        let mut copies = Vec::new();
-        for id in std::iter::once(&reference.id).chain(&reference.others) {
-            let key = layout::tree(*id);
-            if wanted.contains(key.as_str())
-                && let Some(copy) = self.in_replica(&key).await?
-            {
-                objects.insert(*id, copy.clone());
-                copies.push((key, copy));
-            }
-        }
-        if tree::read(reference, &objects).is_ok() {
-            for (key, copy) in copies {
-                self.note(key, copy, Origin::Replica, true).await?;
-            }
-            return Ok(());
-        }
-        // The same pages shared with the same listing before give the same object.
-        let mut pages: Vec<(TreeId, PageLine)> = Vec::new();
-        if let Some(before) = earlier.last()
-            && let Ok(bytes) = read_object(self.store, &layout::tree(before.tree.id)).await?
-        {
-            pages = tree::page_table(before.tree.id, bytes).unwrap_or_default();
-        }
-        for pages in [pages, Vec::new()] {
-            let (made, bytes) = tree::write(reference.id, &state.tree, &pages);
-            let mut objects = read_trees(self.store, reference).await?;
-            objects.insert(reference.id, bytes.clone());
-            if made.root == reference.root && tree::read(reference, &objects).is_ok() {
-                let key = layout::tree(reference.id);
-                return self.note(key, bytes, Origin::Log, true).await;
-            }
-        }
-        Ok(())
     }
 }
 

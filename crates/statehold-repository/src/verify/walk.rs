@@ -50,6 +50,12 @@ pub(super) struct Walk<'a> {
     pub(super) state: Option<State>,
     /// The state where this epoch began, if it can be told.
     began: Option<State>,
+    /// A state for where no checkpoint tells it.
+    given: Option<State>,
+    /// Whether checkpoints are asked where the state can't be told.
+    asks_checkpoints: bool,
+    /// Whether the state after the last step comes from a checkpoint, and not from the one before.
+    pub(super) is_resumed: bool,
 }
 
 /// A record on the way.
@@ -98,7 +104,25 @@ impl<'a> Walk<'a> {
             segment: None,
             state: genesis.map(State::empty),
             began: genesis.map(State::empty),
+            given: None,
+            asks_checkpoints: true,
+            is_resumed: false,
         }
+    }
+
+    /// The same, where a state has been proven that no checkpoint tells.
+    pub(super) fn knowing(mut self, given: Option<State>) -> Self {
+        self.given = given;
+        self
+    }
+
+    /// The same from a state on, whatever records before it and checkpoints say.
+    pub(super) fn beginning_at(mut self, given: State) -> Self {
+        self.state = None;
+        self.began = None;
+        self.given = Some(given);
+        self.asks_checkpoints = false;
+        self
     }
 
     /// The next record; `None` at the end.
@@ -189,6 +213,7 @@ impl<'a> Walk<'a> {
         stored: Option<&StoredRecord>,
         id: Option<Digest>,
     ) -> Result<()> {
+        self.is_resumed = false;
         match (self.state.as_mut(), stored) {
             (Some(state), Some(stored)) => match state.apply(&stored.record) {
                 Ok(Applied::ContinuesFrom(from)) => {
@@ -223,6 +248,7 @@ impl<'a> Walk<'a> {
             .inventory
             .checkpoints
             .get(&number)
+            .filter(|_| self.asks_checkpoints)
             .into_iter()
             .flatten()
         {
@@ -230,14 +256,23 @@ impl<'a> Walk<'a> {
             if let Some((checkpoint, tree)) = read_checkpoint(self.store, &key).await?
                 && checkpoint.at == (RecordRef { number, id })
             {
-                let state = checkpoint.into_state(tree);
-                // The state where its epoch began is not known, unless it begins there.
-                self.began = (state.epoch_began() == number).then(|| state.clone());
-                self.state = Some(state);
+                self.resume(checkpoint.into_state(tree));
                 return Ok(());
             }
         }
+        let at = RecordRef { number, id };
+        if let Some(given) = self.given.take_if(|given| given.head == at) {
+            self.resume(given);
+        }
         Ok(())
+    }
+
+    /// Goes on from a state that does not follow from the one before.
+    fn resume(&mut self, state: State) {
+        // The state where its epoch began is not known, unless it begins there.
+        self.began = (state.epoch_began() == state.head.number).then(|| state.clone());
+        self.state = Some(state);
+        self.is_resumed = true;
     }
 
     /// Keeps the state where an epoch begins.
@@ -332,7 +367,7 @@ pub(super) async fn read_segment(
 }
 
 /// A checkpoint with its tree; `None` when either can't be used.
-async fn read_checkpoint(
+pub(super) async fn read_checkpoint(
     store: &Store,
     key: &str,
 ) -> Result<Option<(Checkpoint, statehold_core::tree::Tree)>> {

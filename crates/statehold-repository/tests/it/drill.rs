@@ -56,7 +56,7 @@ impl Scene {
     }
 }
 
-async fn drill_with(
+pub(crate) async fn drill_with(
     primary: &Repository,
     replica: Option<&Repository>,
     scratch: &Path,

@@ -8,6 +8,7 @@
 
 mod append;
 mod collect;
+mod collected;
 mod damage;
 mod drill;
 mod golden;

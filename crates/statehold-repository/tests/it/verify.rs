@@ -37,7 +37,7 @@ async fn look(store: &Store, read: Option<Share>) -> Report {
     verify(store, &options(read), &Unwatched).await.unwrap()
 }
 
-async fn mend(store: &Store, sources: Sources<'_>, known: &[RecordRef]) -> Outcome {
+pub(crate) async fn mend(store: &Store, sources: Sources<'_>, known: &[RecordRef]) -> Outcome {
     let entropy = SeededEntropy::new(77);
     repair(store, sources, known, &entropy, &Unwatched)
         .await
@@ -86,7 +86,7 @@ async fn snapshot(scene: &mut Scene) {
 }
 
 /// All objects of a repository but what was put aside.
-async fn all(store: &Store) -> BTreeMap<String, Bytes> {
+pub(crate) async fn all(store: &Store) -> BTreeMap<String, Bytes> {
     let mut found = BTreeMap::new();
     for key in store
         .list_objects()
@@ -103,7 +103,7 @@ async fn all(store: &Store) -> BTreeMap<String, Bytes> {
     found
 }
 
-async fn store_of(objects: &BTreeMap<String, Bytes>) -> (Arc<InMemory>, Store) {
+pub(crate) async fn store_of(objects: &BTreeMap<String, Bytes>) -> (Arc<InMemory>, Store) {
     let memory = Arc::new(InMemory::new());
     for (key, bytes) in objects {
         let path = Path::from(key.as_str());
@@ -114,7 +114,10 @@ async fn store_of(objects: &BTreeMap<String, Bytes>) -> (Arc<InMemory>, Store) {
 }
 
 /// An object in each way in which one is damaged; `None` for one that is gone.
-fn ways(key: &str, objects: &BTreeMap<String, Bytes>) -> Vec<(&'static str, Option<Bytes>)> {
+pub(crate) fn ways(
+    key: &str,
+    objects: &BTreeMap<String, Bytes>,
+) -> Vec<(&'static str, Option<Bytes>)> {
     let bytes = &objects[key];
     let flip = |at: usize| {
         let mut bytes = bytes.to_vec();
@@ -141,7 +144,7 @@ fn ways(key: &str, objects: &BTreeMap<String, Bytes>) -> Vec<(&'static str, Opti
     ways
 }
 
-async fn damage(memory: &InMemory, key: &str, to: Option<Bytes>) {
+pub(crate) async fn damage(memory: &InMemory, key: &str, to: Option<Bytes>) {
     let path = Path::from(key);
     match to {
         Some(bytes) => drop(memory.put(&path, bytes.into()).await.unwrap()),
@@ -165,7 +168,7 @@ fn chosen(objects: &BTreeMap<String, Bytes>) -> Vec<String> {
     chosen
 }
 
-fn named(report: &Report) -> Vec<&str> {
+pub(crate) fn named(report: &Report) -> Vec<&str> {
     let damaged = report.damaged.iter().map(|damaged| damaged.key.as_str());
     damaged
         .chain(report.missing_caches.iter().map(String::as_str))
@@ -278,7 +281,7 @@ async fn caches_and_records_in_segments_come_back_by_themselves() {
 }
 
 /// Content by its digest, as a workspace has it.
-struct Files(HashMap<Digest, Vec<u8>>, Bytes);
+pub(crate) struct Files(pub(crate) HashMap<Digest, Vec<u8>>, pub(crate) Bytes);
 
 impl Held for Files {
     fn description(&self) -> Option<Bytes> {

@@ -107,6 +107,11 @@ impl Engine {
             if path == Some(full) && matches!(entry, Entry::Directory) {
                 continue;
             }
+            if entry.is_purged() {
+                let reason = "its content was purged: it is gone for good";
+                failed.push((full.to_string(), reason.to_owned()));
+                continue;
+            }
             match place_in_holding(full, path) {
                 Some(Ok(place)) => wanted.push((place, entry)),
                 Some(Err(error)) => failed.push((full.to_string(), error.to_string())),

@@ -9,14 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use statehold_core::environment::Entropy as _;
-use statehold_core::id::{MachineId, Nonce};
-use statehold_core::record::{Body, DraftHead, ForgetBody, Kind};
-use statehold_core::retention::Policy;
-use statehold_repository::Remote as _;
-use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::load;
-use statehold_repository::wire::key::Key;
-use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemote};
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
 
@@ -70,8 +62,8 @@ pub(crate) fn run(args: &CompactionArgs) -> Result<()> {
     let floor = format!("{}s", FLOOR.as_secs());
     let further = ["--compact-every", "never", "--retention-floor", &floor];
     let gateway = installation.serve_with(vault.as_os_str(), "127.0.0.1:0", &[], &further)?;
-    let owner = owner(&installation, &gateway)?;
-    keep_few(&installation, &gateway)?;
+    let owner = installation.owner(&gateway)?;
+    installation.keep_last(&gateway, KEPT)?;
 
     let machines = |kind: &str, count: u64| -> Result<Vec<RealMachine>> {
         (0..count)
@@ -132,54 +124,6 @@ pub(crate) fn run(args: &CompactionArgs) -> Result<()> {
         "the gateway answered with 500 or above"
     );
     Ok(())
-}
-
-/// The operator's key, which the gateway left at its first start.
-fn operator_key(installation: &Installation) -> Result<std::path::PathBuf> {
-    let home = installation.operator()?.home;
-    Ok(home.join("config/statehold/keys/operator"))
-}
-
-/// A machine that may approve of anything.
-fn owner(installation: &Installation, gateway: &RunningGateway) -> Result<RealMachine> {
-    let owner = installation.machine("owner")?;
-    owner.run(&["init", "--preset", "plain"])?.expect(0)?;
-    let key = operator_key(installation)?;
-    let key = key.to_string_lossy();
-    let link = ["link", &gateway.url, "--key-file", &key, "--role", "own"];
-    owner.run(&link)?.expect(0)?;
-    Ok(owner)
-}
-
-/// Says that only the newest states are kept, however young they are. The command line keeps at least a
-/// week.
-fn keep_few(installation: &Installation, gateway: &RunningGateway) -> Result<()> {
-    let key: Key = fs::read_to_string(operator_key(installation)?)?
-        .trim()
-        .parse()?;
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let address = GatewayAddress::parse(&gateway.url)?;
-        let client = GatewayClient::new(&address, Some(&key), None)?;
-        let remote = GatewayRemote::connect(client).await?;
-        let state = load(&remote).await?.state;
-        let policy = Policy {
-            within_days: 0,
-            last: KEPT,
-            ..Policy::default()
-        };
-        let body = Body::Forget(ForgetBody {
-            base: state.head,
-            snapshots: Vec::new(),
-            policy: Some(policy),
-        });
-        let entropy = SeededEntropy::new(7);
-        let (machine, nonce) = (MachineId::random(&entropy), Nonce::random(&entropy));
-        let head = DraftHead::new(Kind::Forget, machine, nonce, Vec::new());
-        remote
-            .append(&StoredDraft::new(head, body, &[])?, &state)
-            .await?;
-        Ok(())
-    })
 }
 
 /// Overwrites its own files, and pushes them.

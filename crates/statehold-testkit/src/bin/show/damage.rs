@@ -1,5 +1,6 @@
 //! A part of all objects is flipped, cut or deleted: `verify` names each and nothing else, `repair` brings
-//! all back from a copy, and without one what the log and a workspace still hold.
+//! all back from a copy, and without one what the log and a workspace still hold. First in a repository that has
+//! all its history, then in one that was collected twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,17 +12,16 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::Value;
 use statehold_core::entry::{Chunk, Entry};
-use statehold_core::id::RepositoryId;
-use statehold_core::record::{Body, Kind, SnapshotBody};
-use statehold_core::state::State;
+use statehold_core::point::Point;
 use statehold_repository::content::open_chunk;
-use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::format::record::StoredRecord;
+use statehold_repository::remote::{load, load_at};
 use statehold_repository::store::Store;
-use statehold_repository::{Remote as _, Repository, layout};
-use statehold_testkit::author::Author;
+use statehold_repository::{Repository, layout};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::process::{Installation, RealMachine};
 
+use crate::filling::{Amount, Filling, StandIns, pick};
 use crate::program::ProgramArgs;
 
 /// Damage
@@ -47,11 +47,32 @@ pub(crate) struct DamageArgs {
 type Objects = BTreeMap<String, (Vec<u8>, SystemTime)>;
 
 pub(crate) fn run(args: &DamageArgs) -> Result<()> {
+    show(args, false)?;
+    show(args, true)
+}
+
+fn show(args: &DamageArgs, is_collected: bool) -> Result<()> {
     let installation = Installation::of(&args.program.binary()?)?;
     let vault = installation.path("vault");
     let machine = linked(&installation, "anna", &vault)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(fill(&vault, args))?;
+    let amount = Amount {
+        files: args.files,
+        seed: args.seed,
+    };
+    let stand_ins = runtime.block_on(async {
+        let mut filling = Filling::begin(&vault, amount).await?;
+        filling.go_on(args.records).await?;
+        if !is_collected {
+            return Ok(StandIns::default());
+        }
+        filling.keep(args.records / 3).await?;
+        filling.collect().await?;
+        filling.go_on(args.records / 5).await?;
+        filling.collect().await?;
+        filling.go_on(args.records / 20).await?;
+        filling.stand_ins().await
+    })?;
     machine.run(&["pull"])?.expect(0)?;
     let replica = installation.path("replica");
     copy(&vault, &replica)?;
@@ -60,16 +81,21 @@ pub(crate) fn run(args: &DamageArgs) -> Result<()> {
     let started = Instant::now();
     machine.run(&["verify", "--read-data"])?.expect(0)?;
     println!(
-        "{} files, {} records, {} objects of {:.1} MB: all is well, {:.1} s",
+        "{} files, {} records{}, {} objects of {:.1} MB: all is well, {:.1} s",
         args.files,
-        args.records,
+        sound.keys().filter(|key| kind(key) == "log").count(),
+        if is_collected {
+            ", two thirds of the states let go"
+        } else {
+            ""
+        },
         sound.len(),
         bytes as f64 / 1e6,
         started.elapsed().as_secs_f64()
     );
     let from = replica.to_str().context("a path of text")?.to_owned();
 
-    let damaged = damage(&vault, &sound, args, 1)?;
+    let damaged = damage(&vault, &sound, &stand_ins, args, 1)?;
     check_named(&machine, &damaged)?;
     let before = objects(&vault)?;
     let started = Instant::now();
@@ -79,7 +105,10 @@ pub(crate) fn run(args: &DamageArgs) -> Result<()> {
     let healed = healed_keys(&said);
     ensure!(
         healed == keys(&damaged),
-        "other objects were written than were damaged"
+        "other objects were written than were damaged: {:?}",
+        healed
+            .symmetric_difference(&keys(&damaged))
+            .collect::<Vec<_>>()
     );
     check_untouched(&before, &objects(&vault)?, &damaged)?;
     ensure!(
@@ -94,7 +123,7 @@ pub(crate) fn run(args: &DamageArgs) -> Result<()> {
         by_kind(&damaged)
     );
 
-    let damaged = damage(&vault, &sound, args, 2)?;
+    let damaged = damage(&vault, &sound, &stand_ins, args, 2)?;
     check_named(&machine, &damaged)?;
     let before = objects(&vault)?;
     let started = Instant::now();
@@ -109,35 +138,45 @@ pub(crate) fn run(args: &DamageArgs) -> Result<()> {
     );
     let after = objects(&vault)?;
     check_untouched(&before, &after, &damaged)?;
-    check_caches(&said["repositories"][0]["left"], &left)?;
-    let (listed, lost, all) = runtime.block_on(compare_lost(&vault, &replica, &said))?;
-    ensure!(
-        listed == lost,
-        "what is listed as lost is not what can't be read: {:?}",
-        listed.symmetric_difference(&lost).collect::<Vec<_>>()
-    );
+    check_caches(&said["repositories"][0]["left"], &left, &stand_ins)?;
+    let (lost, all) = match is_collected {
+        true => runtime.block_on(compare_kept(&vault, &replica, &said))?,
+        false => {
+            let (listed, lost, all) = runtime.block_on(compare_lost(&vault, &replica, &said))?;
+            ensure!(
+                listed == lost,
+                "what is listed as lost is not what can't be read: {:?}",
+                listed.symmetric_difference(&lost).collect::<Vec<_>>()
+            );
+            (lost.len(), all)
+        }
+    };
     println!(
         "{} damaged anew ({}), no copy: {} objects came back from the log and a workspace, {} stay damaged; of \
-         {all} versions of files {} can't be read, and exactly these are listed; {took:.1} s",
+         {all} versions of files {lost} can't be read, and exactly these are listed; {took:.1} s",
         damaged.len(),
         by_kind(&damaged),
         damaged.len() - left.len(),
         left.len(),
-        lost.len()
     );
     machine.run(&["repair", "--from", &from])?.expect(0)?;
     machine.run(&["verify", "--read-data"])?.expect(0)?;
     let end = objects(&vault)?;
     let mut others = 0;
     for key in sound.keys() {
-        let is_cache = ["trees", "checkpoints"].contains(&kind(key)) && damaged.contains_key(key);
+        let is_cache = ["trees", "checkpoints"].contains(&kind(key));
+        // Made anew, a pack has what is kept, and not what only states had that were let go.
+        let may_differ = is_cache || is_collected && kind(key) == "packs";
         let is_same = end[key].0 == sound[key].0;
-        ensure!(is_same || is_cache, "{key} is not what it was");
+        ensure!(
+            is_same || may_differ && damaged.contains_key(key),
+            "{key} is not what it was"
+        );
         others += usize::from(!is_same);
     }
     println!(
-        "with the copy the rest came back; all objects are what they were, but for {others} caches that \
-         were made anew"
+        "with the copy the rest came back; all objects are what they were, but for {others} that were made \
+         anew"
     );
     Ok(())
 }
@@ -149,83 +188,6 @@ fn linked(installation: &Installation, name: &str, vault: &Path) -> Result<RealM
     let link = format!("file://{}", vault.display());
     machine.run(&["link", &link])?.expect(0)?;
     Ok(machine)
-}
-
-/// Text that compresses about as notes do.
-fn text(entropy: &SeededEntropy, words: usize) -> Vec<u8> {
-    const WORDS: [&str; 8] = [
-        "state ", "of ", "agents, ", "kept ", "the ", "same\n", "on ", "every ",
-    ];
-    let picks = entropy.bytes(words);
-    let mut text: Vec<u8> = picks
-        .iter()
-        .flat_map(|pick| WORDS[usize::from(pick % 8)].bytes())
-        .collect();
-    text.extend(format!("{:?}", &picks[..8.min(picks.len())]).into_bytes());
-    text
-}
-
-/// Writes the history: many files at once, then some at a time, some of them large, with snapshots.
-async fn fill(vault: &Path, args: &DamageArgs) -> Result<()> {
-    let clock = Arc::new(SimulatedClock::standing(EPOCH));
-    let entropy = Arc::new(SeededEntropy::new(args.seed));
-    let store = Store::folder(vault)?;
-    let id = RepositoryId::from_bytes([1; 16]);
-    let repository = Repository::open_or_create(store, id, clock, entropy).await?;
-    let author = Author::new(args.seed);
-    let content = SeededEntropy::new(args.seed + 1);
-    let mut state = Arc::new(repository.empty_state());
-    for record in 1..=args.records {
-        if record.is_multiple_of(97) {
-            name(&repository, &author, &state).await?;
-        } else {
-            let files = if record == 1 { args.files } else { 3 };
-            let mut changes = Vec::new();
-            for file in 0..files {
-                let number = if record == 1 {
-                    file
-                } else {
-                    pick(&content, args.files)
-                };
-                changes.push((
-                    format!("notes/{}/{number}.md", number % 40),
-                    text(&content, 300),
-                ));
-            }
-            if record % 25 == 3 {
-                let number = record % 7;
-                changes.push((format!("large/{number}.bin"), content.bytes(700_000)));
-            }
-            let changes: BTreeMap<String, Vec<u8>> = changes.into_iter().collect();
-            let changes = changes
-                .iter()
-                .map(|(path, content)| (path.as_str(), Some(&content[..])));
-            author.push(&repository, &state, changes).await?;
-        }
-        state = repository.catch_up(&state).await?.0;
-        repository.tend(&state).await?;
-    }
-    Ok(())
-}
-
-/// Gives the newest state the name of a snapshot.
-async fn name(repository: &Repository, author: &Author, state: &Arc<State>) -> Result<()> {
-    let base = state.head;
-    let id = format!("2026-04-16T09-30-00Z-at-{}", base.number);
-    let body = Body::Snapshot(SnapshotBody {
-        base,
-        id: id.parse()?,
-        at: base.number,
-        files: 0,
-        bytes: 0,
-    });
-    let draft = StoredDraft::new(author.head(Kind::Snapshot, Vec::new()), body, &[])?;
-    repository.append(&draft, state).await?;
-    Ok(())
-}
-
-fn pick(entropy: &SeededEntropy, below: usize) -> usize {
-    usize::try_from(entropy.below(below.max(1) as u64)).unwrap_or_default()
 }
 
 /// Everything in a store's folder but what repair put aside and what the store says of itself.
@@ -292,7 +254,13 @@ fn by_kind(damage: &Damage) -> String {
 }
 
 /// Damages so many objects, and one of each kind at least.
-fn damage(vault: &Path, sound: &Objects, args: &DamageArgs, round: u64) -> Result<Damage> {
+fn damage(
+    vault: &Path,
+    sound: &Objects,
+    stand_ins: &StandIns,
+    args: &DamageArgs,
+    round: u64,
+) -> Result<Damage> {
     let entropy = SeededEntropy::new(args.seed.wrapping_mul(31).wrapping_add(round));
     let all: Vec<&String> = sound.keys().collect();
     let wanted = (all.len() as f64 * args.objects_percent / 100.0).ceil();
@@ -307,10 +275,11 @@ fn damage(vault: &Path, sound: &Objects, args: &DamageArgs, round: u64) -> Resul
     while (chosen.len() as f64) < wanted {
         chosen.extend(entropy.pick(&all).map(|key| key.as_str()));
     }
-    // Only its own checkpoint says where the newest listing lies, and only its record that there is a
-    // pack: of two that vouch for each other one stays sound.
+    // Only its own checkpoint says where the newest listing lies, or that at the cut, and only its record that
+    // there is a pack: of two that vouch for each other one stays sound.
     let newest = sound.keys().find(|key| kind(key) == "checkpoints");
-    if newest.is_some_and(|newest| chosen.contains(newest.as_str())) {
+    let mut alone = newest.into_iter().chain(&stand_ins.at_cut);
+    if alone.any(|alone| chosen.contains(alone.as_str())) {
         chosen.retain(|key| kind(key) != "trees");
     }
     let introduced = introduced(sound, &chosen)?;
@@ -384,10 +353,10 @@ fn check_named(machine: &RealMachine, damage: &Damage) -> Result<()> {
 }
 
 /// What is still damaged is content, records, or a cache of states that a lost record keeps in the dark.
-fn check_caches(report: &Value, left: &BTreeSet<String>) -> Result<()> {
+fn check_caches(report: &Value, left: &BTreeSet<String>, stand_ins: &StandIns) -> Result<()> {
     let gaps = gaps(report);
     let is_dark = |from: u64, to: u64| gaps.iter().any(|gap| gap.0 <= to && from <= gap.1);
-    for key in left {
+    for key in left.difference(&stand_ins.keys) {
         let is_told = match kind(key) {
             "segments" => {
                 let (from, to) = layout::parse_segment(key).context("a segment's key")?;
@@ -398,7 +367,8 @@ fn check_caches(report: &Value, left: &BTreeSet<String>) -> Result<()> {
                 !is_dark(number, number)
             }
             "trees" => gaps.is_empty(),
-            "repository.json" => true,
+            // Only the first record says which one it is.
+            "repository.json" => !left.contains(&layout::record(1)),
             _ => false,
         };
         ensure!(!is_told, "{key} was not made anew");
@@ -484,6 +454,69 @@ async fn compare_lost(
         }
     }
     Ok((listed, lost, all))
+}
+
+/// The same where records are retired: of states that are kept, those that something stands in for and some of the
+/// others, each file can be read or is listed, and what is listed can't be read. Gives how many versions can't,
+/// of how many.
+async fn compare_kept(vault: &Path, replica: &Path, said: &Value) -> Result<(usize, usize)> {
+    let left = &said["repositories"][0]["left"];
+    let mut listed: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for damaged in left["damaged"].as_array().into_iter().flatten() {
+        for version in damaged["versions"].as_array().into_iter().flatten() {
+            let path = version["path"].as_str().context("a path")?.to_owned();
+            let record = version["record"].as_u64().context("a number")?;
+            listed.entry(path).or_default().insert(record);
+        }
+    }
+    let gaps = gaps(left);
+    let (vault, replica) = (Store::folder(vault)?, Store::folder(replica)?);
+    let clock = Arc::new(SimulatedClock::standing(EPOCH));
+    let entropy = Arc::new(SeededEntropy::new(3));
+    let copy = Repository::open_existing(replica, clock, entropy).await?;
+    let copy = copy.ok_or_else(|| anyhow!("the copy holds no repository"))?;
+    let newest = load(&copy).await?.state;
+    let collection = &newest.collection;
+    let listings = collection.listings.iter().map(|listing| listing.from);
+    let listed_at = listed.values().flatten().copied();
+    let some = (collection.cut..newest.head.number).step_by(16);
+    let numbers: BTreeSet<u64> = listings.chain(listed_at).chain(some).collect();
+    let is_gap = |number: u64| gaps.iter().any(|gap| (gap.0..=gap.1).contains(&number));
+    let kept = |number: &&u64| !collection.expired.contains(**number) && !is_gap(**number);
+    let mut read = BTreeMap::new();
+    let (mut lost, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for number in numbers.iter().filter(kept) {
+        let state = load_at(&copy, Point::Record(*number)).await?;
+        for (path, entry) in state.tree.iter() {
+            let Entry::File(file) = entry else { continue };
+            let mut is_there = true;
+            for chunk in &file.chunks {
+                let place = (chunk.at.object, chunk.at.offset);
+                let known = read.get(&place).copied();
+                let is_read = match known {
+                    Some(is_read) => is_read,
+                    None => can_be_read(&vault, chunk).await,
+                };
+                read.insert(place, is_read);
+                is_there &= is_read;
+            }
+            let records = listed.get(path.as_str());
+            let put = records.and_then(|records| records.range(..=*number).next_back());
+            all.insert((path.clone(), file.digest));
+            ensure!(
+                is_there || put.is_some(),
+                "{path} at record {number} can't be read and is not listed"
+            );
+            ensure!(
+                !is_there || put != Some(number),
+                "{path} at record {number} can be read and is listed"
+            );
+            if !is_there {
+                lost.insert((path.clone(), file.digest));
+            }
+        }
+    }
+    Ok((lost.len(), all.len()))
 }
 
 async fn can_be_read(vault: &Store, chunk: &Chunk) -> bool {

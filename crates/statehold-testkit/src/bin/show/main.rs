@@ -7,6 +7,7 @@ mod compaction;
 mod crowd;
 mod damage;
 mod failover;
+mod filling;
 mod histories;
 mod hostile;
 mod kill;

@@ -1,21 +1,24 @@
-//! A repository with very many records: listing, restoring and pulling stay few requests in few rounds, and
-//! what lies beside the log stays small.
+//! A repository with very many records: listing, restoring and pulling stay few requests in few rounds, also
+//! where somebody has collected, and what lies beside the log stays small.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use statehold_core::digest::Digest;
+use statehold_core::environment::Clock as _;
 use statehold_core::id::RepositoryId;
 use statehold_core::limits::FAR_BEHIND_RECORDS;
 use statehold_core::point::Point;
-use statehold_core::record::{Body, Kind, SnapshotBody};
+use statehold_core::record::{Body, ForgetBody, Kind, SnapshotBody};
+use statehold_core::retention::Policy;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
+use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::meter::{Meter, Usage};
 use statehold_repository::remote::{advance, load, load_at};
@@ -49,6 +52,7 @@ const AWAY: &str = "a pull, half of all records behind";
 const AWAY_ROUNDS_MAX: u64 = 5;
 /// Files in the repository.
 const FILES: u64 = 1_000;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between two records.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Every so many records one names a snapshot.
@@ -68,13 +72,16 @@ pub(crate) fn run(args: &PointsArgs) -> Result<()> {
 
 /// The repository, and what it should be.
 struct Scene {
+    memory: Arc<InMemory>,
     store: Store,
     meter: Arc<Meter>,
     clock: Arc<SimulatedClock>,
-    /// Time and listing of the records that are restored.
+    /// Time and listing of the records that are restored, wherever content lies.
     expected: BTreeMap<u64, (i64, Digest)>,
     /// Those of them that were drawn.
     drawn: Vec<u64>,
+    /// The newest record that holds content.
+    filled: u64,
     head: Arc<State>,
     /// A state of some time ago, as a machine that was away has it.
     away: Arc<State>,
@@ -82,8 +89,13 @@ struct Scene {
 
 impl Scene {
     async fn open(&self) -> Result<Repository> {
+        self.open_with(9).await
+    }
+
+    /// As somebody who draws other names.
+    async fn open_with(&self, seed: u64) -> Result<Repository> {
         let clock = Arc::<SimulatedClock>::clone(&self.clock);
-        let entropy = Arc::new(SeededEntropy::new(9));
+        let entropy = Arc::new(SeededEntropy::new(seed));
         let id = RepositoryId::from_bytes([7; 16]);
         Ok(Repository::open_or_create(self.store.clone(), id, clock, entropy).await?)
     }
@@ -109,16 +121,115 @@ impl Worst {
 
 async fn show(args: &PointsArgs) -> Result<()> {
     let begun = Instant::now();
-    let scene = build(args).await?;
+    let mut scene = build(args).await?;
     println!(
         "{} records of a repository of {FILES} files in {:.1} s",
         scene.head.head.number,
         begun.elapsed().as_secs_f64()
     );
+    measure(&scene).await?;
+    let kinds = kinds(&scene.store).await?;
+    println!("\n| objects | number | bytes | largest |");
+    println!("|---|---|---|---|");
+    for (kind, (number, bytes, largest)) in &kinds {
+        println!("| {kind} | {number} | {bytes} | {largest} |");
+    }
+    let bytes = |kind: &str| kinds.get(kind).map_or(0, |(_, bytes, _)| *bytes);
+    let beside = bytes("checkpoints") + bytes("trees");
+    ensure!(
+        beside <= BESIDE_MAX * bytes("log"),
+        "checkpoints and trees take {beside} bytes, the log {}",
+        bytes("log")
+    );
+    let begun = Instant::now();
+    let listings = collect(&mut scene, args).await?;
+    println!(
+        "\ncollected in {:.1} s: {listings} listings stand in for the records up to {}, {} frames have moved",
+        begun.elapsed().as_secs_f64(),
+        scene.head.collection.cut,
+        moved(&scene).await?,
+    );
+    measure(&scene).await
+}
+
+/// Lets states go as if the repository were old: one an hour is kept, the newest quarter, and what snapshots
+/// name. Draws from what is kept of the others. Gives how many listings stand in for retired records.
+async fn collect(scene: &mut Scene, args: &PointsArgs) -> Result<usize> {
+    let objects: Arc<dyn ObjectStore> = Arc::new(scene.memory.fork());
+    let before = Store::new(objects, Listing::Sorted);
+    // Past whatever the store says of its objects, so that all of them are old enough.
+    let tomorrow = SystemTime::now().duration_since(UNIX_EPOCH)? + DAY;
+    let ahead = i64::try_from(tomorrow.as_millis())? - scene.clock.now().as_millis();
+    scene
+        .clock
+        .advance(Duration::from_millis(u64::try_from(ahead).unwrap_or(0)) + PAUSE);
+    let repository = scene.open_with(10).await?;
+    let author = Author::new(args.seed + 1);
+    let body = Body::Forget(ForgetBody {
+        base: scene.head.head,
+        snapshots: Vec::new(),
+        policy: Some(Policy {
+            within_days: 0,
+            last: u32::try_from(args.count / 4)?,
+            hourly: u32::MAX,
+            ..Policy::default()
+        }),
+    });
+    let draft = StoredDraft::new(author.head(Kind::Forget, Vec::new()), body, &[])?;
+    repository.append_as(&draft, &scene.head, None).await?;
+    let settings = Settings {
+        floor: Duration::ZERO,
+        upload: Duration::ZERO,
+    };
+    let collector = Collector::new(&repository, settings);
+    collector.compact(true).await?;
+    collector.remove().await?;
+    let known = Arc::clone(&scene.head);
+    scene.head = advance(&repository, &known).await?;
+
+    let collection = scene.head.collection.clone();
+    let entropy = SeededEntropy::new(args.seed + 2);
+    let drawn = 0..args.restores;
+    let drawn: Vec<u64> = drawn
+        .filter_map(|round| match round % 2 {
+            0 => entropy
+                .pick(&collection.listings)
+                .map(|listing| listing.from),
+            _ => {
+                let (_, kept) = collection.nearest(1 + entropy.below(args.count));
+                (kept <= args.count).then_some(kept)
+            }
+        })
+        .collect();
+    let id = RepositoryId::from_bytes([7; 16]);
+    let clock = Arc::<SimulatedClock>::clone(&scene.clock);
+    let uncollected =
+        Repository::open_or_create(before, id, clock, Arc::new(SeededEntropy::new(9))).await?;
+    for number in &drawn {
+        let state = load_at(&uncollected, Point::Record(*number)).await?;
+        let expected = (state.time.as_millis(), state.tree.root_wherever());
+        scene.expected.insert(*number, expected);
+    }
+    scene.drawn = drawn;
+    Ok(collection.listings.len())
+}
+
+/// How many frames the newest compaction says where they lie now.
+async fn moved(scene: &Scene) -> Result<usize> {
+    let repository = scene.open().await?;
+    let compaction = repository.record(scene.head.collection.compacted).await?;
+    Ok(match compaction.map(|stored| stored.record.body) {
+        Some(Body::Compact(compact)) => compact.moves.len(),
+        _ => 0,
+    })
+}
+
+/// What everything takes.
+async fn measure(scene: &Scene) -> Result<()> {
     let mut rows: Vec<(&str, Worst)> = Vec::new();
     let mut worst = Worst::default();
     let repository = scene.open().await?;
-    measured(&scene, &mut worst, async {
+    measured(scene, &mut worst, async {
         let state = load(&repository).await?.state;
         ensure!(state.tree.root() == scene.head.tree.root(), "another state");
         ensure!(state.snapshots == scene.head.snapshots, "other snapshots");
@@ -129,7 +240,7 @@ async fn show(args: &PointsArgs) -> Result<()> {
 
     let mut worst = Worst::default();
     let repository = scene.open().await?;
-    measured(&scene, &mut worst, async {
+    measured(scene, &mut worst, async {
         let end = scene.head.head.number;
         let found = repository.records_until(end - LISTED, end).await?;
         ensure!(found.len() as u64 == LISTED, "{} records", found.len());
@@ -139,10 +250,10 @@ async fn show(args: &PointsArgs) -> Result<()> {
     rows.push(("the newest 20 records", worst));
 
     let mut worst = Worst::default();
-    for back in (0..=FAR_BEHIND_RECORDS as u64).filter(|back| *back < args.count) {
-        let known = state_at(&scene, scene.head.head.number - back).await?;
+    for back in (0..=FAR_BEHIND_RECORDS as u64).filter(|back| *back < scene.head.head.number) {
+        let known = state_at(scene, scene.head.head.number - back).await?;
         let repository = scene.open().await?;
-        measured(&scene, &mut worst, async {
+        measured(scene, &mut worst, async {
             let state = advance(&repository, &known).await?;
             ensure!(state.head == scene.head.head, "another head");
             Ok(())
@@ -153,7 +264,7 @@ async fn show(args: &PointsArgs) -> Result<()> {
 
     let mut worst = Worst::default();
     let repository = scene.open().await?;
-    measured(&scene, &mut worst, async {
+    measured(scene, &mut worst, async {
         let state = advance(&repository, &scene.away).await?;
         ensure!(state.head == scene.head.head, "another head");
         ensure!(state.tree.root() == scene.head.tree.root(), "another state");
@@ -168,7 +279,7 @@ async fn show(args: &PointsArgs) -> Result<()> {
         let (time, root) = scene.expected[&number];
         let late = statehold_core::time::Timestamp::from_millis(time + 1);
         // The newest moments, too, which other rules find.
-        let recent = scene.head.head.number - round % RECENT;
+        let recent = scene.filled - round % RECENT;
         for point in [
             Point::Record(number),
             Point::Time(late),
@@ -183,20 +294,23 @@ async fn show(args: &PointsArgs) -> Result<()> {
             };
             let repository = scene.open().await?;
             let mut state = None;
-            measured(&scene, worst, async {
+            measured(scene, worst, async {
                 state = Some(load_at(&repository, point).await?);
                 Ok(())
             })
             .await?;
             let Some(state) = state else { continue };
             let expected = scene.expected[&state.head.number].1;
-            ensure!(state.tree.root() == expected, "{point:?}: another tree");
+            let found = state.tree.root_wherever();
+            ensure!(found == expected, "{point:?}: another tree");
             if matches!(point, Point::Record(at) if at == number) {
-                ensure!(state.tree.root() == root, "{point:?}: another tree");
-                let path = format!("f{}", number % FILES);
-                measured(&scene, &mut content, async {
+                ensure!(found == root, "{point:?}: another tree");
+                // A record that names a snapshot holds no file.
+                let last = number - u64::from(number.is_multiple_of(SNAPSHOT_EVERY));
+                let path = format!("f{}", last % FILES);
+                measured(scene, &mut content, async {
                     let found = read_file(&repository, &state, &path).await?;
-                    ensure!(found == content_of(number), "{path} at {number}");
+                    ensure!(found == content_of(last), "{path} at {number}");
                     Ok(())
                 })
                 .await?;
@@ -218,12 +332,6 @@ async fn show(args: &PointsArgs) -> Result<()> {
         } = worst;
         println!("| {what} | {times} | {requests} | {rounds} | {bytes} |");
     }
-    let kinds = kinds(&scene.store).await?;
-    println!("\n| objects | number | bytes | largest |");
-    println!("|---|---|---|---|");
-    for (kind, (number, bytes, largest)) in &kinds {
-        println!("| {kind} | {number} | {bytes} | {largest} |");
-    }
     for (what, worst) in &rows {
         let rounds = if *what == AWAY {
             AWAY_ROUNDS_MAX
@@ -233,13 +341,6 @@ async fn show(args: &PointsArgs) -> Result<()> {
         ensure!(worst.requests <= REQUESTS_MAX, "{what}: {worst:?}");
         ensure!(worst.rounds <= rounds, "{what}: {worst:?}");
     }
-    let bytes = |kind: &str| kinds.get(kind).map_or(0, |(_, bytes, _)| *bytes);
-    let beside = bytes("checkpoints") + bytes("trees");
-    ensure!(
-        beside <= BESIDE_MAX * bytes("log"),
-        "checkpoints and trees take {beside} bytes, the log {}",
-        bytes("log")
-    );
     Ok(())
 }
 
@@ -266,15 +367,19 @@ async fn state_at(scene: &Scene, number: u64) -> Result<Arc<State>> {
 }
 
 async fn build(args: &PointsArgs) -> Result<Scene> {
-    let objects: Arc<dyn ObjectStore> = Arc::new(SlowStore::new(Arc::new(InMemory::new())));
+    let memory = Arc::new(InMemory::new());
+    let inner: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(&memory);
+    let objects: Arc<dyn ObjectStore> = Arc::new(SlowStore::new(inner));
     let (store, meter) = Store::new(objects, Listing::Sorted).metered();
     let clock = Arc::new(SimulatedClock::standing(EPOCH));
     let mut scene = Scene {
+        memory,
         store,
         meter,
         clock,
         expected: BTreeMap::new(),
         drawn: Vec::new(),
+        filled: args.count,
         head: Arc::new(State::empty(Digest::of(b""))),
         away: Arc::new(State::empty(Digest::of(b""))),
     };
@@ -307,7 +412,9 @@ async fn build(args: &PointsArgs) -> Result<Scene> {
         repository.tend(&state).await?;
         if wanted.contains(&number) || number + RECENT > args.count {
             let time = state.time.as_millis();
-            scene.expected.insert(number, (time, state.tree.root()));
+            scene
+                .expected
+                .insert(number, (time, state.tree.root_wherever()));
         }
         if number == args.count / 2 {
             scene.away = Arc::clone(&state);
