@@ -11,7 +11,7 @@ use statehold_core::bands::Band;
 use statehold_core::entry::{Chunk, Entry, Location, Signature};
 use statehold_core::environment::Entropy;
 use statehold_core::id::{MachineId, Nonce};
-use statehold_core::limits::APPEND_RACES_MAX;
+use statehold_core::limits::{APPEND_RACES_MAX, LOG_RANGE_RECORDS_MAX};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, SnapshotBody, Upsert};
@@ -154,7 +154,7 @@ pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
              promote` makes it go on",
         );
     };
-    let found = load_at(old, Point::Record(fork.number)).await?;
+    let found = load_at(old, Point::Then(fork.number)).await?;
     if found.head != fork {
         return Err(Error::Diverged {
             number: fork.number,
@@ -167,9 +167,15 @@ pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
 
 /// The newest state of a log, and the nonces of everything since its epoch began.
 pub async fn landed(new: &Repository) -> Result<(Arc<State>, BTreeMap<Nonce, RecordRef>)> {
-    let began = Point::Record(load(new).await?.state.epoch_began());
-    let (state, came) = new.catch_up(&load_at(new, began).await?).await?;
-    Ok((state, nonces(&came).collect()))
+    let state = load(new).await?.state;
+    let (mut landed, mut last) = (BTreeMap::new(), state.epoch_began());
+    // Of those that are retired by now, what is left says the nonce.
+    while last < state.head.number {
+        let until = state.head.number.min(last + LOG_RANGE_RECORDS_MAX);
+        landed.extend(nonces(&new.records_until(last, until).await?));
+        last = until;
+    }
+    Ok((state, landed))
 }
 
 fn nonces(records: &[StoredRecord]) -> impl Iterator<Item = (Nonce, RecordRef)> {

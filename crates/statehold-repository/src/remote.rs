@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, FutureExt as _, try_join_all};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
@@ -19,7 +19,7 @@ use statehold_core::state::State;
 
 use crate::content::Pack;
 use crate::error::{Error, Result};
-use crate::follow::{Follower, later_epoch};
+use crate::follow::{Follower, later_epoch, past_left_behind};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
@@ -193,9 +193,9 @@ pub async fn load_telling(
     let state = load_until(remote, at, passed_over).await?.state;
     let head = state.head.number;
     match at {
-        Point::Record(number) if head != number => Err(Error::refused(format!(
-            "there is no record {number}; the newest is {head}"
-        ))),
+        Point::Record(number) | Point::Then(number) if head != number => Err(Error::refused(
+            format!("there is no record {number}; the newest is {head}"),
+        )),
         Point::Time(time) if head == 0 => {
             let first = remote.records(0).await?;
             let first = first
@@ -227,7 +227,34 @@ async fn load_until(
             loaded => return loaded,
         }
     }
-    try_load_until(remote, at, passed_over).await
+    match try_load_until(remote, at, passed_over).await {
+        Err(Error::Retired { number }) => load_past(remote, number, at).await,
+        loaded => loaded,
+    }
+}
+
+/// Loads past a retired record for which nothing stands in, if a `promote` left it behind.
+fn load_past(remote: &dyn Remote, retired: u64, at: Point) -> BoxFuture<'_, Result<Loaded>> {
+    async move {
+        let Some(state) = past_left_behind(remote, retired).await? else {
+            return Err(Error::Retired { number: retired });
+        };
+        if at.is_before(state.head.number, state.time) {
+            return Err(Error::Retired { number: retired });
+        }
+        let mut loading = Loading {
+            follower: Follower::new(remote, state),
+            overdue: None,
+        };
+        match loading.follow(at).await {
+            Err(Error::Retired { number }) => load_past(remote, number, at).await,
+            followed => followed.map(|()| Loaded {
+                overdue: loading.overdue,
+                state: loading.follower.into_state(),
+            }),
+        }
+    }
+    .boxed()
 }
 
 async fn try_load_until(
@@ -407,7 +434,7 @@ async fn follow(
         let batch = remote.records_since(head, content).await?;
         for stored in &batch.records {
             match follower.take_in(stored).await {
-                // It stands on the state, but for what it said a checkpoint has to be loaded.
+                // It stands on the state, but for what it said, or goes on from, a checkpoint has to be loaded.
                 Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
                 taken => taken?,
             };

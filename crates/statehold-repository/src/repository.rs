@@ -226,6 +226,11 @@ impl Repository {
         &*self.entropy
     }
 
+    /// Both, for something else that works on the same store.
+    pub(crate) fn surroundings(&self) -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
+        (Arc::clone(&self.clock), Arc::clone(&self.entropy))
+    }
+
     /// The state of the repository before its first record.
     pub fn empty_state(&self) -> State {
         State::empty(self.genesis)

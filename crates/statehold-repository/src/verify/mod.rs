@@ -316,8 +316,12 @@ async fn follow(
         }
         watch.done(1);
     }
-    let collection = walk.state.map(|state| state.collection).unwrap_or_default();
-    let is_after_cut = |number: &u64| *number > collection.cut;
+    let (collection, epochs) = walk
+        .state
+        .map(|state| (state.collection, state.epochs))
+        .unwrap_or_default();
+    let is_left = |number: u64| epochs.iter().any(|epoch| epoch.leaves(number));
+    let is_after_cut = |number: &u64| *number > collection.cut && !is_left(*number);
     for number in untold.into_iter().filter(is_after_cut) {
         found.report.note_gap(number);
     }

@@ -24,10 +24,10 @@ use statehold_core::scope::Scope;
 use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
-use statehold_repository::Remote;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
+use statehold_repository::{Error, Remote};
 
 use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
@@ -71,7 +71,7 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 pub enum EngineError {
     /// The repository, its store or its gateway.
     #[error(transparent)]
-    Remote(#[from] statehold_repository::Error),
+    Remote(#[from] Error),
     /// The user's folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -209,7 +209,7 @@ impl Engine {
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            use statehold_repository::Error::{ClockAhead, Denied, Unavailable, Unknown};
+            use Error::{ClockAhead, Denied, Unavailable, Unknown};
             let pulls = options.direction != Direction::Push;
             match self.settle(&mut now.index).await {
                 // Where nothing can be written, as on a full disk, reading goes on.
@@ -329,7 +329,7 @@ impl Engine {
     fn check_may_push(&self) -> Result<()> {
         if self.role == Some(Role::Read) {
             let reason = "the key of this machine has the role read and may not push".to_owned();
-            return Err(statehold_repository::Error::Denied { reason }.into());
+            return Err(Error::Denied { reason }.into());
         }
         Ok(())
     }
@@ -370,8 +370,13 @@ impl Engine {
                             "the repository went on from a copy; what was pushed after this record is \
                              pushed again from the folders that have it"
                         );
-                        let fork = load_at(&*self.remote, Point::Record(fork.number)).await?;
-                        checkout.part(fork, state);
+                        match load_at(&*self.remote, Point::Then(fork.number)).await {
+                            Ok(fork) => checkout.part(fork, state),
+                            // A collector was there since. What both sides last agreed on is lost, and then
+                            // the two are united.
+                            Err(Error::Retired { .. }) => *checkout = Checkout::joining(state),
+                            Err(error) => return Err(error.into()),
+                        }
                     }
                     _ if state.head != checkout.state.head => checkout.move_to(state),
                     _ => {}
@@ -481,7 +486,7 @@ impl Engine {
                     return Ok(());
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
-                Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
+                Err(EngineError::Remote(Error::Conflict { .. })) => {
                     self.look_again(now, options).await?;
                 }
                 // Another log stands there. If a later epoch is the reason, it goes on in that.
@@ -497,7 +502,7 @@ impl Engine {
         }
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
-        Err(statehold_repository::Error::Unavailable { what, source }.into())
+        Err(Error::Unavailable { what, source }.into())
     }
 
     /// Learns what both sides hold now.
@@ -578,7 +583,7 @@ impl Engine {
         };
         let known = Arc::clone(&checkout.state);
         if let Some(by) = known.fenced {
-            let refused = statehold_repository::Error::refused(Violation::Fenced { by });
+            let refused = Error::refused(Violation::Fenced { by });
             return Err(refused.into());
         }
         let settings = self.workspace.settings();
