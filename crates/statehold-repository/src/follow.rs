@@ -175,15 +175,16 @@ pub(crate) async fn past_left_behind(
 
 /// What stands in the place of a log that a reader knew up to a record and that does not go on from
 /// there: the newest state of one of a later epoch, which parted from it before that record. `None` where
-/// no `promote` is the reason, or nothing can be read.
-pub(crate) async fn later_epoch(remote: &dyn Remote, known: &State) -> Option<Arc<State>> {
+/// no `promote` is the reason, or what stands there cannot be read; an error where it could be another time.
+pub(crate) async fn later_epoch(remote: &dyn Remote, known: &State) -> Result<Option<Arc<State>>> {
     let found = match load(remote).await {
         Ok(loaded) => loaded.state,
+        Err(error @ (Error::Unavailable { .. } | Error::Denied { .. })) => return Err(error),
         Err(error) => {
             tracing::debug!(%error, "no later epoch could be looked for");
-            return None;
+            return Ok(None);
         }
     };
-    let fork = found.fork_since(known)?;
-    (fork.number < known.head.number).then_some(found)
+    let fork = found.fork_since(known);
+    Ok(fork.filter(|fork| fork.number < known.head.number).map(|_| found))
 }

@@ -417,7 +417,7 @@ async fn advance_by(
     match follow(remote, known, content).await {
         // Another log stands there now. That is right if it is of a later epoch, and then only.
         Err(error @ (Error::Diverged { .. } | Error::Damaged { .. } | Error::NotFound { .. })) => {
-            later_epoch(remote, known).await.ok_or(error)
+            later_epoch(remote, known).await?.ok_or(error)
         }
         followed => followed,
     }

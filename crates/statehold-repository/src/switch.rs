@@ -89,7 +89,7 @@ async fn plan(repository: &Repository, state: &State) -> Result<Promotion> {
         Ok::<_, Error>(mark.filter(|mark| mark.number >= began))
     };
     let mut mark = marked().await?;
-    if mark.is_none() && state.epoch() > 0 && !is_opened_here(repository, state).await? {
+    if mark.is_none() && state.epoch() > 0 && !repository.is_opened_here(state).await? {
         // A replicator died between the promote that it copied and the next mark. What came with it is looked at as
         // a replicator would, which compares what stands there with the source: here, with itself.
         let stopped = complete(repository).await.stopped;
@@ -143,20 +143,6 @@ async fn plan(repository: &Repository, state: &State) -> Result<Promotion> {
     })
 }
 
-/// Whether the newest epoch began in this store, rather than in the one that it is a copy of.
-async fn is_opened_here(repository: &Repository, state: &State) -> Result<bool> {
-    let Some(last) = state.epochs.last() else {
-        return Ok(false);
-    };
-    let key = layout::epoch(state.epoch());
-    let Some(bytes) = repository.store().read(&key).await? else {
-        return Ok(false);
-    };
-    let stored = repository.record(last.by.number).await?;
-    let nonce = stored.map(|stored| stored.record.envelope.draft.nonce);
-    Ok(nonce == Some(epoch::read(&key, &bytes)?))
-}
-
 /// The nonce of the `promote` that opens an epoch here: that of a run before, if one was killed.
 async fn nonce_of(repository: &Repository, epoch: u64, entropy: &dyn Entropy) -> Result<Nonce> {
     let (key, nonce) = (layout::epoch(epoch), Nonce::random(entropy));
@@ -191,6 +177,10 @@ pub async fn promote(
         if promotion.by.is_some() {
             spare_what_was_left(repository, &promotion, &state).await;
             return Ok(promotion);
+        }
+        // A replicator wrote on and marked that since.
+        if promotion.from.number > state.head.number {
+            continue;
         }
         let body = Body::Promote(PromoteBody {
             base: state.head,

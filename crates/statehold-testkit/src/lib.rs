@@ -55,6 +55,7 @@ pub mod replay;
 pub mod servers;
 pub mod slow_store;
 pub mod state_killing;
+pub mod switching;
 pub mod text_tree;
 pub mod trace;
 pub mod world;

@@ -22,7 +22,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, TreeId};
-use statehold_core::limits::BACKUPS_MAX;
+use statehold_core::limits::{BACKUPS_MAX, INLINE_BYTES_MAX};
 use statehold_core::record::{BackupBody, Body, DraftHead, Kind, NewPack, RecordRef};
 use statehold_core::state::State;
 use tokio::sync::{OnceCell, Semaphore};
@@ -156,8 +156,8 @@ impl Replicator {
             object: layout::REPOSITORY.into(),
         })?;
         let loaded = load(&repository).await?;
-        // A log that was ended takes no row, and needs none.
-        if loaded.state.fenced.is_some() {
+        // A log that was ended takes no row, and needs none; a copy would part from where it comes from.
+        if loaded.state.fenced.is_some() || !repository.is_opened_here(&loaded.state).await? {
             return Ok(None);
         }
         let nonce = Nonce::random(&*self.entropy);
@@ -391,7 +391,11 @@ impl Run<'_> {
         }
         let with_packs = |stored: StoredRecord| async move {
             let packs = copy_packs(by, (from, to), &stored, (source, newest)).await?;
-            // Content takes a processor for a while where it is large.
+            if stored.record.envelope.draft.content_bytes as usize <= INLINE_BYTES_MAX {
+                stored.check_content()?;
+                return Ok((stored, packs));
+            }
+            // More than rides in a push takes a processor for a while.
             let checked = tokio::task::spawn_blocking(move || {
                 stored.check_content()?;
                 Ok::<_, Error>(stored)

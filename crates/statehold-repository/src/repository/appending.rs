@@ -5,7 +5,7 @@ use std::sync::Arc;
 use statehold_core::id::{KeyId, Nonce};
 use statehold_core::limits::APPEND_RACES_MAX;
 use statehold_core::rebase::{Overlap, may_follow};
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Kind, RecordRef};
 use statehold_core::state::State;
 
 use super::Repository;
@@ -44,6 +44,14 @@ impl Repository {
             return Ok((landed, state));
         }
         for _ in 0..APPEND_RACES_MAX {
+            if head.kind != Kind::Promote && !self.is_opened_here(&state).await? {
+                let epoch = state.epoch();
+                return Err(Error::refused(format!(
+                    "this store is a copy of the one in which epoch {epoch} of the log began; `statehold link \
+                     --moved` with the other one goes on there, and once that is lost `statehold promote` goes \
+                     on here"
+                )));
+            }
             self.store.check_clock(&*self.clock).await?;
             let time = state.time.max(self.clock.now());
             let stored = draft.at(state.head, time, key);
@@ -146,9 +154,9 @@ impl Repository {
         Ok((follower.into_state(), came))
     }
 
-    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch has
-    /// landed only if somebody brought it over; its base may be of another log, so it is looked for from
-    /// where this one began. Otherwise what it introduces lies in another store, and it is made anew.
+    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch may have landed
+    /// before the log parted, or somebody brought it over: then that record is all there is. Otherwise what it
+    /// introduces lies in another store, and it is made anew.
     pub(super) async fn since_in_epoch(
         &self,
         base: RecordRef,
@@ -164,14 +172,32 @@ impl Repository {
                 since => return since,
             }
         }
-        let since = self.since(epoch.by, state.head).await?;
-        let landed = since
-            .into_iter()
-            .find(|stored| stored.record.envelope.draft.nonce == nonce);
+        let after = self.last_shared(base, state).await?;
+        let since = self.range(after + 1, state.head.number).await?;
+        let landed = since.into_iter().find(|stored| {
+            let envelope = &stored.record.envelope;
+            envelope.draft.nonce == nonce && !state.is_left_behind(envelope.number)
+        });
         landed.map(|stored| vec![stored]).ok_or(Error::Conflict {
             number: epoch.by.number,
             overlap: Overlap { paths: Vec::new() },
         })
+    }
+
+    /// A record after which everything lies that a draft of this base, of another epoch, can have become: the base if it
+    /// is of this log, else where the first epoch parted from what it may be of.
+    async fn last_shared(&self, base: RecordRef, state: &State) -> Result<u64> {
+        let there = match base.number {
+            0 => Some(self.genesis),
+            number if number > state.head.number => None,
+            number => self.record(number).await?.map(|stored| stored.record.id),
+        };
+        if there == Some(base.id) {
+            return Ok(base.number);
+        }
+        let mut epochs = state.epochs.iter().map(|epoch| epoch.from.number);
+        let parted = epochs.find(|from| *from < base.number);
+        Ok(parted.unwrap_or(state.epoch_began()))
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.

@@ -18,6 +18,7 @@ use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
 use statehold_core::point::Point;
+use statehold_core::rebase::Overlap;
 use statehold_core::record::RecordRef;
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
@@ -60,7 +61,7 @@ pub use report::{Counts, Joined, Report, RunOptions, Status, TooLarge};
 use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
-use settle::{agree_on, is_another_log, still_to_settle};
+use settle::{agree_on, is_another_log, is_itself, still_to_settle};
 pub use take_back::TakenBack;
 
 /// The result of an engine operation.
@@ -609,6 +610,11 @@ impl Engine {
             outgoing.take(action, &mut sending).await?;
         }
         report.busy.append(&mut outgoing.changed);
+        if let Some(nonce) = now.carried
+            && self.came_meanwhile(&known, nonce).await?
+        {
+            now.carried = None;
+        }
         let Some(outbound) = outgoing.finish(settings.machine.id, now.carried)? else {
             return Ok(());
         };
@@ -626,13 +632,21 @@ impl Engine {
         }
         sending.finish().await?;
         // All other content is durable.
-        let (record, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        let (stored, state) = self.hand_in(&along, &outbound.draft, known).await?;
+        if !is_itself(&outbound.draft, &stored) {
+            // Its old form was brought over just now. What is beyond that is planned anew.
+            Journal::of(&self.workspace).clear()?;
+            now.carried = None;
+            let (number, paths) = (stored.record.envelope.number, Vec::new());
+            let overlap = Overlap { paths };
+            return Err(Error::Conflict { number, overlap }.into());
+        }
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            agree_on(checkout, &outbound.draft, record);
+            agree_on(checkout, &outbound.draft, stored.record.reference());
             checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);
