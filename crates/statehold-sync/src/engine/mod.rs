@@ -576,8 +576,16 @@ impl Engine {
             return Ok(());
         }
         // Before anything is sent. Since it was seen, the log may have gone on.
-        if now.state().is_some_and(|state| state.fenced.is_some()) {
+        if let Some(fenced) = now.state().filter(|state| state.fenced.is_some()) {
+            let seen = fenced.head;
             self.refresh(&mut now.index, None).await?;
+            let head = now.state().map_or(seen, |state| state.head);
+            // Then what is to be sent was planned on another state.
+            if head != seen {
+                let (number, paths) = (head.number, Vec::new());
+                let overlap = Overlap { paths };
+                return Err(Error::Conflict { number, overlap }.into());
+            }
         }
         let Some(checkout) = &now.index.checkout else {
             return Ok(());

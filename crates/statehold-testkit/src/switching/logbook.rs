@@ -137,7 +137,15 @@ impl Logbook {
         let state = load_at(&repository, Point::Then(mark.number)).await;
         let state = state.map_err(|error| broken("at", &error))?;
         self.check_view(&state)?;
-        // Where content lies now is asked of the newest state, which may have let this one go.
+        // The newest state may have let this one go, or left it behind.
+        let newest = self.state(self.end(site));
+        let is_kept = newest.is_none_or(|newest| {
+            let is_expired = newest.collection.expired.contains(mark.number);
+            !is_expired && !newest.is_left_behind(mark.number)
+        });
+        if !is_kept {
+            return Ok(());
+        }
         let state = match load_at(&repository, Point::Record(mark.number)).await {
             Err(Error::Expired { .. }) => return Ok(()),
             state => state.map_err(|error| broken("with where things lie at", &error))?,

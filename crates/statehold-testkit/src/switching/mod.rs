@@ -244,7 +244,7 @@ impl World {
                 ways.push(vec![Arc::new(direct), Arc::new(link)]);
             }
             let name = format!("machine {number}");
-            machines.push(Roaming::new(name, ways, entropy.branch())?);
+            machines.push(Roaming::new(name, ways, entropy.branch(), has_collector)?);
         }
         Ok(Self {
             steps,
@@ -702,7 +702,8 @@ impl World {
                 Some(Ok(lost)) => {
                     let is_open = lost.iter().find(|one| {
                         let is_push = one.kind == Kind::Push;
-                        one.end == End::Wanted || is_push && one.end == End::LeftOut
+                        let is_left_out = is_push && one.end == End::LeftOut;
+                        one.end == End::Wanted || is_left_out && !self.has_collector
                     });
                     if let Some(open) = is_open {
                         return Err(Violation(format!("it was not brought over: {open:?}")));
@@ -713,6 +714,12 @@ impl World {
                     return Ok(());
                 }
                 Some(Err(error)) if is_fault(&error) => {}
+                // It let go of what it had, and says so.
+                Some(Err(Error::Refused { reason }))
+                    if self.has_collector && reason.contains("has retired") =>
+                {
+                    return Ok(());
+                }
                 Some(Err(error)) => {
                     let what = format!("bringing over from site {old} to site {new}: {error}");
                     return Err(Violation(what));

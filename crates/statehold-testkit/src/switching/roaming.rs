@@ -48,6 +48,7 @@ pub(super) struct Roaming {
     pub(super) name: String,
     pub(super) entropy: SeededEntropy,
     folder: TempDir,
+    meets_collectors: bool,
     /// By site, and then by the way there.
     engines: Vec<Vec<Engine>>,
     now: Mutex<Now>,
@@ -81,6 +82,7 @@ impl Roaming {
         name: String,
         ways: Vec<Ways>,
         entropy: SeededEntropy,
+        meets_collectors: bool,
     ) -> Result<Self, Violation> {
         let folder = tempfile::tempdir().map_err(surprise)?;
         let options = InitOptions {
@@ -112,6 +114,7 @@ impl Roaming {
             name,
             entropy,
             folder,
+            meets_collectors,
             engines,
             now,
             at_work: tokio::sync::Mutex::default(),
@@ -199,6 +202,12 @@ impl Roaming {
             // elsewhere yet.
             Err(EngineError::Remote(error)) if is_elsewhere(&error) => {
                 Ok(Ran::NotNow(error.to_string()))
+            }
+            // What it was about to read was moved, and deleted at once.
+            Err(EngineError::Remote(Error::NotFound { object }))
+                if self.meets_collectors && object.starts_with("packs/") =>
+            {
+                Ok(Ran::NotNow(format!("{object} is gone")))
             }
             Err(error) => Err(Violation(format!("{} at site {}: {error}", self.name, self.site()))),
         }
