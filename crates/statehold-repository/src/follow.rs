@@ -186,5 +186,7 @@ pub(crate) async fn later_epoch(remote: &dyn Remote, known: &State) -> Result<Op
         }
     };
     let fork = found.fork_since(known);
-    Ok(fork.filter(|fork| fork.number < known.head.number).map(|_| found))
+    Ok(fork
+        .filter(|fork| fork.number < known.head.number)
+        .map(|_| found))
 }

@@ -9,6 +9,7 @@
 //! 5. [`client`]: random pushes and pulls, and what survives a crash.
 //! 6. [`invariants`]: what has to be true after every step.
 //! 7. [`world`]: all of it together, after one seed: [`simulate`].
+//!    [`switching`]: the log changes stores meanwhile. [`compacting`]: hours of compaction in no time.
 //! 8. [`trace`]: what happened, and its digest.
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
@@ -36,6 +37,7 @@ pub mod carrying;
 pub mod client;
 pub mod collecting;
 pub mod commits;
+pub mod compacting;
 pub mod conformance;
 pub mod crash;
 pub mod dated_store;

@@ -66,7 +66,9 @@ impl Engine {
         while after < head {
             let until = head.min(after + LOG_RANGE_RECORDS_MAX);
             let records = self.remote.records_until(after, until).await?;
-            let mut nonces = records.iter().map(|stored| stored.record.envelope.draft.nonce);
+            let mut nonces = records
+                .iter()
+                .map(|stored| stored.record.envelope.draft.nonce);
             if nonces.any(|found| found == nonce) {
                 return Ok(true);
             }

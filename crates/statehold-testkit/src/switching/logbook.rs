@@ -31,11 +31,17 @@ pub(super) type Tree = BTreeMap<RepoPath, Signature>;
 
 pub(super) fn tree_of(state: &State) -> Tree {
     let entries = state.tree.iter();
-    entries.map(|(path, entry)| (path.clone(), entry.signature())).collect()
+    entries
+        .map(|(path, entry)| (path.clone(), entry.signature()))
+        .collect()
 }
 
 fn holds(condition: bool, otherwise: impl FnOnce() -> String) -> Checked {
-    if condition { Ok(()) } else { Err(Violation(otherwise())) }
+    if condition {
+        Ok(())
+    } else {
+        Err(Violation(otherwise()))
+    }
 }
 
 /// What is known of a record.
@@ -132,7 +138,10 @@ impl Logbook {
         })?;
         let repository = self.fresh(site)?;
         let broken = |what: &str, error: &dyn std::fmt::Display| {
-            Violation(format!("site {site}, {what} its mark {}: {error}", mark.number))
+            Violation(format!(
+                "site {site}, {what} its mark {}: {error}",
+                mark.number
+            ))
         };
         let state = load_at(&repository, Point::Then(mark.number)).await;
         let state = state.map_err(|error| broken("at", &error))?;
@@ -170,7 +179,9 @@ impl Logbook {
             let Entry::File(file) = entry else { continue };
             let read = read_file(repository, state, path.as_str()).await;
             let read = read.map_err(|error| Violation(format!("{path}: {error}")))?;
-            holds(Digest::of(&read) == file.digest, || format!("{path} is another"))?;
+            holds(Digest::of(&read) == file.digest, || {
+                format!("{path} is another")
+            })?;
         }
         Ok(())
     }
@@ -185,7 +196,10 @@ impl Logbook {
                 && known.epochs == state.epochs
         });
         holds(is_same, || {
-            format!("a reader's state at {:?} is not the log's: {known:?}", state.head)
+            format!(
+                "a reader's state at {:?} is not the log's: {known:?}",
+                state.head
+            )
         })
     }
 
@@ -209,7 +223,8 @@ impl Logbook {
     pub(super) fn parts(&self, one: usize, other: usize) -> Option<u64> {
         let book = locked(&self.book);
         let mut both = book.logs[one].iter().zip(&book.logs[other]);
-        both.find(|(one, other)| one != other).map(|(one, _)| one.number)
+        both.find(|(one, other)| one != other)
+            .map(|(one, _)| one.number)
     }
 
     /// What was ever put at paths by what is in effect in a log, and that nothing is in effect twice.
@@ -236,7 +251,9 @@ impl Logbook {
     /// The records of a log after one of it that put something in place and are in effect.
     pub(super) fn pushes_after(&self, site: usize, after: u64) -> Vec<RecordRef> {
         let book = locked(&self.book);
-        let later = book.logs[site].iter().filter(|record| record.number > after);
+        let later = book.logs[site]
+            .iter()
+            .filter(|record| record.number > after);
         let is_push = |record: &&RecordRef| {
             let known = &book.known[&record.id];
             known.is_in_effect && known.kind == Kind::Push
@@ -255,14 +272,22 @@ impl Book {
         let at = record.reference();
         let before = *self.logs[site].last().expect("record 0 is always there");
         holds(record.envelope.parent == before.id, || {
-            format!("record {} of site {site} does not follow the one before it", at.number)
+            format!(
+                "record {} of site {site} does not follow the one before it",
+                at.number
+            )
         })?;
         if !self.states.contains_key(&at.id) {
             holds(!stored.is_retired(), || {
-                format!("record {} of site {site} was retired before anybody saw it", at.number)
+                format!(
+                    "record {} of site {site} was retired before anybody saw it",
+                    at.number
+                )
             })?;
             let mut state = (*self.states[&before.id]).clone();
-            let mut applied = state.apply(record).map_err(|error| Violation(error.to_string()))?;
+            let mut applied = state
+                .apply(record)
+                .map_err(|error| Violation(error.to_string()))?;
             if let Applied::ContinuesFrom(from) = applied {
                 let earlier = self.states.get(&from.id);
                 let earlier = earlier.ok_or_else(|| Violation(format!("nobody saw {from:?}")))?;

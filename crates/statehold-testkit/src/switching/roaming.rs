@@ -103,7 +103,11 @@ impl Roaming {
         };
         let mut engines = Vec::new();
         for ways in ways {
-            engines.push(ways.into_iter().map(engine).collect::<Result<Vec<_>, _>>()?);
+            engines.push(
+                ways.into_iter()
+                    .map(engine)
+                    .collect::<Result<Vec<_>, _>>()?,
+            );
         }
         let now = Mutex::new(Now {
             site: 0,
@@ -141,9 +145,17 @@ impl Roaming {
 
     /// Somebody works in the folder: a new file, another content, a deletion.
     pub(super) fn edit(&self) -> Result<(), Violation> {
-        let own = format!("of-{}/{}", self.name.replace(' ', "-"), self.entropy.below(4));
+        let own = format!(
+            "of-{}/{}",
+            self.name.replace(' ', "-"),
+            self.entropy.below(4)
+        );
         let shared = self.entropy.pick(&SHARED).copied().unwrap_or("memory.md");
-        let path = if self.entropy.chance(400) { &own } else { shared };
+        let path = if self.entropy.chance(400) {
+            &own
+        } else {
+            shared
+        };
         let at = self.folder.path().join(path);
         let edits = {
             let mut now = locked(&self.now);
@@ -209,7 +221,11 @@ impl Roaming {
             {
                 Ok(Ran::NotNow(format!("{object} is gone")))
             }
-            Err(error) => Err(Violation(format!("{} at site {}: {error}", self.name, self.site()))),
+            Err(error) => Err(Violation(format!(
+                "{} at site {}: {error}",
+                self.name,
+                self.site()
+            ))),
         }
     }
 

@@ -19,6 +19,7 @@ mod replicate;
 mod simulation;
 mod state_kill;
 mod states;
+mod target;
 mod tree;
 mod worm;
 
