@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::EPOCHS_MAX;
 use crate::record::{Body, PromoteBody, Record, RecordRef};
-use crate::state::{Applied, State, Violation};
+use crate::state::{Applied, FoldError, State, Violation};
 
 /// An epoch after the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,15 @@ impl State {
         let (same, later) = self.epochs.split_at_checked(known.epochs.len())?;
         let next = later.first()?;
         (same == known.epochs).then_some(next.from)
+    }
+
+    /// Moves the head over a record that a `promote` left behind, or is going to: what it says does not
+    /// count, and of one that is retired nobody knows it. Nothing else of the state is of use from then on,
+    /// but to take in that `promote`.
+    pub fn pass_over(&mut self, record: &Record) -> Result<(), FoldError> {
+        self.check_follows(record)?;
+        self.move_head(record);
+        Ok(())
     }
 
     /// Checks what epochs ask of a record that stands on this state.

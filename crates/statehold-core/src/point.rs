@@ -10,6 +10,9 @@ pub enum Point {
     Newest,
     /// The one after this record.
     Record(u64),
+    /// The one after this record as it was then, whether it is kept or not: content lies where it lay. A
+    /// `promote` continues from such a state.
+    Then(u64),
     /// The one at this moment: after the last record that was not appended later.
     Time(Timestamp),
 }
@@ -19,7 +22,7 @@ impl Point {
     pub fn is_before(self, number: u64, time: Timestamp) -> bool {
         match self {
             Self::Newest => false,
-            Self::Record(last) => number > last,
+            Self::Record(last) | Self::Then(last) => number > last,
             Self::Time(last) => time > last,
         }
     }

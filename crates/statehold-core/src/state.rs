@@ -369,17 +369,8 @@ impl State {
 
     /// Takes in the next record.
     pub fn apply(&mut self, record: &Record) -> Result<Applied, FoldError> {
+        self.check_follows(record)?;
         let envelope = &record.envelope;
-        let follows = self.head.number.checked_add(1) == Some(envelope.number)
-            && envelope.parent == self.head.id;
-        if !follows {
-            return Err(FoldError::Chain {
-                number: envelope.number,
-                parent: envelope.parent,
-                head_number: self.head.number,
-                head: self.head.id,
-            });
-        }
         let applied = match (&envelope.draft.kind, &record.body) {
             (_, Body::Retired) => {
                 let number = envelope.number;
@@ -405,6 +396,22 @@ impl State {
         };
         self.move_head(record);
         Ok(applied)
+    }
+
+    /// Checks that a record continues the chain.
+    pub(crate) fn check_follows(&self, record: &Record) -> Result<(), FoldError> {
+        let envelope = &record.envelope;
+        let follows = self.head.number.checked_add(1) == Some(envelope.number)
+            && envelope.parent == self.head.id;
+        if follows {
+            return Ok(());
+        }
+        Err(FoldError::Chain {
+            number: envelope.number,
+            parent: envelope.parent,
+            head_number: self.head.number,
+            head: self.head.id,
+        })
     }
 
     /// Moves on to a record, whatever became of it.

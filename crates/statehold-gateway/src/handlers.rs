@@ -121,6 +121,7 @@ pub(crate) async fn info(access: Access, State(gateway): State<Gateway>) -> Answ
 #[derive(Debug, Deserialize)]
 pub(crate) struct OpenQuery {
     at_most: Option<u64>,
+    then: Option<u64>,
     time: Option<Timestamp>,
 }
 
@@ -130,12 +131,13 @@ pub(crate) async fn open(access: Access, Asked(query): Asked<OpenQuery>) -> Answ
     if access.key().role >= Role::Push {
         repository.get_ready();
     }
-    let at = match (query.at_most, query.time) {
-        (None, None) => Point::Newest,
-        (Some(number), None) => Point::Record(number),
-        (None, Some(time)) => Point::Time(time),
-        (Some(_), Some(_)) => {
-            return Err(Problem::refused("at_most and time exclude each other").into());
+    let at = match (query.at_most, query.then, query.time) {
+        (None, None, None) => Point::Newest,
+        (Some(number), None, None) => Point::Record(number),
+        (None, Some(number), None) => Point::Then(number),
+        (None, None, Some(time)) => Point::Time(time),
+        _ => {
+            return Err(Problem::refused("at_most, then and time exclude each other").into());
         }
     };
     let opening = repository.open(at).await?;

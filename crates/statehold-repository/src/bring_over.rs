@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use statehold_core::bands::Band;
+use statehold_core::collection::Moves;
 use statehold_core::entry::{Chunk, Entry, Location, Signature};
 use statehold_core::environment::Entropy;
 use statehold_core::id::{MachineId, Nonce};
-use statehold_core::limits::APPEND_RACES_MAX;
+use statehold_core::limits::{APPEND_RACES_MAX, LOG_RANGE_RECORDS_MAX};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, SnapshotBody, Upsert};
@@ -22,6 +23,7 @@ use crate::content::{ContentWriter, open_chunk};
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::format::record::{StoredDraft, StoredRecord};
+use crate::layout;
 use crate::remote::{Remote as _, load, load_at};
 use crate::repository::Repository;
 
@@ -67,11 +69,13 @@ pub async fn bring_over(
     apply: bool,
 ) -> Result<Vec<Lost>> {
     let target = Target::open(old, new).await?;
+    let moves = moves_of(old).await?;
     let mut follower = Follower::new(old, Arc::clone(&target.fork));
     let mut over = Over {
         old,
         new,
         entropy,
+        moves,
         target,
         apply,
     };
@@ -80,7 +84,9 @@ pub async fn bring_over(
         let batch = old.records(follower.state().head.number).await?;
         for stored in &batch.records {
             let before = touched(follower.state(), stored);
-            if follower.take_in(stored).await? != Applied::Changed {
+            let applied = follower.take_in(stored).await;
+            let applied = applied.map_err(|error| let_go(over.target.fork.head.number, error))?;
+            if applied != Applied::Changed {
                 continue;
             }
             if matches!(stored.record.body, Body::Backup(_) | Body::Fence(_)) {
@@ -154,7 +160,11 @@ pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
              promote` makes it go on",
         );
     };
-    let found = load_at(old, Point::Record(fork.number)).await?;
+    let found = match load_at(old, Point::Then(fork.number)).await {
+        Err(Error::Retired { .. }) => load_at(new, Point::Then(fork.number)).await,
+        found => found,
+    };
+    let found = found.map_err(|error| let_go(fork.number, error))?;
     if found.head != fork {
         return Err(Error::Diverged {
             number: fork.number,
@@ -165,11 +175,29 @@ pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
     Ok(found)
 }
 
+/// What to say where a record is retired.
+fn let_go(after: u64, error: Error) -> Error {
+    match error {
+        Error::Retired { number } => Error::refused(format!(
+            "the first store has retired record {number}, and the logs part behind record {after}: what it got \
+             since can't be told one by one; `statehold link` an empty folder to it, pull, and push what is missing \
+             from there"
+        )),
+        error => error,
+    }
+}
+
 /// The newest state of a log, and the nonces of everything since its epoch began.
 pub async fn landed(new: &Repository) -> Result<(Arc<State>, BTreeMap<Nonce, RecordRef>)> {
-    let began = Point::Record(load(new).await?.state.epoch_began());
-    let (state, came) = new.catch_up(&load_at(new, began).await?).await?;
-    Ok((state, nonces(&came).collect()))
+    let state = load(new).await?.state;
+    let (mut landed, mut last) = (BTreeMap::new(), state.epoch_began());
+    // Of those that are retired by now, what is left says the nonce.
+    while last < state.head.number {
+        let until = state.head.number.min(last + LOG_RANGE_RECORDS_MAX);
+        landed.extend(nonces(&new.records_until(last, until).await?));
+        last = until;
+    }
+    Ok((state, landed))
 }
 
 fn nonces(records: &[StoredRecord]) -> impl Iterator<Item = (Nonce, RecordRef)> {
@@ -210,8 +238,26 @@ struct Over<'a> {
     old: &'a Repository,
     new: &'a Repository,
     entropy: &'a dyn Entropy,
+    /// Where content lies in the old store that was moved there since.
+    moves: Moves,
     target: Target,
     apply: bool,
+}
+
+/// What the newest compaction of a log says of where content lies now.
+async fn moves_of(repository: &Repository) -> Result<Moves> {
+    let compacted = load(repository).await?.state.collection.compacted;
+    if compacted == 0 {
+        return Ok(Moves::default());
+    }
+    let stored = repository.record(compacted).await?;
+    match stored.map(|stored| stored.record.body) {
+        Some(Body::Compact(compact)) => Ok(compact.moves),
+        _ => {
+            let reason = "it is not the compaction that it should be";
+            Err(Error::damaged(layout::record(compacted), reason))
+        }
+    }
 }
 
 impl Over<'_> {
@@ -232,7 +278,11 @@ impl Over<'_> {
                 self.target.planned.extend(after);
                 return Ok(End::Wanted);
             }
-            let draft = self.draft(change, &paths).await?;
+            let draft = match self.draft(change, &paths).await {
+                // A collector took it away, as what was superseded long ago.
+                Err(Error::NotFound { .. }) if !self.moves.is_empty() => return Ok(End::LeftOut),
+                draft => draft?,
+            };
             match self.new.append_as(&draft, &self.target.state, None).await {
                 Ok((stored, _)) => {
                     self.target.catch_up(self.new).await?;
@@ -342,7 +392,8 @@ impl Over<'_> {
         let mut carried = file.clone();
         carried.chunks.clear();
         for batch in batches(&file.chunks) {
-            let places: Vec<Location> = batch.iter().map(|chunk| chunk.at).collect();
+            let places = batch.iter().map(|chunk| self.moves.moved(chunk.at));
+            let places: Vec<Location> = places.collect();
             let frames = self.old.read(&places).await?;
             for (chunk, frame) in batch.iter().zip(&frames) {
                 let raw = open_chunk(chunk, frame)?;

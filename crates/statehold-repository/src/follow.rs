@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt as _};
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::point::Point;
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Body, Kind, RecordRef};
 use statehold_core::state::{Applied, FoldError, State};
 
 use crate::error::{Error, Result};
@@ -63,11 +63,17 @@ impl<'a> Follower<'a> {
         Ok(applied)
     }
 
+    /// Moves the head over a record that a `promote` left behind, or is going to.
+    pub(crate) fn pass_over(&mut self, stored: &StoredRecord) -> Result<()> {
+        let passed = Arc::make_mut(&mut self.state).pass_over(&stored.record);
+        passed.map_err(|error| Error::damaged("the log", error))
+    }
+
     /// The state at an earlier record of this epoch.
     fn earlier(&self, at: RecordRef) -> BoxFuture<'_, Result<Arc<State>>> {
         async move {
             let Some(began) = &self.began else {
-                return load_at(self.remote, Point::Record(at.number)).await;
+                return load_at(self.remote, Point::Then(at.number)).await;
             };
             let mut state = Arc::clone(began);
             while state.head.number < at.number {
@@ -129,17 +135,58 @@ fn say(state: &State, applied: &Applied) {
     }
 }
 
+/// The state at the `promote` that left behind a record of which the envelope alone is there; `None` where none
+/// did. A replicator that died leaves such a record: the source had retired it, and what stands in for it had
+/// not come yet.
+pub(crate) async fn past_left_behind(
+    remote: &dyn Remote,
+    retired: u64,
+) -> Result<Option<Arc<State>>> {
+    let Some(before) = retired.checked_sub(1) else {
+        return Ok(None);
+    };
+    let before = match load_at(remote, Point::Then(before)).await {
+        // A checkpoint behind it came meanwhile.
+        Err(Error::Retired { .. }) => return Ok(None),
+        before => before?,
+    };
+    let epoch = before.epoch();
+    let mut follower = Follower::new(remote, before);
+    loop {
+        let batch = remote.records(follower.state.head.number).await?;
+        for stored in &batch.records {
+            match &stored.record.body {
+                Body::Promote(promote) if promote.from.number < retired => {
+                    follower.take_in(stored).await?;
+                    if follower.state.epoch() > epoch {
+                        return Ok(Some(follower.into_state()));
+                    }
+                }
+                // It goes on from what nobody can read any more, or nobody knows from where.
+                _ if stored.record.envelope.draft.kind == Kind::Promote => return Ok(None),
+                _ => follower.pass_over(stored)?,
+            }
+        }
+        if !batch.more {
+            return Ok(None);
+        }
+    }
+}
+
 /// What stands in the place of a log that a reader knew up to a record and that does not go on from
 /// there: the newest state of one of a later epoch, which parted from it before that record. `None` where
-/// no `promote` is the reason, or nothing can be read.
-pub(crate) async fn later_epoch(remote: &dyn Remote, known: &State) -> Option<Arc<State>> {
+/// no `promote` is the reason, or what stands there cannot be read; an error where it could be another time.
+pub(crate) async fn later_epoch(remote: &dyn Remote, known: &State) -> Result<Option<Arc<State>>> {
     let found = match load(remote).await {
         Ok(loaded) => loaded.state,
+        Err(error @ (Error::Unavailable { .. } | Error::Denied { .. })) => return Err(error),
         Err(error) => {
             tracing::debug!(%error, "no later epoch could be looked for");
-            return None;
+            return Ok(None);
         }
     };
-    let fork = found.fork_since(known)?;
-    (fork.number < known.head.number).then_some(found)
+    let fork = found.fork_since(known);
+    Ok(fork
+        .filter(|fork| fork.number < known.head.number)
+        .map(|_| found))
 }

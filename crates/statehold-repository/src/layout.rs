@@ -19,6 +19,8 @@ pub const LEASE: &str = "lease.json";
 
 /// The folder of marks that say how far a replica goes.
 pub const COMPLETE: &str = "complete";
+/// The folder of what was opened here: one object for each epoch that began in this very store.
+pub const EPOCHS: &str = "epochs";
 /// The folder of claims of what gateways do on a schedule.
 pub const JOBS: &str = "jobs";
 /// The folder of receipts of drills.
@@ -130,6 +132,16 @@ pub fn parse_complete(key: &str) -> Option<u64> {
     from_complement(key.strip_prefix(COMPLETE)?.strip_prefix('/')?)
 }
 
+/// Key of what says that an epoch was opened in this store, and not copied into it.
+pub fn epoch(number: u64) -> String {
+    format!("{EPOCHS}/{number:020}")
+}
+
+/// The number in such a key.
+pub fn parse_epoch(key: &str) -> Option<u64> {
+    parse_number(key.strip_prefix(EPOCHS)?.strip_prefix('/')?)
+}
+
 /// Key of the claim on one slot of a job: what is done on a schedule, by one gateway of many.
 pub fn job(name: &str, slot: u64) -> String {
     format!("{JOBS}/{name}/{slot:020}")
@@ -170,6 +182,7 @@ mod tests {
         for number in [0, 1, 17, u64::MAX] {
             assert_eq!(parse_record(&record(number)), Some(number));
             assert_eq!(parse_complete(&complete(number)), Some(number));
+            assert_eq!(parse_epoch(&epoch(number)), Some(number));
             assert_eq!(parse_segment(&segment(number, 7)), Some((number, 7)));
             for copy in [0, 1, 12] {
                 assert_eq!(

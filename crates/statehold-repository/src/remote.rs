@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, FutureExt as _, try_join_all};
 use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::id::{PackId, TreeId};
@@ -21,7 +21,7 @@ use statehold_core::time::Timestamp;
 
 use crate::content::Pack;
 use crate::error::{Error, Result};
-use crate::follow::{Follower, later_epoch};
+use crate::follow::{Follower, later_epoch, past_left_behind};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::description::Description;
 use crate::format::record::{StoredDraft, StoredRecord};
@@ -236,9 +236,9 @@ pub async fn load_telling(
 async fn check_reached(remote: &dyn Remote, at: Point, state: Arc<State>) -> Result<Arc<State>> {
     let head = state.head.number;
     match at {
-        Point::Record(number) if head != number => Err(Error::refused(format!(
-            "there is no record {number}; the newest is {head}"
-        ))),
+        Point::Record(number) | Point::Then(number) if head != number => Err(Error::refused(
+            format!("there is no record {number}; the newest is {head}"),
+        )),
         Point::Time(time) if head == 0 => {
             let first = remote.records(0).await?;
             let first = first
@@ -272,11 +272,39 @@ async fn load_until(remote: &dyn Remote, at: Point, is_told: bool) -> (Result<Lo
             _ => 0,
         };
         if begun_again >= patience {
+            let loaded = match loaded {
+                Err(Error::Retired { number }) => load_past(remote, number, at).await,
+                loaded => loaded,
+            };
             return (loaded, passed_over);
         }
         tracing::info!("what was read may have been collected meanwhile; beginning again");
         begun_again += 1;
     }
+}
+
+/// Loads past a retired record for which nothing stands in, if a `promote` left it behind.
+fn load_past(remote: &dyn Remote, retired: u64, at: Point) -> BoxFuture<'_, Result<Loaded>> {
+    async move {
+        let Some(state) = past_left_behind(remote, retired).await? else {
+            return Err(Error::Retired { number: retired });
+        };
+        if at.is_before(state.head.number, state.time) {
+            return Err(Error::Retired { number: retired });
+        }
+        let mut loading = Loading {
+            follower: Follower::new(remote, state),
+            overdue: None,
+        };
+        match loading.follow(at).await {
+            Err(Error::Retired { number }) => load_past(remote, number, at).await,
+            followed => followed.map(|()| Loaded {
+                overdue: loading.overdue,
+                state: loading.follower.into_state(),
+            }),
+        }
+    }
+    .boxed()
 }
 
 async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>) -> Result<Loaded> {
@@ -467,7 +495,7 @@ async fn advance_by(
     match follow(remote, known, content).await {
         // Another log stands there now. That is right if it is of a later epoch, and then only.
         Err(error @ (Error::Diverged { .. } | Error::Damaged { .. } | Error::NotFound { .. })) => {
-            later_epoch(remote, known).await.ok_or(error)
+            later_epoch(remote, known).await?.ok_or(error)
         }
         followed => followed,
     }
@@ -484,7 +512,7 @@ async fn follow(
         let batch = remote.records_since(head, content).await?;
         for stored in &batch.records {
             match follower.take_in(stored).await {
-                // It stands on the state, but for what it said a checkpoint has to be loaded.
+                // It stands on the state, but for what it said, or goes on from, a checkpoint has to be loaded.
                 Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
                 taken => taken?,
             };

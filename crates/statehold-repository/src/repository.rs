@@ -5,6 +5,7 @@ mod checkpoints;
 mod opening;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 use crate::content::read_pack;
 use crate::error::{Error, Result};
 use crate::format::description::Description;
+use crate::format::epoch;
 use crate::format::record::{StoredDraft, StoredRecord};
 use crate::format::segment;
 use crate::layout;
@@ -64,6 +66,8 @@ pub struct Repository {
     recent: Mutex<Recent>,
     /// Set once the description was seen in the store.
     seen: OnceCell<()>,
+    /// The newest epoch that is known to have been opened in this store.
+    opened: AtomicU64,
 }
 
 /// The newest records, by number. Records never change, so nothing in here goes stale.
@@ -136,6 +140,7 @@ impl Repository {
             entropy,
             recent: Mutex::default(),
             seen: OnceCell::new(),
+            opened: AtomicU64::new(0),
         })
     }
 
@@ -228,6 +233,28 @@ impl Repository {
         }
     }
 
+    /// Whether the log's epoch began in this store. One that was copied into it goes on elsewhere, and would part
+    /// from that if anybody appended here: also where a fence kept them off before the copy came.
+    pub(crate) async fn is_opened_here(&self, state: &State) -> Result<bool> {
+        let (epoch, Some(last)) = (state.epoch(), state.epochs.last()) else {
+            return Ok(true);
+        };
+        if self.opened.load(Ordering::Relaxed) == epoch {
+            return Ok(true);
+        }
+        let key = layout::epoch(epoch);
+        let Some(bytes) = self.store.read(&key).await? else {
+            return Ok(false);
+        };
+        let stored = self.record(last.by.number).await?;
+        let nonce = stored.map(|stored| stored.record.envelope.draft.nonce);
+        let is_here = nonce == Some(epoch::read(&key, &bytes)?);
+        if is_here {
+            self.opened.store(epoch, Ordering::Relaxed);
+        }
+        Ok(is_here)
+    }
+
     /// What ages are reckoned by where the store has no clock of its own.
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.clock
@@ -236,6 +263,11 @@ impl Repository {
     /// What names are drawn from.
     pub(crate) fn entropy(&self) -> &dyn Entropy {
         &*self.entropy
+    }
+
+    /// Both, for something else that works on the same store.
+    pub(crate) fn surroundings(&self) -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
+        (Arc::clone(&self.clock), Arc::clone(&self.entropy))
     }
 
     /// The state of the repository before its first record.

@@ -818,6 +818,7 @@ impl Remote for GatewayRemote {
         let ask = match at {
             Point::Newest => Ask::get("v1/open"),
             Point::Record(number) => Ask::get("v1/open").query("at_most", number),
+            Point::Then(number) => Ask::get("v1/open").query("then", number),
             Point::Time(time) => Ask::get("v1/open").query("time", time),
         };
         let Frames(frames, end) = self.client.send(&ask).await?;

@@ -95,6 +95,7 @@ struct Mood {
     faults: Faults,
     counts: FaultCounts,
     outage_until: Option<Instant>,
+    is_gone: bool,
 }
 
 /// A store that fails at random, after a seed. It waits on tokio's time, so it is made for runtimes
@@ -138,6 +139,11 @@ impl FaultyStore {
         mood.outage_until = None;
     }
 
+    /// Takes the store away, or gives it back: until then every request fails and has no effect.
+    pub fn set_gone(&self, is_gone: bool) {
+        self.mood().is_gone = is_gone;
+    }
+
     /// How often each fault happened so far.
     pub fn counts(&self) -> FaultCounts {
         self.mood().counts
@@ -148,7 +154,9 @@ impl FaultyStore {
         let mut mood = self.mood();
         mood.counts.requests += 1;
         let faults = mood.faults;
-        let fault = if mood
+        let fault = if mood.is_gone {
+            Some(Fault::LostRequest)
+        } else if mood
             .outage_until
             .is_some_and(|until| Instant::now() < until)
         {

@@ -9,6 +9,7 @@
 //! 5. [`client`]: random pushes and pulls, and what survives a crash.
 //! 6. [`invariants`]: what has to be true after every step.
 //! 7. [`world`]: all of it together, after one seed: [`simulate`].
+//!    [`switching`]: the log changes stores meanwhile. [`compacting`]: hours of compaction in no time.
 //! 8. [`trace`]: what happened, and its digest.
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
@@ -37,6 +38,7 @@ pub mod carrying;
 pub mod client;
 pub mod collecting;
 pub mod commits;
+pub mod compacting;
 pub mod conformance;
 pub mod crash;
 pub mod dated_store;
@@ -57,6 +59,7 @@ pub mod replay;
 pub mod servers;
 pub mod slow_store;
 pub mod state_killing;
+pub mod switching;
 pub mod text_tree;
 pub mod trace;
 pub mod watching;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use statehold_core::digest::Digest;
 
 /// Lines that are kept to be shown with a failure.
-const KEPT_LINES: usize = 60;
+const KEPT_LINES: usize = 60000;
 
 /// A growing trace. Clones write to the same one.
 #[derive(Debug, Clone)]

@@ -178,15 +178,16 @@ pub fn simulate_scenario(seed: u64, scenario: Scenario) -> Result<Report, Failur
 }
 
 /// Lets the collectors let go of all but the newest points, by the owner's word.
-async fn keep_few_points(
+pub(crate) async fn keep_few_points(
     repository: &Repository,
     entropy: &SeededEntropy,
     auditor: &Auditor,
+    last: u32,
 ) -> Step {
     let state = Arc::new(repository.empty_state());
     let policy = Policy {
         within_days: 0,
-        last: 12,
+        last,
         ..Policy::default()
     };
     let body = Body::Forget(ForgetBody {
@@ -276,7 +277,7 @@ impl World {
             collectors.push(Collecting::new(name, repository, entropy.branch(), around));
         }
         if scenario.collectors > 0 {
-            keep_few_points(&first, &entropy, &around.auditor).await?;
+            keep_few_points(&first, &entropy, &around.auditor, 12).await?;
         }
         let link_faults = Arc::new(Mutex::new(LinkFaults::default()));
         let gateway = |index| {

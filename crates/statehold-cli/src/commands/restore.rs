@@ -161,7 +161,7 @@ async fn state_at(connection: &Connection, when: Option<&When>) -> Result<(Arc<S
     let state = load_at(&*connection.remote, point).await?;
     let moment = match point {
         Point::Time(time) => time,
-        Point::Newest | Point::Record(_) => state.time,
+        Point::Newest | Point::Record(_) | Point::Then(_) => state.time,
     };
     Ok((state, moment))
 }

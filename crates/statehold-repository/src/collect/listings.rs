@@ -1,11 +1,14 @@
 //! What stands in for records that are going to be retired: a checkpoint where they end, and a listing of
 //! each state before that is kept. All of it is read back before anything is deleted.
 
+use std::sync::Arc;
+
 use statehold_core::collection::{Listing, Moves};
 use statehold_core::numbers::Numbers;
 use statehold_core::state::{Applied, State};
 use statehold_core::tree::Tree;
 
+use super::along::Along;
 use super::look::Look;
 use crate::Remote as _;
 use crate::error::{Error, Result};
@@ -28,21 +31,22 @@ pub(super) async fn write(repository: &Repository, look: &Look, cut: u64) -> Res
     let new: Numbers = new
         .map(|point| (point.from, point.to.min(cut - 1)))
         .collect();
-    let mut state = repository.state_then(collection.cut).await?;
+    let state = repository.state_then(collection.cut).await?;
+    let mut along = Along::new(Arc::new(look.state.clone()), state);
     let mut pages: Vec<(TreeId, PageLine)> = Vec::new();
     let mut point = collection.cut.max(1);
     // The state at the cut itself may be kept, and the records after it are whole.
     if collection.cut > 0 && new.contains(point) {
-        listings.push(list(repository, &state, &look.moves, &mut pages).await?);
+        listings.push(list(repository, &along.state, &look.moves, &mut pages).await?);
     }
-    while state.head.number < cut - 1 {
-        let until = (state.head.number + 64).min(cut - 1);
-        for stored in repository.records_until(state.head.number, until).await? {
+    while along.state.head.number < cut - 1 {
+        let head = along.state.head.number;
+        let until = (head + 64).min(cut - 1);
+        for stored in repository.records_until(head, until).await? {
             let number = stored.record.envelope.number;
             let changes = stored.record.body.changes().is_some();
-            let applied = state.apply(&stored.record);
-            let applied = applied.map_err(|error| Error::damaged("the log", error))?;
-            let is_point = changes && applied == Applied::Changed || number == 1;
+            let applied = along.step(&stored)?;
+            let is_point = changes && applied == Some(Applied::Changed) || number == 1;
             if is_point {
                 point = number;
             }
@@ -54,7 +58,9 @@ pub(super) async fn write(repository: &Repository, look: &Look, cut: u64) -> Res
                 .filter(|last| !is_point && last.from == point)
             {
                 Some(last) => last.to = number,
-                None => listings.push(list(repository, &state, &look.moves, &mut pages).await?),
+                None => {
+                    listings.push(list(repository, &along.state, &look.moves, &mut pages).await?);
+                }
             }
         }
     }
@@ -94,19 +100,20 @@ pub(super) async fn write_checkpoint(
 ) -> Result<()> {
     let at_cut = repository.state_then(cut).await?;
     repository.write_checkpoint(&at_cut).await?;
-    let mut state = repository.state_from_checkpoint(cut).await?;
+    let state = repository.state_from_checkpoint(cut).await?;
     if state != at_cut {
         let reason = "it does not stand for the state at its record";
         return Err(Error::damaged(crate::layout::checkpoint(cut, 0), reason));
     }
-    while state.head.number < head.head.number {
-        let until = (state.head.number + 64).min(head.head.number);
-        for stored in repository.records_until(state.head.number, until).await? {
-            let applied = state.apply(&stored.record);
-            applied.map_err(|error| Error::damaged("the log", error))?;
+    let mut along = Along::new(Arc::new(head.clone()), state);
+    while along.state.head.number < head.head.number {
+        let from = along.state.head.number;
+        let until = (from + 64).min(head.head.number);
+        for stored in repository.records_until(from, until).await? {
+            along.step(&stored)?;
         }
     }
-    if state != *head {
+    if along.state != *head {
         let reason = "the records after it do not lead to the newest state";
         return Err(Error::damaged(crate::layout::checkpoint(cut, 0), reason));
     }

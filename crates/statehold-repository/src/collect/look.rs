@@ -13,13 +13,15 @@ use statehold_core::id::PackId;
 use statehold_core::path::RepoPath;
 use statehold_core::record::{Body, PushBody};
 use statehold_core::retention::PointAge;
-use statehold_core::state::{Applied, FoldError, State};
+use statehold_core::state::{Applied, State};
 use statehold_core::time::Timestamp;
 use statehold_core::tree::Tree;
 
+use super::along::Along;
 use crate::error::{Error, Result};
 use crate::format::record::StoredRecord;
 use crate::layout;
+use crate::remote::load;
 use crate::repository::Repository;
 use crate::store::Listed;
 
@@ -155,20 +157,21 @@ pub(super) async fn look(repository: &Repository, path: Option<&RepoPath>) -> Re
         tracker.end(listing.to);
         changes.push((listing.from, listing.time));
     }
-    let mut state = repository.state_then(newest.cut).await?;
+    let state = repository.state_then(newest.cut).await?;
     if newest.cut > 0 {
         changes.push((newest.cut, state.time));
         note_wanted(&state.tree, path, &mut wanted);
         tracker.all(&state.tree, newest.cut);
     }
+    let mut along = Along::new(load(repository).await?.state, state);
     loop {
-        let batch = crate::Remote::records(repository, state.head.number).await?;
+        let batch = crate::Remote::records(repository, along.state.head.number).await?;
         for stored in &batch.records {
-            if step(&mut state, stored, &mut tracker)? || changes.is_empty() {
+            if step(&mut along, stored, &mut tracker)? || changes.is_empty() {
                 changes.push((stored.record.envelope.number, stored.record.envelope.time));
                 let touched = stored.record.body.changes().into_iter();
                 for upsert in touched.flat_map(|push| &push.upserts) {
-                    if let Some(entry) = state.tree.get(upsert.path.as_str()) {
+                    if let Some(entry) = along.state.tree.get(upsert.path.as_str()) {
                         note_entry(&upsert.path, entry, path, &mut wanted);
                     }
                 }
@@ -178,6 +181,7 @@ pub(super) async fn look(repository: &Repository, path: Option<&RepoPath>) -> Re
             break;
         }
     }
+    let state = along.state;
     tracker.end(state.head.number);
     let moves = match state.collection.compacted {
         0 => Moves::default(),
@@ -225,13 +229,13 @@ fn note_entry(
 }
 
 /// Takes in a record, and says whether it changed the directory.
-fn step(state: &mut State, stored: &StoredRecord, tracker: &mut Tracker) -> Result<bool> {
+fn step(along: &mut Along, stored: &StoredRecord, tracker: &mut Tracker) -> Result<bool> {
     let number = stored.record.envelope.number;
     let mut before = Vec::new();
     let changes = stored.record.body.changes();
     let paths = || changes.into_iter().flat_map(PushBody::paths);
     for path in paths() {
-        if let Some(entry) = state.tree.get(path.as_str()) {
+        if let Some(entry) = along.state.tree.get(path.as_str()) {
             before.extend_from_slice(chunks_of(entry));
         }
     }
@@ -239,13 +243,7 @@ fn step(state: &mut State, stored: &StoredRecord, tracker: &mut Tracker) -> Resu
         Body::Compact(compact) => Some(compact),
         _ => None,
     };
-    let is_changed = match state.apply(&stored.record) {
-        Ok(applied) => applied == Applied::Changed,
-        // By another collector, meanwhile: looking again begins behind it.
-        Err(FoldError::Retired { number }) => return Err(Error::Retired { number }),
-        Err(error) => return Err(Error::damaged(layout::record(number), error)),
-    };
-    if !is_changed {
+    if along.step(stored)? != Some(Applied::Changed) {
         return Ok(false);
     }
     if let Some(compact) = compact {
@@ -271,7 +269,7 @@ fn step(state: &mut State, stored: &StoredRecord, tracker: &mut Tracker) -> Resu
     }
     // First what comes, so that what stays has one span.
     for path in paths() {
-        if let Some(entry) = state.tree.get(path.as_str()) {
+        if let Some(entry) = along.state.tree.get(path.as_str()) {
             for chunk in chunks_of(entry) {
                 tracker.add(chunk, number);
             }

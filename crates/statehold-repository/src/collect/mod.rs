@@ -12,6 +12,7 @@
 //! 4. `listings`: what stands in for records that are retired.
 //! 5. [`removal`]: the only code that deletes.
 
+mod along;
 mod copy;
 mod listings;
 mod look;

@@ -201,6 +201,12 @@ fn records(look: &Look, plan: &Plan, expired: &Numbers) -> u64 {
         ContentObject::Pack(_) => None,
     });
     let last = last.max(purged.max().unwrap_or(0));
+    // A log does not begin at what was left behind, but where the epoch goes on from.
+    let epochs = look.state.epochs.iter();
+    let left = epochs
+        .filter(|epoch| epoch.leaves(last))
+        .map(|epoch| epoch.from.number);
+    let last = left.min().unwrap_or(last);
     if last > look.state.collection.condemned_records() {
         last
     } else {

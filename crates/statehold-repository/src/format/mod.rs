@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod complete;
 pub mod container;
 pub mod description;
+pub mod epoch;
 pub mod frame;
 pub mod header;
 pub mod record;

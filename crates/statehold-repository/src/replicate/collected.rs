@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use statehold_core::collection::Collection;
 use statehold_core::limits::CHECKPOINT_RECORDS_MAX;
+use statehold_core::numbers::Numbers;
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
+use statehold_core::state::State;
 use tokio::sync::OnceCell;
 
 use super::{Run, newest_of};
@@ -24,11 +26,11 @@ use crate::repository::Repository;
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     /// What the source's newest state says of it; read when something is met.
-    pub(super) newest: Arc<OnceCell<Collection>>,
+    pub(super) newest: Arc<OnceCell<Arc<State>>>,
     /// Whether a removal, or a record that is retired, was met.
     pub(super) is_met: bool,
-    /// The highest number of a record of which the replica has the envelope alone.
-    pub(super) retired: u64,
+    /// The records of which the replica has the envelope alone.
+    pub(super) retired: Numbers,
 }
 
 impl Run<'_> {
@@ -39,15 +41,29 @@ impl Run<'_> {
         if !self.collected.is_met && newest.get().is_none() {
             return Ok(true);
         }
-        let collection = newest.get_or_try_init(|| newest_of(source)).await?;
-        // What was left out is not missed where the state knows that it is gone.
-        if at.number < collection.collected || self.collected.retired > collection.cut {
+        let newest = newest.get_or_try_init(|| newest_of(source)).await?;
+        let collection = &newest.collection;
+        // What was left out is not missed where the state knows that it is gone, or was left behind.
+        let is_past = |number: u64| at.number >= number;
+        let is_told = is_past(collection.collected) && is_past(newest.epoch_began());
+        if !is_told || self.retired_beyond(newest) {
             return Ok(false);
         }
         self.copy_stand_ins(source, collection).await?;
         let replica = self.replica().await?;
-        let state = load_at(&replica, Point::Record(at.number)).await?;
+        let state = load_at(&replica, Point::Then(at.number)).await?;
         Ok(state.head == at)
+    }
+
+    /// Whether the replica lacks the body of a record that counts, and for which nothing stands in.
+    fn retired_beyond(&self, newest: &State) -> bool {
+        let ranges = self.collected.retired.ranges();
+        let mut beyond = ranges.filter(|(_, last)| *last > newest.collection.cut);
+        let first = newest.collection.cut + 1;
+        beyond.any(|(from, to)| {
+            let mut numbers = from.max(first)..=to;
+            numbers.any(|number| !newest.is_left_behind(number))
+        })
     }
 
     /// Copies what stands in for records that are retired.

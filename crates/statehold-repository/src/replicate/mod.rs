@@ -19,12 +19,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use statehold_core::collection::Collection;
 use statehold_core::digest::Digest;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{MachineId, Nonce, TreeId};
-use statehold_core::limits::BACKUPS_MAX;
+use statehold_core::limits::{BACKUPS_MAX, INLINE_BYTES_MAX};
 use statehold_core::record::{BackupBody, Body, DraftHead, Kind, NewPack, RecordRef};
+use statehold_core::state::State;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::content::read_pack;
@@ -156,8 +156,8 @@ impl Replicator {
             object: layout::REPOSITORY.into(),
         })?;
         let loaded = load(&repository).await?;
-        // A log that was ended takes no row, and needs none.
-        if loaded.state.fenced.is_some() {
+        // A log that was ended takes no row, and needs none; a copy would part from where it comes from.
+        if loaded.state.fenced.is_some() || !repository.is_opened_here(&loaded.state).await? {
             return Ok(None);
         }
         let nonce = Nonce::random(&*self.entropy);
@@ -215,6 +215,15 @@ async fn read_record(store: &Store, number: u64) -> Result<StoredRecord> {
         Some(bytes) => StoredRecord::read(number, bytes),
         None => Err(Error::NotFound { object: key }),
     }
+}
+
+/// Completes a replica in which a replicator died, as far as it goes without the source: what came and was not marked
+/// is read back, and marked.
+pub(crate) async fn complete(replica: &Repository) -> Copied {
+    let (clock, entropy) = replica.surroundings();
+    let replicator = Replicator::new(clock, entropy, Arc::new(Unwatched));
+    let store = replica.store();
+    replicator.copy(store, store, None, None).await
 }
 
 /// How far a replica is complete: one listing and one read. `None` where nothing was finished yet.
@@ -382,7 +391,11 @@ impl Run<'_> {
         }
         let with_packs = |stored: StoredRecord| async move {
             let packs = copy_packs(by, (from, to), &stored, (source, newest)).await?;
-            // Content takes a processor for a while where it is large.
+            if stored.record.envelope.draft.content_bytes as usize <= INLINE_BYTES_MAX {
+                stored.check_content()?;
+                return Ok((stored, packs));
+            }
+            // More than rides in a push takes a processor for a while.
             let checked = tokio::task::spawn_blocking(move || {
                 stored.check_content()?;
                 Ok::<_, Error>(stored)
@@ -421,7 +434,7 @@ impl Run<'_> {
                 },
             }
             if is_retired {
-                self.collected.retired = number;
+                self.collected.retired.insert(number..=number);
             }
             self.collected.is_met |= is_retired || matches!(stored.record.body, Body::Remove(_));
             self.copied.news += u64::from(is_news(&stored.record));
@@ -605,28 +618,28 @@ async fn turn(by: &Replicator) -> Result<tokio::sync::SemaphorePermit<'_>> {
         })
 }
 
-/// What the source's newest state says of collecting.
-async fn newest_of(source: &Repository) -> Result<Collection> {
-    let state = load(source).await?.state;
-    Ok(state.collection.clone())
+/// The source's newest state.
+async fn newest_of(source: &Repository) -> Result<Arc<State>> {
+    Ok(load(source).await?.state)
 }
 
-/// Copies the packs that a record names first, but for those that were removed since, and gives the
-/// lengths of those that were written.
+/// Copies the packs that a record names first, but for those that were removed since or left behind, and gives
+/// the lengths of those that were written.
 async fn copy_packs(
     by: &Replicator,
     (from, to): (&Store, &Store),
     stored: &StoredRecord,
-    (source, newest): (&Repository, &OnceCell<Collection>),
+    (source, newest): (&Repository, &OnceCell<Arc<State>>),
 ) -> Result<Vec<u64>> {
     let (packs, _) = packs_of(&stored.record);
     let copy = |pack: NewPack| async move {
         let _turn = turn(by).await?;
         let key = layout::pack(pack.id);
         let Some(bytes) = from.read(&key).await? else {
-            let collection = newest.get_or_try_init(|| newest_of(source)).await?;
-            let condemned = collection.condemned.get(&pack.id);
-            return match condemned.is_some_and(|condemned| condemned.removed) {
+            let newest = newest.get_or_try_init(|| newest_of(source)).await?;
+            let condemned = newest.collection.condemned.get(&pack.id);
+            let is_removed = condemned.is_some_and(|condemned| condemned.removed);
+            return match is_removed || newest.is_left_behind(stored.record.envelope.number) {
                 true => Ok(None),
                 false => Err(Error::NotFound { object: key }),
             };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use statehold_core::id::{KeyId, Nonce};
 use statehold_core::limits::APPEND_RACES_MAX;
 use statehold_core::rebase::{Overlap, may_follow};
-use statehold_core::record::RecordRef;
+use statehold_core::record::{Kind, RecordRef};
 use statehold_core::state::State;
 
 use super::Repository;
@@ -44,45 +44,26 @@ impl Repository {
             return Ok((landed, state));
         }
         for _ in 0..APPEND_RACES_MAX {
-            self.store.check_clock(&*self.clock).await?;
-            let time = state.time.max(self.clock.now());
-            let stored = draft.at(state.head, time, key);
-            let number = stored.record.envelope.number;
-            let checked = state.check(&stored.record.envelope, &stored.record.body);
-            checked.map_err(|violation| {
-                // Planned on this very state it would break the rule again.
-                if violation.is_overtaken() && base.number < state.head.number {
-                    let (number, paths) = (state.head.number, Vec::new());
-                    let overlap = Overlap { paths };
-                    return Error::Conflict { number, overlap };
-                }
-                Error::refused(violation)
-            })?;
-            let key_name = layout::record(number);
-            match self.store.create(&key_name, stored.bytes.clone()).await {
-                Ok(Creation::New) => {
-                    self.remember(&stored);
-                    let mut follower = Follower::new(self, state);
-                    follower.take_in(&stored).await?;
-                    return Ok((stored, follower.into_state()));
-                }
-                Ok(Creation::Exists) => {}
-                Err(error @ Error::Unavailable { .. }) => {
-                    return Err(self.unknown_unless_absent(number, error).await);
-                }
-                Err(error) => return Err(error),
+            let goes_on_here = head.kind == Kind::Promote || self.is_opened_here(&state).await?;
+            if goes_on_here
+                && let Some(appended) = self.append_to(draft, Arc::clone(&state), key).await?
+            {
+                return Ok(appended);
             }
             // Somebody was first, or we were and the answer was lost: until what stands there has
             // been read, it is open which.
+            let number = state.head.number + 1;
             let (next, came_first) = match self.catch_up(&state).await {
                 Err(Error::Unavailable { .. } | Error::Denied { .. }) => {
                     return Err(Error::Unknown { number });
                 }
                 caught_up => caught_up?,
             };
-            // S3 answers 409 to a create beside another under way, which may come to nothing.
-            if came_first.is_empty() {
-                return Err(Error::Unknown { number });
+            match (came_first.is_empty(), goes_on_here) {
+                (false, _) => {}
+                // S3 answers 409 to a create beside another under way, which may come to nothing.
+                (true, true) => return Err(Error::Unknown { number }),
+                (true, false) => return Err(is_a_copy(&state)),
             }
             let came_first = if next.epoch() == state.epoch() {
                 came_first
@@ -99,6 +80,44 @@ impl Repository {
             what,
             source: "others write faster; try again".into(),
         })
+    }
+
+    /// Appends a draft right behind a state. `None` where something stands there already.
+    async fn append_to(
+        &self,
+        draft: &StoredDraft,
+        state: Arc<State>,
+        key: Option<KeyId>,
+    ) -> Result<Option<(StoredRecord, Arc<State>)>> {
+        self.store.check_clock(&*self.clock).await?;
+        let time = state.time.max(self.clock.now());
+        let stored = draft.at(state.head, time, key);
+        let number = stored.record.envelope.number;
+        let base = draft.draft.body.base().map_or(0, |base| base.number);
+        let checked = state.check(&stored.record.envelope, &stored.record.body);
+        checked.map_err(|violation| {
+            // Planned on this very state it would break the rule again.
+            if violation.is_overtaken() && base < state.head.number {
+                let (number, paths) = (state.head.number, Vec::new());
+                let overlap = Overlap { paths };
+                return Error::Conflict { number, overlap };
+            }
+            Error::refused(violation)
+        })?;
+        let key_name = layout::record(number);
+        match self.store.create(&key_name, stored.bytes.clone()).await {
+            Ok(Creation::New) => {
+                self.remember(&stored);
+                let mut follower = Follower::new(self, state);
+                follower.take_in(&stored).await?;
+                Ok(Some((stored, follower.into_state())))
+            }
+            Ok(Creation::Exists) => Ok(None),
+            Err(error @ Error::Unavailable { .. }) => {
+                Err(self.unknown_unless_absent(number, error).await)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What to say of a record whose create failed. Nothing is under way to a folder once an attempt
@@ -146,9 +165,9 @@ impl Repository {
         Ok((follower.into_state(), came))
     }
 
-    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch has
-    /// landed only if somebody brought it over; its base may be of another log, so it is looked for from
-    /// where this one began. Otherwise what it introduces lies in another store, and it is made anew.
+    /// The records after the base of a draft, which has to be of this epoch. One of an earlier epoch may have landed
+    /// before the log parted, or somebody brought it over: then that record is all there is. Otherwise what it
+    /// introduces lies in another store, and it is made anew.
     pub(super) async fn since_in_epoch(
         &self,
         base: RecordRef,
@@ -164,14 +183,32 @@ impl Repository {
                 since => return since,
             }
         }
-        let since = self.since(epoch.by, state.head).await?;
-        let landed = since
-            .into_iter()
-            .find(|stored| stored.record.envelope.draft.nonce == nonce);
+        let after = self.last_shared(base, state).await?;
+        let since = self.range(after + 1, state.head.number).await?;
+        let landed = since.into_iter().find(|stored| {
+            let envelope = &stored.record.envelope;
+            envelope.draft.nonce == nonce && !state.is_left_behind(envelope.number)
+        });
         landed.map(|stored| vec![stored]).ok_or(Error::Conflict {
             number: epoch.by.number,
             overlap: Overlap { paths: Vec::new() },
         })
+    }
+
+    /// A record after which everything lies that a draft of this base, of another epoch, can have become: the base if it
+    /// is of this log, else where the first epoch parted from what it may be of.
+    async fn last_shared(&self, base: RecordRef, state: &State) -> Result<u64> {
+        let there = match base.number {
+            0 => Some(self.genesis),
+            number if number > state.head.number => None,
+            number => self.record(number).await?.map(|stored| stored.record.id),
+        };
+        if there == Some(base.id) {
+            return Ok(base.number);
+        }
+        let mut epochs = state.epochs.iter().map(|epoch| epoch.from.number);
+        let parted = epochs.find(|from| *from < base.number);
+        Ok(parted.unwrap_or(state.epoch_began()))
     }
 
     /// The records after `base` up to `head`, checked to descend from the base.
@@ -204,6 +241,15 @@ impl Repository {
             _ => Ok(records),
         }
     }
+}
+
+/// What to say to whoever would append to a copy.
+fn is_a_copy(state: &State) -> Error {
+    let epoch = state.epoch();
+    Error::refused(format!(
+        "this store is a copy of the one in which epoch {epoch} of the log began; `statehold link --moved` with the \
+         other one goes on there, and once that is lost `statehold promote` goes on here"
+    ))
 }
 
 /// The record among these that a draft became. Otherwise it has to be able to follow all of them, but for what a

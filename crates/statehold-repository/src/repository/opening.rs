@@ -28,6 +28,10 @@ impl Repository {
         match at {
             Point::Newest => self.opening_from(None, Until::TheEnd).await,
             Point::Record(number) => self.opening_at(number).await,
+            Point::Then(number) => {
+                let until = Until::Record(number);
+                self.opening_from(Some(number), until).await
+            }
             Point::Time(time) => self.opening_at_time(time).await,
         }
     }

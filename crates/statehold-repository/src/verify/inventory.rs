@@ -51,6 +51,8 @@ impl Inventory {
                 found.checkpoints.entry(number).or_default().push(copy);
             } else if layout::parse_complete(&key).is_some() {
                 // A mark says of a replica how far it goes; the log says what it holds.
+            } else if layout::parse_epoch(&key).is_some() {
+                // Which store began an epoch; the log says how it goes on.
             } else if layout::is_drill(&key) {
                 // Vouched for by the log, and needed by no reader.
             } else if key.starts_with("damaged/") {
@@ -108,6 +110,8 @@ mod tests {
             layout::checkpoint(48, 0),
             layout::checkpoint(48, 1),
             layout::damaged(&layout::record(2), 1),
+            layout::complete(2),
+            layout::epoch(1),
             layout::drill(Timestamp::default(), Digest::of(b"")),
             "probes/1".into(),
             "lease.json".into(),

@@ -376,8 +376,12 @@ async fn follow(
         watch.done(1);
     }
     let is_told = walk.state.is_some();
-    let is_kept =
-        |number: &u64| *number >= collection.cut.max(1) && !collection.expired.contains(*number);
+    let epochs = walk.state.map(|state| state.epochs).unwrap_or_default();
+    let is_kept = |number: &u64| {
+        *number >= collection.cut.max(1)
+            && !collection.expired.contains(*number)
+            && !epochs.iter().any(|epoch| epoch.leaves(*number))
+    };
     collected::check_listings(store, &collection, packs, found).await?;
     for number in untold.into_iter().filter(is_kept) {
         found.report.note_gap(number);

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::id::MachineId;
 use statehold_core::point::Point;
+use statehold_repository::format::record::StoredRecord;
 use statehold_repository::remote::{advance, load, load_at};
-use statehold_repository::replicate::{Replicator, Unwatched};
+use statehold_repository::replicate::{Replicator, Unwatched, position};
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::switch::{Promotion, fence, plan_promotion, promote};
 use statehold_repository::verify::subset::Day;
 use statehold_repository::verify::{Options, verify};
 use statehold_repository::{Error, Remote as _, layout};
+use statehold_testkit::author::Author;
 use statehold_testkit::crash::after_polls;
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::faulty_store::{Faults, FaultyStore};
@@ -342,4 +344,173 @@ async fn a_replicator_that_goes_on_stops_where_the_logs_part() {
         forks.insert(done.from.number);
     }
     assert!(forks.len() > 1, "{forks:?}");
+}
+
+/// Replaces a record by its envelope, as a removal does.
+async fn retire(objects: &Arc<dyn ObjectStore>, store: &Store, number: u64) {
+    let key = layout::record(number);
+    let stored = StoredRecord::read(number, store.read(&key).await.unwrap().unwrap()).unwrap();
+    let path = object_store::path::Path::from(key.as_str());
+    let envelope = stored.retired().unwrap();
+    objects.put(&path, envelope.into()).await.unwrap();
+}
+
+/// Goal: a replica whose replicator died before it had copied what stands in for retired records is promoted all the
+/// same, wherever among those behind the mark they are; everybody reads past what was left behind, at once, and
+/// when a checkpoint at the promote could not be written; and it is replicated, verified and collected further.
+#[tokio::test]
+async fn a_replica_with_envelopes_behind_its_mark_is_promoted() {
+    for (retired, has_checkpoint) in [
+        (&[36_u64, 37, 38][..], true),
+        (&[36], true),
+        (&[37], false),
+        (&[38], true),
+        (&[36, 37], false),
+    ] {
+        let mut scene = Scene::new().await;
+        scene.push_many(40).await;
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let replica = Store::new(Arc::clone(&objects), Listing::Sorted);
+        copy(&scene.store, &replica, 35).await;
+        unmarked(&scene.store, &replica, 36..=38).await;
+        for number in retired {
+            retire(&objects, &replica, *number).await;
+        }
+        let at = async |number| {
+            load_at(&scene.repository, Point::Record(number))
+                .await
+                .unwrap()
+        };
+        // Up to the mark it can be read before, and no further.
+        let marked = load_at(&open(&replica).await, Point::Record(35)).await;
+        assert_eq!(marked.unwrap().tree, at(35).await.tree);
+        let newest = load(&open(&replica).await).await;
+        assert!(matches!(newest, Err(Error::Retired { .. })), "{newest:?}");
+
+        let planned = plan_promotion(&open(&replica).await).await.unwrap();
+        assert_eq!((planned.from.number, planned.left_behind), (35, 3));
+        let done = promoted(&replica).await;
+        assert_eq!(done.by.map(|by| by.number), Some(39));
+        if !has_checkpoint {
+            let key = object_store::path::Path::from(layout::checkpoint(39, 0).as_str());
+            objects.delete(&key).await.unwrap();
+        }
+        let repository = open(&replica).await;
+        let cold = load(&repository).await.unwrap().state;
+        assert_eq!(
+            (cold.epoch(), &cold.tree, cold.head.number),
+            (1, &at(35).await.tree, 39)
+        );
+        for known in [30, 35, 36, 38, 40] {
+            let warm = advance(&repository, &at(known).await).await.unwrap();
+            assert_eq!(warm, cold, "from record {known}");
+        }
+        assert_eq!(promoted(&replica).await, done);
+        let left = load_at(&repository, Point::Record(38)).await;
+        assert!(matches!(left, Err(Error::Retired { .. })), "{left:?}");
+
+        let mut on = Scene::new().await;
+        (on.store, on.state) = (replica.clone(), cold);
+        (on.repository, on.objects) = (repository, objects);
+        on.author = Author::new(3);
+        on.push_many(70).await;
+        assert_eq!(*on.load_cold().await.unwrap(), *on.state);
+        let there = load_at(&open(&replica).await, Point::Record(60)).await;
+        assert_eq!(there.unwrap().head.number, 60);
+        let third = Store::memory();
+        copy(&replica, &third, u64::MAX).await;
+        assert_eq!(position(&third).await.unwrap(), Some(on.state.head));
+        assert_eq!(promoted(&third).await.epoch, 2);
+        let options = Options {
+            read: None,
+            day: Day::default(),
+            known: vec![on.state.head],
+            packs: BTreeSet::new(),
+        };
+        let unwatched = statehold_repository::verify::Unwatched;
+        let report = verify(&replica, &options, &unwatched).await.unwrap();
+        assert!(report.is_well(), "{report:?}");
+    }
+}
+
+/// Goal: a copy of a promoted store in which the replicator was killed anywhere is promoted in its turn once that store is
+/// lost, and goes on from as far as it is whole; or it is refused where the copy ends in the middle of what it was copying.
+/// Method: end the replicator after one more poll each time. Besides, the second promote is killed as well.
+#[tokio::test(start_paused = true)]
+async fn a_second_switch_finishes_what_a_replicator_left_behind_a_promote() {
+    let (scene, first) = lost().await;
+    promoted(&first).await;
+    let mut on = Scene::new().await;
+    on.store = first.clone();
+    on.repository = open(&first).await;
+    on.state = load(&on.repository).await.unwrap().state;
+    let large = SeededEntropy::new(4).bytes(400_000);
+    on.push(&[("large", Some(&large))]).await;
+    on.push_many(9).await;
+    let mut forks = BTreeSet::new();
+    for polls in 1.. {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let second = Store::new(Arc::clone(&objects), Listing::Sorted);
+        copy(&scene.store, &second, 30).await;
+        let far = |seed| {
+            let (entropy, trace) = (SeededEntropy::new(seed), Trace::default());
+            let far = FaultyStore::new(Arc::clone(&objects), entropy, Faults::default(), trace);
+            Store::new(Arc::new(far), Listing::Sorted)
+        };
+        let clock = Arc::new(SimulatedClock::standing(EPOCH));
+        let entropy = Arc::new(SeededEntropy::new(polls));
+        let replicator = Replicator::new(clock, entropy, Arc::new(Unwatched));
+        let to = far(polls);
+        let run = replicator.copy(&first, &to, None, None);
+        let whole = after_polls(polls, run).await.is_some();
+
+        let came = load(&open(&second).await).await.unwrap().state;
+        let entropy = SeededEntropy::new(polls);
+        let promoting = open(&far(polls + 1)).await;
+        let killed = promote(&promoting, MACHINE, &entropy);
+        drop(after_polls(polls % 30, killed).await);
+        let done = promoted(&second).await;
+        assert_eq!(done.epoch, came.epoch() + 1, "{polls} polls");
+        assert_eq!(promoted(&second).await, done);
+        let state = load(&open(&second).await).await.unwrap().state;
+        assert_eq!(state.head, done.by.unwrap());
+        let from = if came.epoch() == 0 {
+            &scene.store
+        } else {
+            &first
+        };
+        let from = load_at(&open(from).await, Point::Then(done.from.number)).await;
+        assert_eq!(state.tree, from.unwrap().tree);
+        // What was whole in the new epoch is not lost, although no mark had said so.
+        assert!(
+            came.epoch() == 0 || done.from == came.head,
+            "{done:?} {:?}",
+            came.head
+        );
+        forks.insert((done.epoch, done.from.number));
+        if whole {
+            break;
+        }
+    }
+    assert!(
+        forks.contains(&(1, 30)) && forks.contains(&(2, 49)),
+        "{forks:?}"
+    );
+    assert!(forks.len() > 5, "{forks:?}");
+
+    // A record in the middle is an envelope alone, and what stands in for it has not come.
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let second = Store::new(Arc::clone(&objects), Listing::Sorted);
+    copy(&scene.store, &second, 30).await;
+    unmarked(&first, &second, 31..=45).await;
+    for number in [34, 41] {
+        retire(&objects, &second, number).await;
+        let refused = plan_promotion(&open(&second).await).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        let says = refused.to_string();
+        assert!(
+            says.contains("record 39") && says.contains("statehold replicate"),
+            "{says}"
+        );
+    }
 }

@@ -20,7 +20,7 @@ use statehold_core::tree::Tree;
 use statehold_repository::Error;
 use statehold_repository::content::Pack;
 use statehold_repository::follow::Follower;
-use statehold_repository::format::record::StoredDraft;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{advance, load_at};
 
 use super::{Engine, EngineError, ROUNDS_MAX, Result};
@@ -311,7 +311,7 @@ impl Engine {
         let machine = self.workspace.settings().machine.id;
         let head = DraftHead::new(kind, machine, Nonce::random(&*self.entropy), Vec::new());
         let draft = StoredDraft::new(head, body, b"")?;
-        let (record, state) = self.hand_in(&[], &draft, Arc::clone(known)).await?;
+        let (stored, state) = self.hand_in(&[], &draft, Arc::clone(known)).await?;
         match &mut index.checkout {
             Some(checkout) => checkout.move_to(state),
             None => index.checkout = Some(Checkout::joining(state)),
@@ -323,7 +323,7 @@ impl Engine {
             self.write_snapshot_index(state)?;
         }
         self.tend(state).await;
-        Ok(record)
+        Ok(stored.record.reference())
     }
 
     /// Journals a push and appends it. The journal stays: it is cleared once the index knows the
@@ -333,7 +333,7 @@ impl Engine {
         along: &[Pack],
         draft: &StoredDraft,
         known: Arc<State>,
-    ) -> Result<(RecordRef, Arc<State>)> {
+    ) -> Result<(StoredRecord, Arc<State>)> {
         // Journaled before its first attempt, so that a lost answer or a crash leaves something to
         // ask with.
         let journal = Journal::of(&self.workspace);
@@ -348,14 +348,14 @@ impl Engine {
                 return Err(error.into());
             }
         };
-        let record = appended.record.reference();
-        let state = if record.number == known.head.number + 1 {
+        let number = appended.record.envelope.number;
+        let state = if number == known.head.number + 1 {
             let mut follower = Follower::new(&*self.remote, known);
             follower.take_in(&appended).await?;
             follower.into_state()
         } else {
             advance(&*self.remote, &known).await?
         };
-        Ok((record, state))
+        Ok((appended, state))
     }
 }

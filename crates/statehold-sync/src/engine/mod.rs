@@ -18,6 +18,7 @@ use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
 use statehold_core::point::Point;
+use statehold_core::rebase::Overlap;
 use statehold_core::record::RecordRef;
 use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
@@ -27,7 +28,7 @@ use statehold_core::time::Mtime;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
 use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
-use statehold_repository::{Remote, Whereabouts};
+use statehold_repository::{Error, Remote, Whereabouts};
 
 use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
@@ -62,7 +63,7 @@ use report::{is_refused, outcome_of};
 pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
 use sending::Sending;
-use settle::{agree_on, is_another_log, still_to_settle};
+use settle::{agree_on, is_another_log, is_itself, still_to_settle};
 pub use take_back::TakenBack;
 
 /// The result of an engine operation.
@@ -73,7 +74,7 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 pub enum EngineError {
     /// The repository, its store or its gateway.
     #[error(transparent)]
-    Remote(#[from] statehold_repository::Error),
+    Remote(#[from] Error),
     /// The user's folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -216,7 +217,7 @@ impl Engine {
         }
         let is_dry_push = options.dry && options.direction == Direction::Push;
         if !is_dry_push {
-            use statehold_repository::Error::{ClockAhead, Denied, Unavailable, Unknown};
+            use Error::{ClockAhead, Denied, Unavailable, Unknown};
             let pulls = options.direction != Direction::Push;
             match self.settle(&mut now.index).await {
                 // Where nothing can be written, as on a full disk, reading goes on.
@@ -336,7 +337,7 @@ impl Engine {
     fn check_may_push(&self) -> Result<()> {
         if self.role == Some(Role::Read) {
             let reason = "the key of this machine has the role read and may not push".to_owned();
-            return Err(statehold_repository::Error::Denied { reason }.into());
+            return Err(Error::Denied { reason }.into());
         }
         Ok(())
     }
@@ -377,8 +378,13 @@ impl Engine {
                             "the repository went on from a copy; what was pushed after this record is \
                              pushed again from the folders that have it"
                         );
-                        let fork = load_at(&*self.remote, Point::Record(fork.number)).await?;
-                        checkout.part(fork, state);
+                        match load_at(&*self.remote, Point::Then(fork.number)).await {
+                            Ok(fork) => checkout.part(fork, state),
+                            // A collector was there since. What both sides last agreed on is lost, and then
+                            // the two are united.
+                            Err(Error::Retired { .. }) => *checkout = Checkout::joining(state),
+                            Err(error) => return Err(error.into()),
+                        }
                     }
                     _ if state.head != checkout.state.head => checkout.move_to(state),
                     _ => {}
@@ -480,7 +486,7 @@ impl Engine {
             if !incoming.is_empty() {
                 match self.receive(now, &incoming, report).await {
                     // So long ago was it looked at that its state is let go by now. What came stays.
-                    Err(EngineError::Remote(statehold_repository::Error::Expired { .. })) => {
+                    Err(EngineError::Remote(Error::Expired { .. })) => {
                         self.look_again(now, options).await?;
                         continue;
                     }
@@ -495,7 +501,7 @@ impl Engine {
                     return Ok(());
                 }
                 // Others came first: look again. What only seemed to be in the way goes through.
-                Err(EngineError::Remote(statehold_repository::Error::Conflict { .. })) => {
+                Err(EngineError::Remote(Error::Conflict { .. })) => {
                     self.look_again(now, options).await?;
                 }
                 // Another log stands there. If a later epoch is the reason, it goes on in that.
@@ -511,7 +517,7 @@ impl Engine {
         }
         let what = format!("a place in the log after {ROUNDS_MAX} lost races");
         let source = "others write faster; try again".into();
-        Err(statehold_repository::Error::Unavailable { what, source }.into())
+        Err(Error::Unavailable { what, source }.into())
     }
 
     /// Learns what both sides hold now.
@@ -585,15 +591,23 @@ impl Engine {
             return Ok(());
         }
         // Before anything is sent. Since it was seen, the log may have gone on.
-        if now.state().is_some_and(|state| state.fenced.is_some()) {
+        if let Some(fenced) = now.state().filter(|state| state.fenced.is_some()) {
+            let seen = fenced.head;
             self.refresh(&mut now.index, None).await?;
+            let head = now.state().map_or(seen, |state| state.head);
+            // Then what is to be sent was planned on another state.
+            if head != seen {
+                let (number, paths) = (head.number, Vec::new());
+                let overlap = Overlap { paths };
+                return Err(Error::Conflict { number, overlap }.into());
+            }
         }
         let Some(checkout) = &now.index.checkout else {
             return Ok(());
         };
         let known = Arc::clone(&checkout.state);
         if let Some(by) = known.fenced {
-            let refused = statehold_repository::Error::refused(Violation::Fenced { by });
+            let refused = Error::refused(Violation::Fenced { by });
             return Err(refused.into());
         }
         let settings = self.workspace.settings();
@@ -621,6 +635,11 @@ impl Engine {
             outgoing.take(action, &mut sending).await?;
         }
         report.busy.append(&mut outgoing.changed);
+        if let Some(nonce) = now.carried
+            && self.came_meanwhile(&known, nonce).await?
+        {
+            now.carried = None;
+        }
         let Some(outbound) = outgoing.finish(settings.machine.id, now.carried)? else {
             return Ok(());
         };
@@ -639,17 +658,25 @@ impl Engine {
         sending.finish().await?;
         // All other content is durable.
         let handed_in = self.hand_in(&along, &outbound.draft, known).await;
-        if let Err(EngineError::Remote(statehold_repository::Error::Refused { .. })) = &handed_in {
+        if let Err(EngineError::Remote(Error::Refused { .. })) = &handed_in {
             // Whatever it is that can't be: the next attempt builds on nothing of it.
             sending.uploads.clear()?;
         }
-        let (record, state) = handed_in?;
+        let (stored, state) = handed_in?;
+        if !is_itself(&outbound.draft, &stored) {
+            // Its old form was brought over just now. What is beyond that is planned anew.
+            Journal::of(&self.workspace).clear()?;
+            now.carried = None;
+            let (number, paths) = (stored.record.envelope.number, Vec::new());
+            let overlap = Overlap { paths };
+            return Err(Error::Conflict { number, overlap }.into());
+        }
         self.progress.advance(sending.waiting);
         let bytes = sending.bytes + outbound.draft.bytes.len() as u64;
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            agree_on(checkout, &outbound.draft, record);
+            agree_on(checkout, &outbound.draft, stored.record.reference());
             checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use statehold_core::id::Nonce;
+use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_core::state::State;
 use statehold_repository::Error;
-use statehold_repository::format::record::StoredDraft;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
 
 use super::{Engine, Result};
 use crate::index::{Checkout, Index};
@@ -34,7 +36,9 @@ impl Engine {
         match self.remote.push(&packs, &draft, &known).await {
             Ok(stored) => {
                 self.refresh(index, None).await?;
-                if let Some(checkout) = &mut index.checkout {
+                if let Some(checkout) = &mut index.checkout
+                    && is_itself(&draft, &stored)
+                {
                     agree_on(checkout, &draft, stored.record.reference());
                     checkout.land();
                 }
@@ -54,6 +58,24 @@ impl Engine {
         }
         journal.clear()?;
         Ok(None)
+    }
+
+    /// Whether the push that a nonce is kept for is in the log of this state: somebody brought it over since it was
+    /// looked for. Then what is planned on this state goes beyond it, and is a push of its own.
+    pub(super) async fn came_meanwhile(&self, known: &State, nonce: Nonce) -> Result<bool> {
+        let (mut after, head) = (known.epoch_began(), known.head.number);
+        while after < head {
+            let until = head.min(after + LOG_RANGE_RECORDS_MAX);
+            let records = self.remote.records_until(after, until).await?;
+            let mut nonces = records
+                .iter()
+                .map(|stored| stored.record.envelope.draft.nonce);
+            if nonces.any(|found| found == nonce) {
+                return Ok(true);
+            }
+            after = until;
+        }
+        Ok(false)
     }
 
     /// Makes sure that the repository is the one that is known, or of a later epoch; then it is known.
@@ -77,6 +99,11 @@ pub(super) const fn is_another_log(error: &Error) -> bool {
 /// Says that the end of a push is not known yet, while reading goes on.
 pub(super) fn still_to_settle(error: &Error) {
     tracing::warn!(%error, "an interrupted push has still to be settled");
+}
+
+/// Whether a record is what a draft became, and not an older form of it that somebody brought over.
+pub(super) fn is_itself(draft: &StoredDraft, stored: &StoredRecord) -> bool {
+    stored.record.envelope.draft.body == draft.draft.head.body
 }
 
 /// Notes that both sides agreed on what a push put in place, whatever others have made of it since.

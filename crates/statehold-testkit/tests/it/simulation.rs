@@ -1,6 +1,8 @@
 //! Runs of the simulated world.
 
 use statehold_testkit::client::Variant;
+use statehold_testkit::compacting::compact_for;
+use statehold_testkit::switching::{self, simulate_switching};
 use statehold_testkit::world::{STEPS, Scenario, simulate_scenario};
 use statehold_testkit::{simulate, simulate_many};
 
@@ -47,6 +49,40 @@ fn invariants_hold_while_collectors_collect() {
     let sum = |count: fn(&statehold_testkit::Report) -> u64| reports.iter().map(count).sum::<u64>();
     let (collected, restored) = (sum(|one| one.collected), sum(|one| one.restored));
     assert!(collected > 20 && restored > 20, "{collected} {restored}");
+}
+
+/// The same while an owner switches stores, replicators and promotes die anywhere, and machines follow by the product's
+/// own path. Odd seeds have a collector.
+#[test]
+fn nothing_is_lost_while_the_log_changes_stores() {
+    let mut sum = switching::Report::default();
+    for seed in 0..6 {
+        let report = simulate_switching(seed, switching::STEPS);
+        sum.add(&report.unwrap_or_else(|failure| panic!("{failure}")));
+    }
+    println!("{sum:?}");
+    for (what, count) in [
+        ("switches", sum.switches),
+        ("stores fenced", sum.fenced),
+        ("runs of machines", sum.runs),
+        ("runs of replicators", sum.copies),
+        ("diverged replicators", sum.diverged),
+        ("pushes lost at first", sum.lost),
+    ] {
+        assert!(
+            count > 0,
+            "no {what} on any seed: the simulation is too tame"
+        );
+    }
+}
+
+/// A simulated minute beside all of them; `show compaction` takes ten.
+#[test]
+fn compaction_without_pause_keeps_the_space_in_bounds() {
+    let done = compact_for(1, (8, 4), 1).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{done:?}");
+    assert!(done.collected > 4 && done.restored > 20, "{done:?}");
+    assert!(done.taken <= 2 * done.kept, "{done:?}");
 }
 
 #[test]

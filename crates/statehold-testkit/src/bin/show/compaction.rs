@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use statehold_core::environment::Entropy as _;
+use statehold_testkit::compacting::compact_for;
 use statehold_testkit::environment::SeededEntropy;
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
 
@@ -26,6 +27,9 @@ pub(crate) struct CompactionArgs {
     /// Machines that restore
     #[arg(long, default_value_t = 4)]
     readers: u64,
+    /// Also minutes of paused time in the simulated world
+    #[arg(long, default_value_t = 10)]
+    simulated_minutes: u64,
     /// Seed of everything that is drawn
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -57,6 +61,12 @@ struct Counts {
 }
 
 pub(crate) fn run(args: &CompactionArgs) -> Result<()> {
+    if args.simulated_minutes > 0 {
+        simulate(args)?;
+    }
+    if args.seconds == 0 {
+        return Ok(());
+    }
     let installation = Installation::of(&args.program.binary()?)?;
     let vault = installation.path("vault");
     let floor = format!("{}s", FLOOR.as_secs());
@@ -122,6 +132,32 @@ pub(crate) fn run(args: &CompactionArgs) -> Result<()> {
     ensure!(
         gateway.answers_from(500)? == 0,
         "the gateway answered with 500 or above"
+    );
+    Ok(())
+}
+
+/// The same in paused time, where all that takes long are the requests.
+fn simulate(args: &CompactionArgs) -> Result<()> {
+    let (minutes, begun) = (args.simulated_minutes, Instant::now());
+    let done = compact_for(minutes, (args.writers, args.readers), args.seed);
+    let done = done.map_err(|violation| anyhow!("seed {}: {violation}", args.seed))?;
+    let ratio = done.taken as f64 / done.kept as f64;
+    println!(
+        "{minutes} simulated minutes of {} writers, {} readers and a collector without pause, in {:.1} s: {} records, \
+         {} restores and {} compactions and removals, nobody failed; {:.1} MB are taken for {:.1} MB that are kept, \
+         {ratio:.2} times (bound {SPACE_MAX})",
+        args.writers,
+        args.readers,
+        begun.elapsed().as_secs_f64(),
+        done.records,
+        done.restored,
+        done.collected,
+        done.taken as f64 / 1e6,
+        done.kept as f64 / 1e6,
+    );
+    ensure!(
+        ratio <= SPACE_MAX,
+        "too much space is taken in the simulated world"
     );
     Ok(())
 }

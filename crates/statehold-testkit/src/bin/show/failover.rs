@@ -1,7 +1,6 @@
 //! The first store vanishes while machines work: its copy is promoted and served at the same address, and all
 //! of them go on.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,9 +10,10 @@ use clap::Args;
 use statehold_repository::replicate::position;
 use statehold_repository::store::Store;
 use statehold_testkit::environment::SeededEntropy;
-use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
+use statehold_testkit::process::{Installation, Ran, RealMachine, RunningGateway};
 
 use crate::program::ProgramArgs;
+use crate::target::{StoreKind, Target};
 
 /// How much of the log, in time, may be lost.
 const LOST_MAX: Duration = Duration::from_secs(5);
@@ -38,6 +38,12 @@ pub(crate) struct FailoverArgs {
     /// How long they push before the loss, in seconds
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// What the first store is
+    #[arg(long, value_enum, default_value_t = StoreKind::Folder)]
+    primary: StoreKind,
+    /// What its copy is
+    #[arg(long, value_enum, default_value_t = StoreKind::Folder)]
+    replica: StoreKind,
     #[command(flatten)]
     program: ProgramArgs,
 }
@@ -53,10 +59,23 @@ struct Pushed {
 pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
     let installation = Installation::of(&args.program.binary()?)?;
     let operator = installation.operator()?;
-    let (primary, copy) = (installation.path("vault"), installation.path("copy"));
-    let to = copy.to_string_lossy().into_owned();
-    let follow = ["--replicate-to", &to, "--replicate-every", "continuous"];
-    let mut gateway = installation.serve_with(primary.as_os_str(), "127.0.0.1:0", &[], &follow)?;
+    let target = |kind, name| Target::new(kind, &installation, name);
+    let (Some(primary), Some(copy)) = (
+        target(args.primary, "vault")?,
+        target(args.replica, "copy")?,
+    ) else {
+        return Ok(());
+    };
+    let kinds = format!("{} to {}", primary.name, copy.name);
+    let follow = [
+        "--replicate-to",
+        &copy.to,
+        "--replicate-every",
+        "continuous",
+    ];
+    let variables = [primary.plain_variables(), copy.variables()].concat();
+    let mut gateway =
+        installation.serve_with(primary.to.as_ref(), "127.0.0.1:0", &variables, &follow)?;
     let machines = (0..args.machines)
         .map(|number| installation.linked(&format!("m{number}"), &gateway))
         .collect::<Result<Vec<_>>>()?;
@@ -83,7 +102,7 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
         while acknowledged.load(Ordering::Relaxed) == before && waited.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let lost = lose(&mut gateway, &primary);
+        let lost = lose(&mut gateway, primary);
         goes_on.store(false, Ordering::Relaxed);
         let mut pushed = Vec::new();
         for one in working {
@@ -95,8 +114,9 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
         Ok::<_, anyhow::Error>((pushed, lost?))
     })?;
     let address = gateway.address().to_owned();
-    recover(&operator, &to)?;
-    let _second = installation.serve_with(copy.as_os_str(), &address, &[], &[])?;
+    recover(&operator, &copy)?;
+    let plain = copy.plain_variables();
+    let _second = installation.serve_with(copy.to.as_ref(), &address, &plain, &[])?;
     let served = lost.elapsed();
     std::thread::scope(|scope| {
         let syncing: Vec<_> = machines
@@ -115,10 +135,10 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
         machines.iter().try_for_each(sync)?;
     }
 
-    let from = from(&operator, &to)?;
+    let from = from(&operator, &copy)?;
     let (behind, missing) = behind(&pushed, from, lost);
     println!(
-        "{} machines, {} MB, {} pushes acknowledged until the first store was lost; the epoch \
+        "{kinds}: {} machines, {} MB, {} pushes acknowledged until the first store was lost; the epoch \
          continues from record {from}",
         machines.len(),
         args.megabytes,
@@ -170,7 +190,7 @@ fn sync(machine: &RealMachine) -> Result<()> {
 }
 
 /// The repository's part of a store.
-fn part(operator: &RealMachine, gateway: &RunningGateway, store: &Path) -> Result<PathBuf> {
+fn part(operator: &RealMachine, gateway: &RunningGateway, store: &Target) -> Result<Store> {
     let words = [
         "admin",
         "--gateway",
@@ -183,13 +203,13 @@ fn part(operator: &RealMachine, gateway: &RunningGateway, store: &Path) -> Resul
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let tenant = text(&said[0]["tenant"]).context("a tenant has an id")?;
     let repository = text(&said[0]["repositories"][0][0]).context("a repository has an id")?;
-    Ok(store.join(tenant).join(repository))
+    Ok(store.open()?.inside(&tenant).inside(&repository))
 }
 
 /// The record up to which a replica is complete.
-fn mark(part: &Path) -> Result<u64> {
+fn mark(part: &Store) -> Result<u64> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let at = runtime.block_on(position(&Store::folder(part)?))?;
+    let at = runtime.block_on(position(part))?;
     Ok(at.map_or(0, |at| at.number))
 }
 
@@ -260,16 +280,16 @@ fn work(
 }
 
 /// Takes away gateway and store at once.
-fn lose(gateway: &mut RunningGateway, primary: &Path) -> Result<Instant> {
+fn lose(gateway: &mut RunningGateway, primary: Target) -> Result<Instant> {
     gateway.kill()?;
     let lost = Instant::now();
-    std::fs::remove_dir_all(primary)?;
+    primary.lose()?;
     Ok(lost)
 }
 
 /// Promotes the copy, with a look at the plan first.
-fn recover(operator: &RealMachine, copy: &str) -> Result<()> {
-    let said = operator.run(&["promote", copy, "--json"])?.expect(1)?.out;
+fn recover(operator: &RealMachine, copy: &Target) -> Result<()> {
+    let said = promote(operator, copy, &["--json"])?.expect(1)?.out;
     // The plan, and then that it is not carried out yet.
     let plan = said.lines().next().context("a plan is shown")?;
     let plan: serde_json::Value = serde_json::from_str(plan)?;
@@ -277,18 +297,21 @@ fn recover(operator: &RealMachine, copy: &str) -> Result<()> {
         .as_str()
         .context("a plan has a label")?;
     let confirm = format!("--confirm-label={label}");
-    operator
-        .run(&["promote", copy, "--apply", &confirm])?
+    promote(operator, copy, &["--apply", &confirm])?
         .expect(0)
         .map(drop)
 }
 
+fn promote(operator: &RealMachine, copy: &Target, further: &[&str]) -> Result<Ran> {
+    let words = [&["promote", &copy.to], further].concat();
+    let mut command = operator.command(&words);
+    command.envs(copy.plain_variables());
+    operator.start(command, "")?.finish()
+}
+
 /// The record of the repository that the epoch continues from.
-fn from(operator: &RealMachine, copy: &str) -> Result<u64> {
-    let said = operator
-        .run(&["promote", copy, "--json"])?
-        .expect(0)?
-        .json()?;
+fn from(operator: &RealMachine, copy: &Target) -> Result<u64> {
+    let said = promote(operator, copy, &["--json"])?.expect(0)?.json()?;
     said["logs"][0]["from"]
         .as_u64()
         .context("an epoch has a beginning")

@@ -20,6 +20,7 @@ mod replicate;
 mod simulation;
 mod state_kill;
 mod states;
+mod target;
 mod tree;
 mod watch;
 mod worm;

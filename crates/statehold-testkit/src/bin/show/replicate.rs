@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use statehold_core::id::RepositoryId;
 use statehold_core::record::{Body, DraftHead, Kind, NoteBody, SnapshotBody};
@@ -15,7 +15,6 @@ use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::time::Timestamp;
 use statehold_repository::format::record::StoredDraft;
-use statehold_repository::location::StoreLocation;
 use statehold_repository::remote::{advance, load};
 use statehold_repository::replicate::position;
 use statehold_repository::store::Store;
@@ -25,9 +24,9 @@ use statehold_sync::gateway_client::{GatewayAddress, GatewayClient, GatewayRemot
 use statehold_testkit::author::{Author, read_file};
 use statehold_testkit::environment::{EPOCH, SeededEntropy};
 use statehold_testkit::process::{Installation, RealMachine, RunningGateway};
-use statehold_testkit::servers::{self, Server};
 
 use crate::program::ProgramArgs;
+use crate::target::{StoreKind, Target};
 
 /// How far behind the newest mark may be.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
@@ -56,71 +55,14 @@ pub(crate) struct ReplicateArgs {
 }
 
 pub(crate) fn run(args: &ReplicateArgs) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
-    let folder = Installation::of(&args.program.binary()?)?;
-    let to = folder.path("copy").to_string_lossy().into_owned();
-    let target = Target {
-        name: "a folder",
-        to,
-        server: None,
-    };
-    runtime.block_on(show(args, &folder, &target))?;
-    let server = match servers::moto() {
-        Ok(server) => server,
-        Err(absent) => {
-            ensure!(!servers::installs_everything(), "the S3 server {absent}");
-            println!("SKIP: the S3 server {absent}");
-            return Ok(());
+    for kind in [StoreKind::Folder, StoreKind::Bucket] {
+        let installation = Installation::of(&args.program.binary()?)?;
+        if let Some(target) = Target::new(kind, &installation, "copy")? {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(show(args, &installation, &target))?;
         }
-    };
-    let made = runtime.block_on(server.make_bucket("copy"));
-    made.map_err(|reason| anyhow!("no bucket: {reason}"))?;
-    let bucket = Installation::of(&args.program.binary()?)?;
-    let target = Target {
-        name: "a bucket (moto)",
-        to: format!("{}/team", server.location("copy")),
-        server: Some(server),
-    };
-    runtime.block_on(show(args, &bucket, &target))
-}
-
-/// Where it is copied to.
-struct Target {
-    name: &'static str,
-    to: String,
-    server: Option<Server>,
-}
-
-impl Target {
-    fn variable(&self, name: &str) -> Option<String> {
-        let server = self.server.as_ref()?;
-        server.variable(server.endpoint(), name)
     }
-
-    fn open(&self) -> Result<Store> {
-        let location: StoreLocation = self.to.parse()?;
-        Ok(location.open(&|name| self.variable(name))?)
-    }
-
-    /// What tells a gateway how to get there.
-    fn variables(&self) -> Vec<(&'static str, String)> {
-        let names = [
-            ("STATEHOLD_REPLICA_AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
-            (
-                "STATEHOLD_REPLICA_AWS_SECRET_ACCESS_KEY",
-                "AWS_SECRET_ACCESS_KEY",
-            ),
-            ("STATEHOLD_REPLICA_AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"),
-        ];
-        let value = |(name, plain)| Some((name, self.variable(plain)?));
-        names.into_iter().filter_map(value).collect()
-    }
-
-    /// The same for a program that serves it.
-    fn plain_variables(&self) -> Vec<(&'static str, String)> {
-        let server = self.server.as_ref();
-        server.map(Server::variables).unwrap_or_default()
-    }
+    Ok(())
 }
 
 /// A tenant's repository, and what was acknowledged in it.
