@@ -232,8 +232,9 @@ pub fn kill_watching(binary: &Path, kills: u64, seed: u64) -> Result<KilledWatch
     let mut expected = BTreeMap::new();
     for round in 0..kills {
         for at in 0..world.watched.len() {
-            // Each machine has files of its own, so that no two edit the same one at once.
-            let path = format!("{at}/{}.md", world.random.below(20));
+            // Each a new one: what a killed pull had put in place and somebody changed again before the next
+            // one is a conflict, which a person decides.
+            let path = format!("{at}/{round}.md");
             let text = format!("{path} in round {round}\n").repeat(50);
             world.watched[at].machine.write(&path, &text)?;
             expected.insert(path, text.into_bytes());

@@ -70,8 +70,10 @@ pub(super) fn run(args: &WatchArgs, global: &GlobalArgs, output: Output) -> Resu
         tokio::pin!(stop);
         let connect = connect(&workspace, args.limit_rate, &mut teller);
         let mut connection = tokio::select! {
-            connected = connect => connected?,
+            // First, so that a signal is heard from here on.
+            biased;
             () = &mut stop => return Ok(()),
+            connected = connect => connected?,
         };
         connection.engine.lock_uploads(home()?);
         let gateway = connection.gateway.as_ref();
