@@ -249,10 +249,14 @@ async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>)
     let mut damage = String::new();
     loop {
         let mut opening = match remote.open(from).await {
-            // No older way leads there: what was passed over is what stood for it.
-            Err(Error::Expired { .. }) if from != at => {
-                return Err(Error::damaged("what stands in for records", damage));
-            }
+            // The state where one was passed over is let go. An earlier one that is kept leads there as well.
+            Err(Error::Expired { before, .. }) if from != at => match before {
+                Some(before) => {
+                    from = Point::Record(before);
+                    continue;
+                }
+                None => return Err(Error::damaged("what stands in for records", damage)),
+            },
             opening => opening?,
         };
         let moves = opening.moves.take();
@@ -262,7 +266,13 @@ async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>)
             Ok((mut loading, more)) => {
                 // An older one than asked for comes with the records up to itself.
                 if more || from != at {
-                    loading.follow(at).await?;
+                    match loading.follow(at).await {
+                        // No older way leads there: what was passed over is what stood for it.
+                        Err(Error::Retired { .. }) if from != at => {
+                            return Err(Error::damaged("what stands in for records", damage));
+                        }
+                        followed => followed?,
+                    }
                 }
                 let overdue = loading.overdue;
                 let mut state = loading.follower.into_state();
