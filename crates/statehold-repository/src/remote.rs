@@ -314,6 +314,17 @@ async fn load_once(remote: &dyn Remote, at: Point, passed_over: &mut Vec<Error>)
         let loaded = load_from(remote, from, at).await;
         match (loaded, damaged.take()) {
             (Ok(Ok(loaded)), _) => return Ok(loaded),
+            // The state where one was passed over is let go. An earlier one that is kept leads there as well.
+            (
+                Err(Error::Expired {
+                    before: Some(before),
+                    ..
+                }),
+                Some(passed_over),
+            ) => {
+                damaged = Some(passed_over);
+                from = Point::Record(before);
+            }
             // What stands in for retired records has no older one to fall back on.
             (Err(Error::Retired { .. } | Error::Expired { .. }), Some(damaged)) => {
                 return Err(damaged);
