@@ -676,7 +676,7 @@ impl Engine {
         let files = outbound.paths.len() as u64;
         if let Some(checkout) = &mut now.index.checkout {
             checkout.move_to(state);
-            agree_on(checkout, &outbound.draft, stored.record.reference());
+            agree_on(checkout, &outbound.draft, &stored);
             checkout.land();
         }
         now.index.cache.clone_from(&now.scan.cache);

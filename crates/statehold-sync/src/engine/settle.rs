@@ -1,10 +1,13 @@
 //! What an earlier run left open: a push whose end nobody knows, and whether the log is still the one that is known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use statehold_core::entry::Signature;
 use statehold_core::id::Nonce;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
-use statehold_core::record::{Body, RecordRef, Upsert};
+use statehold_core::path::RepoPath;
+use statehold_core::record::{Body, PushBody};
 use statehold_core::state::State;
 use statehold_repository::Error;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
@@ -36,10 +39,8 @@ impl Engine {
         match self.remote.push(&packs, &draft, &known).await {
             Ok(stored) => {
                 self.refresh(index, None).await?;
-                if let Some(checkout) = &mut index.checkout
-                    && is_itself(&draft, &stored)
-                {
-                    agree_on(checkout, &draft, stored.record.reference());
+                if let Some(checkout) = &mut index.checkout {
+                    agree_on(checkout, &draft, &stored);
                     checkout.land();
                 }
                 self.write_index(index)?;
@@ -106,16 +107,28 @@ pub(super) fn is_itself(draft: &StoredDraft, stored: &StoredRecord) -> bool {
     stored.record.envelope.draft.body == draft.draft.head.body
 }
 
-/// Notes that both sides agreed on what a push put in place, whatever others have made of it since.
-pub(super) fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft, record: RecordRef) {
+/// Notes that both sides agreed on what a push put in place, whatever others have made of it since. Of an older form of
+/// it, on what that put in place as well.
+pub(super) fn agree_on(checkout: &mut Checkout, pushed: &StoredDraft, stored: &StoredRecord) {
     // What a rollback puts in place there is not in the folder yet.
     let Body::Push(push) = &pushed.draft.body else {
         return;
     };
-    for Upsert { path, entry, .. } in &push.upserts {
-        checkout.set_base(path, Some(entry.signature()), record.number);
+    let landed: BTreeMap<_, _> = match &stored.record.body {
+        Body::Push(landed) => signatures(landed).collect(),
+        _ => BTreeMap::new(),
+    };
+    let is_itself = is_itself(pushed, stored);
+    for (path, signature) in signatures(push) {
+        if is_itself || landed.get(path) == Some(&signature) {
+            checkout.set_base(path, signature, stored.record.envelope.number);
+        }
     }
-    for path in &push.deletes {
-        checkout.set_base(path, None, record.number);
-    }
+}
+
+/// What a push puts at paths; nothing where it deletes.
+fn signatures(push: &PushBody) -> impl Iterator<Item = (&RepoPath, Option<Signature>)> {
+    let upserts = push.upserts.iter();
+    let upserts = upserts.map(|upsert| (&upsert.path, Some(upsert.entry.signature())));
+    upserts.chain(push.deletes.iter().map(|path| (path, None)))
 }
