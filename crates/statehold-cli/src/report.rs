@@ -250,7 +250,7 @@ pub(crate) fn show_report(verb: &str, report: &Report, output: Output) {
         Outcome::Refused => format!("{verb}: refused, nothing was sent"),
         Outcome::Conflict => {
             let conflicts = count(report.conflicts.len() as u64, "conflict");
-            let decides = "`statehold pull --on-conflict local|remote|newest` decides";
+            let decides = "`statehold sync --on-conflict local|remote|newest` decides";
             match report.files {
                 0 => format!("{verb}: {conflicts}; both sides are as they were. {decides}"),
                 files => format!(
