@@ -377,10 +377,11 @@ async fn follow(
     }
     let is_told = walk.state.is_some();
     let epochs = walk.state.map(|state| state.epochs).unwrap_or_default();
+    let is_left = |number: u64| epochs.iter().any(|epoch| epoch.leaves(number));
     let is_kept = |number: &u64| {
         *number >= collection.cut.max(1)
             && !collection.expired.contains(*number)
-            && !epochs.iter().any(|epoch| epoch.leaves(*number))
+            && !is_left(*number)
     };
     collected::check_listings(store, &collection, packs, found).await?;
     for number in untold.into_iter().filter(is_kept) {
@@ -388,7 +389,7 @@ async fn follow(
     }
     // Where the state can't be told, a removal may have been lost that says so.
     for (number, neighbours) in retired.into_iter().filter(|_| is_told) {
-        if number > collection.cut {
+        if number > collection.cut && !is_left(number) {
             let reason = "its body was cut away, and the log does not say so".to_owned();
             let key = layout::record(number);
             found.report.note(key, Kind::Record, reason);
