@@ -274,9 +274,9 @@ async fn the_double_of_google_is_for_many_writers() {
     is_for_many_writers("double of Google", &store).await;
     double.take_requests();
     let keys = store.inside("keys");
-    assert_eq!(keys.list_first("log", "log").await.unwrap().len(), 8);
+    let first = keys.list_first("log", "log").await.unwrap().len();
     assert_eq!(double.take_requests().len(), 1);
-    keys.list("log", "log").await.unwrap();
+    assert!(keys.list("log", "log").await.unwrap().len() > first);
     assert_eq!(double.take_requests().len(), 5);
     let wrong = |name: &str| match name {
         "GOOGLE_BEARER_TOKEN" => Some("another".to_owned()),
