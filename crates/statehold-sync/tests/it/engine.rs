@@ -290,7 +290,7 @@ async fn requests_are_as_few_as_promised() {
     let before = shared.usage();
     b.pull().await.unwrap();
     let pull = used(before);
-    assert!(pull.reads <= 3 && pull.lists == 0, "{pull:?}");
+    assert!(pull.reads <= 4 && pull.lists == 0, "{pull:?}");
     let before = shared.usage();
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
     let nothing = used(before);
