@@ -380,10 +380,12 @@ fn history_verification_and_drills_know_what_was_let_go() {
     );
     run(a, &["verify"], 7);
     let told = run(&operator, &["repair", "--store", store, "--from", to], 0).out;
-    assert!(
-        told.contains("3 objects brought back; all is well"),
-        "{told}"
-    );
+    // Caches that nobody had written yet may be among them.
+    assert!(told.contains("objects brought back; all is well"), "{told}");
+    for key in &keys {
+        let back = told.lines().any(|line| line.contains(key.as_str()));
+        assert!(back, "{key}: {told}");
+    }
     run(&operator, &["verify", "--store", store, "--read-data"], 0);
     run(a, &["verify", "--read-data"], 0);
 }
@@ -431,6 +433,8 @@ fn a_gateway_collects_by_itself_but_not_in_a_copy() {
     };
     listening(&copy, "nothing is collected in a replica");
     assert_eq!(compacts(&copy), 0);
+    // Whatever is younger than the floor stays, and it looks once a week.
+    std::thread::sleep(Duration::from_millis(1_100));
     listening(&vault, "\"collected\"");
     assert_eq!(compacts(&vault), 1);
 }
