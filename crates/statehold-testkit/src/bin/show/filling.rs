@@ -57,10 +57,11 @@ impl Filling {
         let store = Store::folder(vault)?;
         let id = RepositoryId::from_bytes([1; 16]);
         let repository = Repository::open_or_create(store, id, clock, entropy).await?;
+        // Each draws from a source of its own: two of one seed would draw the same names for different packs.
         Ok(Self {
             amount,
-            author: Author::new(amount.seed),
-            content: SeededEntropy::new(amount.seed + 1),
+            author: Author::new(amount.seed + 1),
+            content: SeededEntropy::new(amount.seed + 2),
             state: Arc::new(repository.empty_state()),
             repository,
         })
