@@ -1,5 +1,5 @@
-//! A way to a repository on which something happens before content is read or written: what others do
-//! just then.
+//! A way to a repository on which something happens before content is read or written, a record is appended or
+//! the next one waited for: what others do just then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +28,10 @@ pub enum Before {
     Read,
     /// A pack is written.
     Write,
+    /// A record is appended.
+    Append,
+    /// The next head is waited for.
+    NextHead,
 }
 
 type Hook = Box<dyn Fn(Before) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -39,7 +43,7 @@ pub struct Hooked {
 }
 
 impl Hooked {
-    /// The same remote; this happens before each reading and writing of content.
+    /// The same remote; this happens before each reading, writing, appending and waiting.
     pub fn new(
         inner: Arc<dyn Remote>,
         hook: impl Fn(Before) -> BoxFuture<'static, ()> + Send + Sync + 'static,
@@ -92,6 +96,7 @@ impl Remote for Hooked {
     }
 
     async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
+        (self.hook)(Before::Append).await;
         self.inner.append(draft, known).await
     }
 
@@ -101,6 +106,11 @@ impl Remote for Hooked {
 
     async fn records_since(&self, known: RecordRef, content: Option<Scope>) -> Result<Batch> {
         self.inner.records_since(known, content).await
+    }
+
+    async fn next_head(&self, known: RecordRef) -> Result<RecordRef> {
+        (self.hook)(Before::NextHead).await;
+        self.inner.next_head(known).await
     }
 
     fn push_bytes_max(&self) -> u64 {
@@ -116,6 +126,7 @@ impl Remote for Hooked {
         if !packs.is_empty() {
             (self.hook)(Before::Write).await;
         }
+        (self.hook)(Before::Append).await;
         self.inner.push(packs, draft, known).await
     }
 }

@@ -10,6 +10,7 @@
 //! 6. [`invariants`]: what has to be true after every step.
 //! 7. [`world`]: all of it together, after one seed: [`simulate`].
 //!    [`switching`]: the log changes stores meanwhile. [`compacting`]: hours of compaction in no time.
+//!    [`seeded`]: how each is run again.
 //! 8. [`trace`]: what happened, and its digest.
 //! 9. [`machine`]: machines with real folders that share a repository.
 //! 10. [`conformance`]: what every store has to do.
@@ -56,6 +57,7 @@ pub mod machine;
 pub mod mount;
 pub mod process;
 pub mod replay;
+pub mod seeded;
 pub mod servers;
 pub mod slow_store;
 pub mod state_killing;
@@ -65,7 +67,8 @@ pub mod trace;
 pub mod watching;
 pub mod world;
 
-pub use world::{Failure, Report, simulate, simulate_many};
+pub use seeded::Failure;
+pub use world::{Report, simulate, simulate_many};
 
 /// Everything runs on one thread and no guard is held across an await, so a poisoned lock only
 /// says that a test is failing already.

@@ -27,6 +27,7 @@ use crate::faulty_store::{FaultCounts, Faults, FaultyStore, ForgetfulStore, Worm
 use crate::gateway::{Gateway, Link, LinkFaults};
 use crate::invariants::{Audited, Auditor, Changes, Intention, Violation};
 use crate::locked;
+use crate::seeded::{Failure, run_seeded};
 use crate::trace::Trace;
 
 /// Steps of a run, unless it is told otherwise.
@@ -106,40 +107,6 @@ pub struct Report {
     pub root: Digest,
 }
 
-/// A run in which an invariant did not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The seed.
-    pub seed: u64,
-    /// Steps the run was to have.
-    pub steps: u64,
-    /// Collectors in it.
-    pub collectors: usize,
-    /// What doesn't hold.
-    pub violation: Violation,
-    /// The last lines of the trace.
-    pub last: Vec<String>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.last {
-            writeln!(f, "  {line}")?;
-        }
-        writeln!(f, "seed {}: {}", self.seed, self.violation)?;
-        write!(f, "cargo xtask show simulation --seed {}", self.seed)?;
-        if self.steps != STEPS {
-            write!(f, " --steps {}", self.steps)?;
-        }
-        if self.collectors > 0 {
-            write!(f, " --collect")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Failure {}
-
 /// Runs the standard scenario.
 pub fn simulate(seed: u64, steps: u64) -> Result<Report, Failure> {
     simulate_scenario(seed, Scenario::new(steps))
@@ -158,22 +125,18 @@ pub fn simulate_many(
 
 /// Runs a scenario.
 pub fn simulate_scenario(seed: u64, scenario: Scenario) -> Result<Report, Failure> {
-    let trace = Trace::default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O can always be made");
-    let run = Box::pin(async {
-        let world = World::build(seed, scenario, trace.clone()).await?;
-        world.run().await
-    });
-    runtime.block_on(run).map_err(|violation| Failure {
-        seed,
-        steps: scenario.steps,
-        collectors: scenario.collectors,
-        violation,
-        last: trace.last(),
+    let again = || {
+        let mut again = format!("cargo xtask show simulation --seed {seed}");
+        if scenario.steps != STEPS {
+            again += &format!(" --steps {}", scenario.steps);
+        }
+        if scenario.collectors > 0 {
+            again += " --collect";
+        }
+        again
+    };
+    run_seeded(seed, again, async |trace| {
+        World::build(seed, scenario, trace).await?.run().await
     })
 }
 

@@ -4,24 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use statehold_core::bands::Profile;
-use statehold_core::digest::Digest;
-use statehold_core::entry::Location;
-use statehold_core::id::PackId;
 use statehold_core::plan::{Direction, Strategy};
-use statehold_core::point::Point;
-use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
-use statehold_core::state::State;
-use statehold_repository::format::description::Description;
-use statehold_repository::format::record::{StoredDraft, StoredRecord};
-use statehold_repository::remote::{Batch, Opening, load};
-use statehold_repository::{Remote, Repository, Result};
+use statehold_repository::remote::load;
 use statehold_sync::preset::Preset;
 use statehold_sync::watch::{News, WatchOptions, watch};
+use statehold_testkit::hooked::{Before, Hooked};
 use statehold_testkit::machine::{Machine, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -35,67 +25,40 @@ const OPTIONS: WatchOptions = WatchOptions {
     may_push: true,
 };
 
-/// A repository that says nothing of its head before it may, and appends nothing before that.
-#[derive(Debug)]
-struct Reticent {
-    inner: Repository,
+/// What a reticent way to a repository waits for.
+#[derive(Debug, Clone)]
+struct Gates {
     may_tell: Arc<Semaphore>,
     appends: Arc<Semaphore>,
     may_append: Arc<Semaphore>,
 }
 
-impl Reticent {
-    async fn to(shared: &Shared) -> Self {
-        let closed = || Arc::new(Semaphore::new(0));
-        Self {
-            inner: shared.repository().await.unwrap(),
-            may_tell: closed(),
-            appends: closed(),
-            may_append: closed(),
+/// A way that says nothing of the head before it may, and appends nothing before that.
+async fn reticent(shared: &Shared) -> (Arc<Hooked>, Gates) {
+    let closed = || Arc::new(Semaphore::new(0));
+    let gates = Gates {
+        may_tell: closed(),
+        appends: closed(),
+        may_append: closed(),
+    };
+    let inner = Arc::new(shared.repository().await.unwrap());
+    let held = gates.clone();
+    let remote = Hooked::new(inner, move |before| {
+        let gates = held.clone();
+        async move {
+            let gate = match before {
+                Before::NextHead => gates.may_tell,
+                Before::Append => {
+                    gates.appends.add_permits(1);
+                    gates.may_append
+                }
+                Before::Read | Before::Write => return,
+            };
+            let _may = gate.acquire().await.unwrap();
         }
-    }
-}
-
-#[async_trait]
-impl Remote for Reticent {
-    fn description(&self) -> (&Description, Digest) {
-        self.inner.description()
-    }
-
-    async fn confirm(&self, known: RecordRef) -> Result<()> {
-        self.inner.confirm(known).await
-    }
-
-    async fn open(&self, at: Point) -> Result<Opening> {
-        self.inner.open(at).await
-    }
-
-    async fn records(&self, after: u64) -> Result<Batch> {
-        self.inner.records(after).await
-    }
-
-    async fn read(&self, places: &[Location]) -> Result<Vec<Bytes>> {
-        self.inner.read(places).await
-    }
-
-    async fn put_pack(&self, id: PackId, bytes: Bytes) -> Result<()> {
-        self.inner.put_pack(id, bytes).await
-    }
-
-    async fn append(&self, draft: &StoredDraft, known: &Arc<State>) -> Result<StoredRecord> {
-        self.appends.add_permits(1);
-        let _may = self.may_append.acquire().await.unwrap();
-        self.inner.append(draft, known).await
-    }
-
-    async fn tend(&self, state: &Arc<State>) -> Result<()> {
-        self.inner.tend(state).await
-    }
-
-    async fn next_head(&self, known: RecordRef) -> Result<RecordRef> {
-        let _may = self.may_tell.acquire().await.unwrap();
-        self.inner.next_head(known).await
-    }
+        .boxed()
+    });
+    (Arc::new(remote), gates)
 }
 
 async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
@@ -140,10 +103,8 @@ fn watched<'a>(
 async fn a_push_that_lands_behind_others_is_followed_by_a_pull() {
     let shared = Shared::in_memory();
     let other = shared.machine("other").await.unwrap();
-    let remote = Reticent::to(&shared).await;
-    remote.may_append.add_permits(1);
-    let may_tell = Arc::clone(&remote.may_tell);
-    let remote = Arc::new(remote);
+    let (remote, gates) = reticent(&shared).await;
+    gates.may_append.add_permits(1);
     let machine = shared
         .machine_over("own", Preset::Plain, Profile::Adaptive, remote)
         .unwrap();
@@ -160,7 +121,7 @@ async fn a_push_that_lands_behind_others_is_followed_by_a_pull() {
         machine.write("own", "3").unwrap();
         eventually("the next one, too", async || has("own").await).await;
         assert!(!machine.path("theirs").exists(), "nobody has told of it");
-        may_tell.add_permits(1);
+        gates.may_tell.add_permits(1);
         let here = machine.path("theirs");
         eventually("theirs comes", async || here.exists()).await;
     })
@@ -174,19 +135,17 @@ async fn a_push_that_lands_behind_others_is_followed_by_a_pull() {
 async fn what_comes_between_a_pull_and_its_push_is_pulled_too() {
     let shared = Shared::in_memory();
     let other = shared.machine("other").await.unwrap();
-    let remote = Reticent::to(&shared).await;
-    remote.may_tell.add_permits(1);
-    let appends = Arc::clone(&remote.appends);
-    let may_append = Arc::clone(&remote.may_append);
+    let (remote, gates) = reticent(&shared).await;
+    gates.may_tell.add_permits(1);
     let machine = shared
-        .machine_over("own", Preset::Plain, Profile::Adaptive, Arc::new(remote))
+        .machine_over("own", Preset::Plain, Profile::Adaptive, remote)
         .unwrap();
     machine.write("own", "1").unwrap();
     let moved = watched(&machine, async {
-        let _reached = appends.acquire().await.unwrap();
+        let _reached = gates.appends.acquire().await.unwrap();
         other.write("theirs", "2").unwrap();
         other.push().await.unwrap();
-        may_append.add_permits(1);
+        gates.may_append.add_permits(1);
         let here = machine.path("theirs");
         eventually("theirs comes", async || here.exists()).await;
     })

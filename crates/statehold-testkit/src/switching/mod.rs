@@ -4,6 +4,7 @@
 //! The stores misbehave as in [`crate::world`], time is paused, and everything follows one seed.
 
 mod logbook;
+mod owner;
 mod roaming;
 mod site;
 
@@ -19,12 +20,10 @@ use statehold_core::id::{MachineId, Nonce, RepositoryId};
 use statehold_core::plan::Direction;
 use statehold_core::record::{Body, DraftHead, ForgetBody, Kind};
 use statehold_core::retention::Policy;
-use statehold_repository::bring_over::{End, bring_over};
 use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::replicate::plan::Row;
-use statehold_repository::replicate::{Copied, Replicator, Unwatched, position};
-use statehold_repository::switch::{Promotion, fence, promote};
+use statehold_repository::replicate::{Copied, Replicator, Unwatched};
 use statehold_repository::{Error, Remote, Repository};
 
 use crate::crash::after_polls;
@@ -33,6 +32,7 @@ use crate::faulty_store::Faults;
 use crate::gateway::{Link, LinkFaults};
 use crate::invariants::Violation;
 use crate::locked;
+use crate::seeded::{Failure, run_seeded};
 use crate::trace::Trace;
 use logbook::{Logbook, tree_of};
 use roaming::{Ran, Roaming, Ways};
@@ -108,71 +108,21 @@ impl Report {
     }
 }
 
-/// A run in which something did not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The seed.
-    pub seed: u64,
-    /// Steps the run was to have.
-    pub steps: u64,
-    /// What doesn't hold.
-    pub violation: Violation,
-    /// The last lines of the trace.
-    pub last: Vec<String>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.last {
-            writeln!(f, "  {line}")?;
-        }
-        writeln!(f, "seed {}: {}", self.seed, self.violation)?;
-        write!(
-            f,
-            "cargo xtask show simulation --switch --seed {}",
-            self.seed
-        )?;
-        if self.steps != STEPS {
-            write!(f, " --steps {}", self.steps)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Failure {}
-
 /// Runs the world of a seed.
 pub fn simulate_switching(seed: u64, steps: u64) -> Result<Report, Failure> {
-    let trace = Trace::default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O can always be made");
-    let run = Box::pin(async {
-        let world = World::build(seed, steps, trace.clone()).await?;
-        world.run().await
-    });
-    runtime.block_on(run).map_err(|violation| Failure {
-        seed,
-        steps,
-        violation,
-        last: trace.last(),
+    let again = || {
+        let again = format!("cargo xtask show simulation --switch --seed {seed}");
+        match steps == STEPS {
+            true => again,
+            false => format!("{again} --steps {steps}"),
+        }
+    };
+    run_seeded(seed, again, async |trace| {
+        World::build(seed, steps, trace).await?.run().await
     })
 }
 
 type Checked<T = ()> = Result<T, Violation>;
-
-/// How an owner comes to a switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// The first store is lost for good.
-    Vanishes,
-    /// It cannot be reached by the owner, and machines go on with it for a while.
-    CutOff,
-    /// It is fenced, and copied to its end.
-    Fenced,
-}
 
 #[derive(Debug)]
 struct World {
@@ -525,272 +475,6 @@ impl World {
                 "a collector {doing} at site {site}: {error}"
             ))),
         }
-    }
-
-    /// The owner's days.
-    async fn own(&self) {
-        for _ in 0..2 {
-            let until =
-                self.taken.load(Ordering::Relaxed) + 10 + self.entropy.below(self.steps / 2);
-            while self.taken.load(Ordering::Relaxed) < until && !self.is_over() {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            if self.is_over() {
-                return;
-            }
-            let switched = Box::pin(self.switch()).await;
-            self.settle(switched);
-        }
-    }
-
-    /// The sites that the log that goes on was copied to, its newest epoch at least.
-    async fn copies(&self) -> Checked<Vec<usize>> {
-        self.logbook.check().await?;
-        let primary = self.primary();
-        let newest = self.logbook.state(self.logbook.end(primary));
-        let newest = newest.ok_or_else(|| Violation("the log has no state".into()))?;
-        let mut copies = Vec::new();
-        for site in (0..SITES).filter(|site| *site != primary && !self.is_gone(*site)) {
-            let end = self.logbook.end(site);
-            let has_mark = position(&self.sites[site].bare).await;
-            let has_mark = has_mark.map_err(surprise)?.is_some();
-            let is_same = self.logbook.at(primary, newest.epoch_began())
-                == self.logbook.at(site, newest.epoch_began());
-            let parts = self.logbook.parts(primary, site).is_some();
-            if has_mark && is_same && !parts && end.number > 0 {
-                copies.push(site);
-            }
-        }
-        Ok(copies)
-    }
-
-    async fn switch(&self) -> Checked {
-        let old = self.primary();
-        let Some(new) = self.entropy.pick(&self.copies().await?).copied() else {
-            return Ok(());
-        };
-        let manner = match self.entropy.below(3) {
-            0 => Manner::Vanishes,
-            1 => Manner::CutOff,
-            _ => Manner::Fenced,
-        };
-        self.note(format_args!(
-            "the owner leaves site {old} for site {new}: {manner:?}"
-        ));
-        match manner {
-            Manner::Vanishes => {
-                self.sites[old].faulty.set_gone(true);
-                locked(&self.gone).push(old);
-            }
-            Manner::CutOff => {}
-            Manner::Fenced => self.fence_and_copy(old, new).await?,
-        }
-        self.logbook.check().await?;
-        let marked = position(&self.sites[new].bare).await.map_err(surprise)?;
-        let Some(done) = self.promote(new).await? else {
-            // It said so. The first store turns up again, or is let go on.
-            self.note(format_args!("site {new} cannot be promoted"));
-            self.count(|report| report.refused += 1);
-            self.sites[old].faulty.set_gone(false);
-            locked(&self.gone).retain(|site| *site != old);
-            return Ok(());
-        };
-        self.logbook.check().await?;
-        self.check_promotion(old, new, marked.map_or(0, |mark| mark.number), &done)?;
-        if manner == Manner::Fenced && !(done.is_end && done.left_behind == 0) {
-            return Err(Violation(format!(
-                "a fenced log was left before its end: {done:?}"
-            )));
-        }
-        self.primary.store(new, Ordering::Relaxed);
-        self.count(|report| {
-            report.switches += 1;
-            report.left_behind += done.left_behind;
-            report.vanished += u64::from(manner == Manner::Vanishes);
-            report.fenced += u64::from(manner == Manner::Fenced);
-        });
-        if manner != Manner::Vanishes {
-            locked(&self.left).push(old);
-        }
-        // One after the other they are told where it goes on.
-        for machine in &self.machines {
-            tokio::time::sleep(Duration::from_millis(self.entropy.below(6_000))).await;
-            let _between_steps = machine.at_work.lock().await;
-            machine.send_to(new)?;
-            self.note(format_args!("{} is sent to site {new}", machine.name));
-        }
-        if manner == Manner::CutOff && self.entropy.chance(700) {
-            tokio::time::sleep(Duration::from_millis(self.entropy.below(60_000))).await;
-            self.bring_over(old, true).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends a log, and copies it to its end.
-    async fn fence_and_copy(&self, old: usize, new: usize) -> Checked {
-        let machine = MachineId::random(&self.entropy);
-        for attempt in 0.. {
-            let repository = self.repository(old)?;
-            match self
-                .may_die(300, 40, fence(&repository, machine, &self.entropy))
-                .await
-            {
-                Some(Ok(_)) => break,
-                // Others came first.
-                None | Some(Err(Error::Conflict { .. })) => {}
-                Some(Err(error)) if is_fault(&error) => {}
-                Some(Err(error)) => return Err(Violation(format!("fencing: {error}"))),
-            }
-            self.patience(attempt, "fence")?;
-        }
-        for attempt in 0.. {
-            let copied = self.may_die(300, 300, self.copy(old, new)).await;
-            if let Some(copied) = copied
-                && copied?.stopped.is_none()
-            {
-                return Ok(());
-            }
-            self.patience(attempt, "copy to the end")?;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        }
-        Ok(())
-    }
-
-    fn patience(&self, attempt: u32, doing: &str) -> Checked {
-        match attempt < ATTEMPTS {
-            true => Ok(()),
-            false => Err(Violation(format!("{doing}: it never comes to an end"))),
-        }
-    }
-
-    /// Promotes a site, again and again from another place, until it is done; `None` if it is refused.
-    async fn promote(&self, site: usize) -> Checked<Option<Promotion>> {
-        for attempt in 0.. {
-            let repository = self.repository(site)?;
-            let (machine, entropy) = (MachineId::random(&self.entropy), self.entropy.branch());
-            let promoting = promote(&repository, machine, &entropy);
-            match self.may_die(500, 60, Box::pin(promoting)).await {
-                Some(Ok(done)) => return Ok(Some(done)),
-                None => {}
-                Some(Err(error)) if is_fault(&error) => {}
-                Some(Err(error @ Error::Refused { .. })) => {
-                    self.note(format_args!("promoting site {site}: {error}"));
-                    return match error.to_string().contains("was opened in another store") {
-                        true => Ok(None),
-                        false => Err(Violation(format!("promoting site {site}: {error}"))),
-                    };
-                }
-                Some(Err(error)) => {
-                    return Err(Violation(format!("promoting site {site}: {error}")));
-                }
-            }
-            self.patience(attempt, "promote")?;
-            tokio::time::sleep(Duration::from_millis(self.entropy.below(2_000))).await;
-        }
-        Ok(None)
-    }
-
-    /// Nothing up to the last mark is lost, and the state that goes on is that of one record.
-    fn check_promotion(&self, old: usize, new: usize, mark: u64, done: &Promotion) -> Checked {
-        let from = done.from;
-        let wrong = |what: &str| {
-            Err(Violation(format!(
-                "site {new} was marked at {mark}, {what}: {done:?}"
-            )))
-        };
-        if from.number < mark {
-            return wrong("and goes on from before");
-        }
-        if self.logbook.at(old, from.number) != Some(from) {
-            return wrong("and goes on from what the first store does not have");
-        }
-        let Some(by) = done.by.and_then(|by| self.logbook.state(by)) else {
-            return wrong("and its promote stands nowhere");
-        };
-        let there = self.logbook.state(from);
-        if there.is_none_or(|there| tree_of(&there) != tree_of(&by)) {
-            return wrong("and goes on with another directory");
-        }
-        Ok(())
-    }
-
-    /// Brings over what a store has that was left, until it is done.
-    async fn bring_over(&self, old: usize, has_faults: bool) -> Checked {
-        let new = self.primary();
-        for attempt in 0.. {
-            let (from, to) = (self.repository(old)?, self.repository(new)?);
-            let bringing = bring_over(&from, &to, &self.entropy, true);
-            let brought = match has_faults {
-                true => self.may_die(400, 120, Box::pin(bringing)).await,
-                false => Some(Box::pin(bringing).await),
-            };
-            self.logbook.check().await?;
-            match brought {
-                None => {}
-                Some(Ok(lost)) => {
-                    let is_open = lost.iter().find(|one| {
-                        let is_push = one.kind == Kind::Push;
-                        let is_left_out = is_push && one.end == End::LeftOut;
-                        one.end == End::Wanted || is_left_out && !self.has_collector
-                    });
-                    if let Some(open) = is_open {
-                        return Err(Violation(format!("it was not brought over: {open:?}")));
-                    }
-                    if !has_faults {
-                        self.check_brought(old, new, &lost)?;
-                    }
-                    return Ok(());
-                }
-                Some(Err(error)) if is_fault(&error) => {}
-                // It let go of what it had, and says so.
-                Some(Err(Error::Refused { reason }))
-                    if self.has_collector && reason.contains("has retired") =>
-                {
-                    return Ok(());
-                }
-                Some(Err(error)) => {
-                    let what = format!("bringing over from site {old} to site {new}: {error}");
-                    return Err(Violation(what));
-                }
-            }
-            self.patience(attempt, "bring over")?;
-            tokio::time::sleep(Duration::from_millis(self.entropy.below(3_000))).await;
-        }
-        Ok(())
-    }
-
-    /// Every push that the new log lacks is among those that were said to be lost.
-    fn check_brought(
-        &self,
-        old: usize,
-        new: usize,
-        lost: &[statehold_repository::bring_over::Lost],
-    ) -> Checked {
-        let (Some(known), Some(state)) = (
-            self.logbook.state(self.logbook.end(old)),
-            self.logbook.state(self.logbook.end(new)),
-        ) else {
-            return Ok(());
-        };
-        let Some(fork) = state.fork_since(&known) else {
-            return Err(Violation(format!(
-                "site {new} does not go on from site {old}"
-            )));
-        };
-        let pushes = self.logbook.pushes_after(old, fork.number);
-        let told = |number: u64| lost.iter().any(|one| one.number == number);
-        if let Some(silent) = pushes.iter().find(|push| !told(push.number)) {
-            return Err(Violation(format!(
-                "nobody was told that {silent:?} is lost"
-            )));
-        }
-        let landed = lost.iter().filter(|one| matches!(one.end, End::Landed(_)));
-        let landed = landed.count() as u64;
-        self.count(|report| {
-            report.lost += pushes.len() as u64;
-            report.brought += landed;
-        });
-        Ok(())
     }
 
     /// Without further faults everybody agrees, and nothing that anybody holds is missing.
