@@ -114,7 +114,7 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
         Ok::<_, anyhow::Error>((pushed, lost?))
     })?;
     let address = gateway.address().to_owned();
-    recover(&operator, &copy)?;
+    let from = recover(&operator, &copy)?;
     let plain = copy.plain_variables();
     let _second = installation.serve_with(copy.to.as_ref(), &address, &plain, &[])?;
     let served = lost.elapsed();
@@ -135,7 +135,6 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
         machines.iter().try_for_each(sync)?;
     }
 
-    let from = from(&operator, &copy)?;
     let (behind, missing) = behind(&pushed, from, lost);
     println!(
         "{kinds}: {} machines, {} MB, {} pushes acknowledged until the first store was lost; the epoch \
@@ -287,8 +286,8 @@ fn lose(gateway: &mut RunningGateway, primary: Target) -> Result<Instant> {
     Ok(lost)
 }
 
-/// Promotes the copy, with a look at the plan first.
-fn recover(operator: &RealMachine, copy: &Target) -> Result<()> {
+/// Promotes the copy, with a look at the plan first. The record of the repository that the epoch continues from.
+fn recover(operator: &RealMachine, copy: &Target) -> Result<u64> {
     let said = promote(operator, copy, &["--json"])?.expect(1)?.out;
     // The plan, and then that it is not carried out yet.
     let plan = said.lines().next().context("a plan is shown")?;
@@ -297,9 +296,10 @@ fn recover(operator: &RealMachine, copy: &Target) -> Result<()> {
         .as_str()
         .context("a plan has a label")?;
     let confirm = format!("--confirm-label={label}");
-    promote(operator, copy, &["--apply", &confirm])?
-        .expect(0)
-        .map(drop)
+    let done = promote(operator, copy, &["--apply", &confirm, "--json"])?;
+    done.expect(0)?.json()?["logs"][0]["from"]
+        .as_u64()
+        .context("an epoch has a beginning")
 }
 
 fn promote(operator: &RealMachine, copy: &Target, further: &[&str]) -> Result<Ran> {
@@ -307,14 +307,6 @@ fn promote(operator: &RealMachine, copy: &Target, further: &[&str]) -> Result<Ra
     let mut command = operator.command(&words);
     command.envs(copy.plain_variables());
     operator.start(command, "")?.finish()
-}
-
-/// The record of the repository that the epoch continues from.
-fn from(operator: &RealMachine, copy: &Target) -> Result<u64> {
-    let said = promote(operator, copy, &["--json"])?.expect(0)?.json()?;
-    said["logs"][0]["from"]
-        .as_u64()
-        .context("an epoch has a beginning")
 }
 
 /// How old the oldest acknowledged push was at the loss that the epoch does not have, and how many there were.
