@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use statehold_core::digest::Digest;
 use statehold_core::id::MachineId;
-use statehold_core::record::{Body, Kind, SnapshotBody};
+use statehold_core::record::Body;
 use statehold_repository::batches::TOGETHER_BYTES_MAX;
 use statehold_repository::drill::receipt::{Receipt, Restore, Side, What};
 use statehold_repository::drill::{Drill, Replica, vouch};
-use statehold_repository::format::record::StoredDraft;
-use statehold_repository::remote::advance;
 use statehold_repository::replicate::{Replicator, Unwatched as NobodyLooks};
 use statehold_repository::store::Store;
 use statehold_repository::verify::Unwatched;
-use statehold_repository::{Error, Remote as _, Repository, layout};
+use statehold_repository::{Error, Repository, layout};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 
 use crate::scene::{Scene, open};
@@ -22,18 +20,7 @@ use crate::scene::{Scene, open};
 /// A repository with packs, checkpoints and a snapshot, and what it was copied to.
 async fn scenes() -> (Scene, Scene) {
     let mut scene = Scene::of_everything().await;
-    let base = scene.state.head;
-    let body = Body::Snapshot(SnapshotBody {
-        base,
-        id: "2026-04-16T09-30-00Z-before".parse().unwrap(),
-        at: base.number,
-        files: 1,
-        bytes: 1,
-    });
-    let head = scene.author.head(Kind::Snapshot, Vec::new());
-    let draft = StoredDraft::new(head, body, &[]).unwrap();
-    scene.repository.append(&draft, &scene.state).await.unwrap();
-    scene.state = advance(&scene.repository, &scene.state).await.unwrap();
+    scene.snapshot().await;
     let noise = SeededEntropy::new(3).bytes(900_000);
     scene.push(&[("large", Some(&noise[..]))]).await;
     let copy = Scene::new_at(&scene).await;

@@ -7,8 +7,9 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::id::RepositoryId;
+use statehold_core::record::{Body, Kind, SnapshotBody};
 use statehold_core::state::State;
-use statehold_repository::format::record::StoredRecord;
+use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::remote::{advance, load};
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::{Remote as _, Repository, Result, layout};
@@ -83,6 +84,22 @@ impl Scene {
         self.state = advance(&self.repository, &self.state).await.unwrap();
         self.repository.tend(&self.state).await.unwrap();
         stored
+    }
+
+    /// A snapshot of the present.
+    pub(crate) async fn snapshot(&mut self) {
+        let base = self.state.head;
+        let body = Body::Snapshot(SnapshotBody {
+            base,
+            id: "2026-04-16T09-30-00Z-before".parse().unwrap(),
+            at: base.number,
+            files: 1,
+            bytes: 1,
+        });
+        let head = self.author.head(Kind::Snapshot, Vec::new());
+        let draft = StoredDraft::new(head, body, &[]).unwrap();
+        self.repository.append(&draft, &self.state).await.unwrap();
+        self.state = advance(&self.repository, &self.state).await.unwrap();
     }
 
     /// So many pushes of small files, some of them changed again and again, some deleted.

@@ -10,15 +10,14 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use statehold_core::digest::Digest;
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, Kind, RecordRef, SnapshotBody};
-use statehold_repository::format::record::StoredDraft;
+use statehold_core::record::RecordRef;
+use statehold_repository::layout;
 use statehold_repository::remote::advance;
 use statehold_repository::store::{Listing, Store};
 use statehold_repository::verify::repair::{Held, Origin, Outcome, Sources, repair};
 use statehold_repository::verify::report::Report;
 use statehold_repository::verify::subset::{Day, Share};
 use statehold_repository::verify::{Options, Unwatched, Wanted, over_remote, verify};
-use statehold_repository::{Remote as _, layout};
 use statehold_testkit::author::read_file;
 use statehold_testkit::environment::SeededEntropy;
 
@@ -64,25 +63,10 @@ async fn scene() -> Scene {
         ])
         .await;
     scene.push_many(20).await;
-    snapshot(&mut scene).await;
+    scene.snapshot().await;
     scene.push(&[("large", Some(&noise[..600_000]))]).await;
     scene.push_many(90).await;
     scene
-}
-
-async fn snapshot(scene: &mut Scene) {
-    let base = scene.state.head;
-    let body = Body::Snapshot(SnapshotBody {
-        base,
-        id: "2026-04-16T09-30-00Z-before".parse().unwrap(),
-        at: base.number,
-        files: 1,
-        bytes: 1,
-    });
-    let head = scene.author.head(Kind::Snapshot, Vec::new());
-    let draft = StoredDraft::new(head, body, &[]).unwrap();
-    scene.repository.append(&draft, &scene.state).await.unwrap();
-    scene.state = advance(&scene.repository, &scene.state).await.unwrap();
 }
 
 /// All objects of a repository but what was put aside.
