@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -46,6 +46,10 @@ const PACKS_KNOWN_MAX: usize = 256;
 const LOOKS_AT_ONCE: usize = 16;
 /// How often the log is looked at while somebody watches, for what other gateways append.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The same once nothing has come for [`QUIET_AFTER`]: what comes then is still seen within a second.
+const LOOK_EVERY_IN_QUIET: Duration = Duration::from_millis(600);
+/// Nothing came for so long, so nobody is likely to be at work.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
 /// Longest wait between two looks while the store doesn't answer.
 const LOOK_EVERY_AT_WORST: Duration = Duration::from_secs(4);
 /// So many of all snapshots that there may be are for owners alone.
@@ -223,7 +227,7 @@ impl HostedRepository {
     }
 
     /// The state at the head, as of now and from now on: what changes is seen in it at once if it is
-    /// appended here, and after [`LOOK_EVERY`] if another gateway does. The log is looked at for as long
+    /// appended here, and after [`LOOK_EVERY`], or [`LOOK_EVERY_IN_QUIET`], if another gateway does. The log is looked at for as long
     /// as anybody has one of these, by one loop for all of them.
     pub(crate) async fn watch(&self) -> Result<watch::Receiver<Option<Arc<State>>>> {
         // Before the look, so that nothing is missed between the two.
@@ -241,6 +245,7 @@ impl HostedRepository {
 
     async fn look_while_watched(&self) {
         let mut wait = LOOK_EVERY;
+        let (mut seen, mut came) = (None, Instant::now());
         loop {
             tokio::time::sleep(wait).await;
             {
@@ -257,7 +262,13 @@ impl HostedRepository {
             match remote::advance(self, &known).await {
                 Ok(head) => {
                     self.inner.keep(&head);
-                    wait = LOOK_EVERY;
+                    if seen.replace(head.head) != Some(head.head) {
+                        came = Instant::now();
+                    }
+                    wait = match came.elapsed() < QUIET_AFTER {
+                        true => LOOK_EVERY,
+                        false => LOOK_EVERY_IN_QUIET,
+                    };
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the head cannot be looked at for those who watch");

@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Longest pause before the next change, in milliseconds.
 const PAUSE_MS: u64 = 1_500;
+/// After so long without a change, gateways look less often what others have appended.
+pub const QUIET: Duration = Duration::from_secs(12);
 /// Changes that are made before anything is measured: everybody connects, and caches fill.
 const FIRST: u64 = 2;
 
@@ -165,8 +167,8 @@ impl World {
         })
     }
 
-    fn pause(&self) {
-        std::thread::sleep(Duration::from_millis(self.random.below(PAUSE_MS)));
+    fn pause(&self, quiet: Duration) {
+        std::thread::sleep(quiet + Duration::from_millis(self.random.below(PAUSE_MS)));
     }
 
     fn pair(&self, from: usize) -> (&RealMachine, &RealMachine) {
@@ -185,22 +187,28 @@ impl World {
     }
 }
 
-/// Makes so many changes of states, and as many of files, on both machines in turn, and measures how soon
-/// the other one has them.
+/// Makes so many changes of states, and as many of files, on both machines in turn, each after a while of quiet, and
+/// measures how soon the other one has them.
 ///
 /// # Errors
 /// A change was not seen, or a process did not end as it has to.
-pub fn see_changes(binary: &Path, changes: u64, gateways: usize, seed: u64) -> Result<Seen> {
+pub fn see_changes(
+    binary: &Path,
+    changes: u64,
+    gateways: usize,
+    quiet: Duration,
+    seed: u64,
+) -> Result<Seen> {
     let world = World::new(binary, gateways, seed)?;
     let mut seen = Seen::default();
     for number in 0..changes + FIRST {
         let from = usize::from(number % 2 == 1);
         let is_measured = number >= FIRST;
         let state = world.state(from, &format!("s{}", number % 10), number)?;
-        world.pause();
+        world.pause(quiet);
         let path = format!("notes/{}.md", number % 10);
         let file = world.file(from, &path, &format!("as of {number}\n"))?;
-        world.pause();
+        world.pause(quiet);
         if is_measured {
             seen.states.add(state);
             seen.files.add(file);
@@ -298,8 +306,8 @@ pub fn idle(binary: &Path, machines: usize, time: Duration) -> Result<Idle> {
         let machine = installation.linked(&format!("machine{number}"), &gateway)?;
         watched.push(Watched::start(machine)?);
     }
-    // What a beginning asks is over.
-    std::thread::sleep(Duration::from_secs(3));
+    // What a beginning asks is over, and it is quiet.
+    std::thread::sleep(QUIET);
     let answered = gateway.answers()?;
     store.take_requests();
     let began = Instant::now();

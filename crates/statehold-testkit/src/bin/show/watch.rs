@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use statehold_testkit::watching::{Times, idle, kill_watching, see_changes};
+use statehold_testkit::watching::{QUIET, Times, idle, kill_watching, see_changes};
 
 use crate::program::ProgramArgs;
 
@@ -36,8 +36,14 @@ pub(crate) fn run(args: &WatchArgs) -> Result<()> {
         None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
     let binary = args.program.binary()?;
-    for (gateways, place) in [(1, "one gateway"), (2, "two gateways on one store")] {
-        let seen = see_changes(&binary, args.changes, gateways, seed)?;
+    // In quiet each takes its while, so they are fewer.
+    let quietly = args.changes.div_ceil(10);
+    for (gateways, place, changes, quiet) in [
+        (1, "one gateway", args.changes, Duration::ZERO),
+        (2, "two gateways on one store", args.changes, Duration::ZERO),
+        (2, "two gateways, in quiet", quietly, QUIET),
+    ] {
+        let seen = see_changes(&binary, changes, gateways, quiet, seed)?;
         for (what, times) in [("states", &seen.states), ("files", &seen.files)] {
             println!("{place}: {}", told(what, times));
             // A machine that is busy with other things may be late now and then.
