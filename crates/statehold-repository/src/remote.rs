@@ -358,7 +358,7 @@ async fn load_from(
     at: Point,
 ) -> Result<Result<Loaded, PassedOver>> {
     let opening = remote.open(from).await?;
-    load_opened(remote, opening, from, at).await
+    Box::pin(load_opened(remote, opening, from, at)).await
 }
 
 /// The same by what was read of it.
@@ -536,13 +536,15 @@ async fn follow(
         for stored in &batch.records {
             match follower.take_in(stored).await {
                 // It stands on the state, but for what it said, or goes on from, a checkpoint has to be loaded.
-                Err(Error::Retired { .. }) => return newest(remote, batch.opening).await,
+                Err(Error::Retired { .. }) => {
+                    return Box::pin(newest(remote, batch.opening)).await;
+                }
                 taken => taken?,
             };
         }
         if batch.far {
             // The next record has shown that the log goes on from the state.
-            let newest = newest(remote, batch.opening).await?;
+            let newest = Box::pin(newest(remote, batch.opening)).await?;
             if newest.head.number > head.number {
                 return Ok(newest);
             }
