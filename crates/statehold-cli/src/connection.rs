@@ -346,7 +346,11 @@ pub(crate) async fn open_linked(
         && let Ok((description, _)) = Description::from_bytes(&kept)
         && id == Some(description.repository)
     {
-        return Ok(Repository::described(store, kept.into(), clock, entropy)?);
+        let repository = Repository::described(store, kept.into(), clock, entropy)?;
+        if let Some(time) = workspace.last_look() {
+            repository.looked_at(time);
+        }
+        return Ok(repository);
     }
     let found = Repository::open_existing(store, clock, entropy).await?;
     let Some(found) = found else {

@@ -212,7 +212,7 @@ async fn records_until(repository: &HostedRepository, after: u64, until: u64) ->
     Ok(Batch {
         records,
         more,
-        far: false,
+        ..Batch::default()
     })
 }
 

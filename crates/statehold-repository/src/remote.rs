@@ -179,8 +179,10 @@ pub struct Batch {
     /// Whether there may be more after them.
     pub more: bool,
     /// Whether there are so many more that whoever wants the newest state gets there sooner by a checkpoint.
-    /// Only [`Remote::records_since`] says so, and then it gives the first alone.
+    /// Only [`Remote::records_since`] says so, and then it gives the first few alone.
     pub far: bool,
+    /// With `far`: what leads to the newest state, where it was read along the way.
+    pub opening: Option<Box<Opening>>,
 }
 
 /// What a reader without a state begins with.
@@ -355,7 +357,17 @@ async fn load_from(
     from: Point,
     at: Point,
 ) -> Result<Result<Loaded, PassedOver>> {
-    let mut opening = remote.open(from).await?;
+    let opening = remote.open(from).await?;
+    Box::pin(load_opened(remote, opening, from, at)).await
+}
+
+/// The same by what was read of it.
+async fn load_opened(
+    remote: &dyn Remote,
+    mut opening: Opening,
+    from: Point,
+    at: Point,
+) -> Result<Result<Loaded, PassedOver>> {
     let moves = opening.moves.take();
     let checkpoint = opening.checkpoint.as_ref();
     let after = checkpoint.map(|(checkpoint, _)| checkpoint.at.number);
@@ -524,13 +536,15 @@ async fn follow(
         for stored in &batch.records {
             match follower.take_in(stored).await {
                 // It stands on the state, but for what it said, or goes on from, a checkpoint has to be loaded.
-                Err(Error::Retired { .. }) => return Ok(load(remote).await?.state),
+                Err(Error::Retired { .. }) => {
+                    return Box::pin(newest(remote, batch.opening)).await;
+                }
                 taken => taken?,
             };
         }
         if batch.far {
             // The next record has shown that the log goes on from the state.
-            let newest = load(remote).await?.state;
+            let newest = Box::pin(newest(remote, batch.opening)).await?;
             if newest.head.number > head.number {
                 return Ok(newest);
             }
@@ -541,6 +555,20 @@ async fn follow(
             return Ok(follower.into_state());
         }
     }
+}
+
+/// The newest state, by what was read of it, if that is of use.
+async fn newest(remote: &dyn Remote, opening: Option<Box<Opening>>) -> Result<Arc<State>> {
+    if let Some(opening) = opening {
+        match load_opened(remote, *opening, Point::Newest, Point::Newest).await {
+            Ok(Ok(loaded)) => return Ok(loaded.state),
+            Err(error @ (Error::Unavailable { .. } | Error::Denied { .. })) => return Err(error),
+            Ok(Err(PassedOver { error, .. })) | Err(error) => {
+                tracing::info!(%error, "what was read of the newest state is of no use");
+            }
+        }
+    }
+    Ok(load(remote).await?.state)
 }
 
 /// The object a location lies in. Locations in a state name one, but for content that was purged.

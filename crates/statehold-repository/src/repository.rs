@@ -2,6 +2,7 @@
 
 mod appending;
 mod checkpoints;
+mod looking;
 mod opening;
 
 use std::collections::VecDeque;
@@ -15,9 +16,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{ContentObject, Location};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::{PackId, RepositoryId};
-use statehold_core::limits::{
-    FAR_BEHIND_RECORDS, LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_RECORDS,
-};
+use statehold_core::limits::{LOG_BATCH_BYTES, PACK_BYTES_MAX, SEGMENT_RECORDS};
 use statehold_core::point::Point;
 use statehold_core::record::RecordRef;
 use statehold_core::scope::Scope;
@@ -36,6 +35,8 @@ use crate::ranges::{Run, runs};
 use crate::remote::{Batch, Opening, Remote, check_range, object_of};
 use crate::store::{Creation, Store};
 
+use self::looking::LastLook;
+
 /// Requests under way at once for one caller.
 const PARALLEL: usize = 16;
 /// The same where records are read: whoever is not far behind reads all in one round.
@@ -43,11 +44,7 @@ const PARALLEL_RECORDS: usize = 24;
 /// Stored bytes of records kept in memory.
 const RECENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// So many records of a segment are worth reading all of it.
-const SEGMENT_WORTH_RECORDS: u64 = 4;
-/// A record that is younger was met by a reader who looks often, in milliseconds.
-const RECENT_MS: i64 = 3 * 60 * 1_000;
-/// So many more records are looked for by such a reader before it takes a listing.
-const RECENT_RECORDS: u64 = 3;
+const SEGMENT_WORTH_RECORDS: u64 = 3;
 /// How often a pack is written that is gone when it is looked for.
 const PACK_ATTEMPTS_MAX: u32 = 3;
 /// As much of a record as holds its envelope, unless it introduces hundreds of packs.
@@ -68,6 +65,7 @@ pub struct Repository {
     seen: OnceCell<()>,
     /// The newest epoch that is known to have been opened in this store.
     opened: AtomicU64,
+    last_look: LastLook,
 }
 
 /// The newest records, by number. Records never change, so nothing in here goes stale.
@@ -141,6 +139,7 @@ impl Repository {
             recent: Mutex::default(),
             seen: OnceCell::new(),
             opened: AtomicU64::new(0),
+            last_look: LastLook::default(),
         })
     }
 
@@ -339,6 +338,17 @@ impl Repository {
     /// The same of a log that is known to go on up to a record: then a segment has what of it is wanted, also
     /// where it goes past the range.
     async fn range_of(&self, from: u64, to: u64, known: u64) -> Result<Vec<StoredRecord>> {
+        self.range_before(from, to, known, None).await
+    }
+
+    /// The same, where the record after the range may have told the id of its last.
+    async fn range_before(
+        &self,
+        from: u64,
+        to: u64,
+        known: u64,
+        last: Option<Digest>,
+    ) -> Result<Vec<StoredRecord>> {
         let mut parts = Vec::new();
         let mut next = from;
         while next <= to {
@@ -363,9 +373,9 @@ impl Repository {
         // What vouches for the last segment is read meanwhile.
         let ends_in_segment = parts.last().is_some_and(|(_, _, worth_it)| *worth_it);
         let end = async {
-            match ends_in_segment {
-                true => self.record(to).await,
-                false => Ok(None),
+            match ends_in_segment && last.is_none() {
+                true => Ok(self.record(to).await?.map(|end| end.record.id)),
+                false => Ok(last),
             }
         };
         let parts = stream::iter(parts).map(read).buffered(PARALLEL_RECORDS);
@@ -381,7 +391,7 @@ impl Repository {
                 continue;
             };
             if *from_segment {
-                let end = next_parent.or_else(|| end.as_ref().map(|end| end.record.id));
+                let end = next_parent.or(end);
                 if !is_chain(records) || records.last().map(|stored| stored.record.id) != end {
                     tracing::warn!(from, to, "a segment is not the log's; reading its records");
                     *records = self.one_by_one(from, to).await?;
@@ -435,86 +445,6 @@ impl Repository {
             .collect())
     }
 
-    /// The records after one, or how to get to the newest state sooner, as [`Remote::records_since`] has it, for
-    /// who makes sure of that record in another way.
-    pub async fn records_if_near(&self, after: u64) -> Result<Batch> {
-        let next = self.next_records(after).await?;
-        if next.is_all || next.is_retired() {
-            return Ok(next.batch());
-        }
-        let numbers = self.first_numbers_after(next.last(after)).await?;
-        if numbers.len() > FAR_BEHIND_RECORDS {
-            return Ok(Batch {
-                far: true,
-                ..next.batch()
-            });
-        }
-        self.with_listed(next, after, &numbers).await
-    }
-
-    /// At least the first of them, in one request.
-    async fn first_numbers_after(&self, after: u64) -> Result<Vec<u64>> {
-        let after = layout::record(after);
-        let keys = self.store.list_first(layout::LOG, &after).await?;
-        Ok(keys
-            .iter()
-            .filter_map(|key| layout::parse_record(key))
-            .collect())
-    }
-
-    /// The records after one that are in memory, and the first few that the store has to be asked for. Who finds
-    /// none there knows all for one read. Who finds one that is not of the last minutes has missed many, as a
-    /// rule, and goes on by a listing at once: it tells how many, so that they are read in one round. Of
-    /// those that are, the next few are looked for first, since a listing costs as much as a write. So it is in a folder,
-    /// where it goes through all of the log.
-    async fn next_records(&self, after: u64) -> Result<Next> {
-        let mut next = Next::default();
-        while next.bytes < LOG_BATCH_BYTES {
-            let number = next.last(after) + 1;
-            let Some(kept) = self.recent().get(number).cloned() else {
-                break;
-            };
-            next.push(kept);
-        }
-        if next.bytes >= LOG_BATCH_BYTES {
-            return Ok(next);
-        }
-        let Some(first) = self.record(next.last(after) + 1).await? else {
-            next.is_all = true;
-            return Ok(next);
-        };
-        self.remember(&first);
-        let now = self.store.time(&*self.clock).as_millis();
-        let age = now.saturating_sub(first.record.envelope.time.as_millis());
-        next.push(first);
-        if age >= RECENT_MS && !self.store.is_folder() {
-            return Ok(next);
-        }
-        let from = next.last(after) + 1;
-        let found: Vec<Option<StoredRecord>> = stream::iter(from..from + RECENT_RECORDS)
-            .map(|number| self.record(number))
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
-        // Those after a lost one tell it from the end of the log.
-        let end = found.iter().position(Option::is_none);
-        next.is_all = end.is_some_and(|end| found[end..].iter().all(Option::is_none));
-        for stored in found.into_iter().map_while(|found| found) {
-            self.remember(&stored);
-            next.push(stored);
-        }
-        Ok(next)
-    }
-
-    /// Records, and those after them that a listing found, as far as a batch holds.
-    async fn with_listed(&self, next: Next, after: u64, numbers: &[u64]) -> Result<Batch> {
-        let from = next.last(after) + 1;
-        let rest = self.listed(from, numbers, next.bytes).await?;
-        let mut records = next.records;
-        records.extend(rest.records);
-        Ok(Batch { records, ..rest })
-    }
-
     /// Records from `from` on, as far as the listing says and a batch holds. A record is only made
     /// when the one before it is there. So all up to the highest number are there, and one that the
     /// listing lacks was made while it went on, or is lost: reading it tells.
@@ -539,42 +469,8 @@ impl Repository {
         Ok(Batch {
             records,
             more,
-            far: false,
+            ..Batch::default()
         })
-    }
-}
-
-/// What [`Repository::next_records`] finds.
-#[derive(Debug, Default)]
-struct Next {
-    records: Vec<StoredRecord>,
-    bytes: usize,
-    /// Whether there are no more.
-    is_all: bool,
-}
-
-impl Next {
-    fn push(&mut self, stored: StoredRecord) {
-        self.bytes += stored.bytes.len();
-        self.records.push(stored);
-    }
-
-    /// The number of the last, or of the one that they are after.
-    const fn last(&self, after: u64) -> u64 {
-        after + self.records.len() as u64
-    }
-
-    /// Whether the last is retired. Whoever meets such records goes on from a checkpoint, so few are enough.
-    fn is_retired(&self) -> bool {
-        self.records.last().is_some_and(StoredRecord::is_retired)
-    }
-
-    fn batch(self) -> Batch {
-        Batch {
-            more: !self.is_all,
-            records: self.records,
-            far: false,
-        }
     }
 }
 
@@ -608,19 +504,22 @@ impl Remote for Repository {
     }
 
     async fn open(&self, at: Point) -> Result<Opening> {
-        futures::try_join!(self.see(), self.opening(at)).map(|((), opening)| opening)
+        let now = self.clock.now();
+        let ((), opening) = futures::try_join!(self.see(), self.opening(at))?;
+        if at == Point::Newest {
+            self.looked_at(now);
+        }
+        Ok(opening)
     }
 
     async fn records(&self, after: u64) -> Result<Batch> {
-        let next = self.next_records(after).await?;
-        if next.is_all || next.is_retired() {
-            return Ok(next.batch());
-        }
-        let numbers = self.numbers_after(next.last(after)).await?;
-        self.with_listed(next, after, &numbers).await
+        self.all_records(after).await
     }
 
     async fn records_since(&self, known: RecordRef, _content: Option<Scope>) -> Result<Batch> {
+        if self.begins_wide(known.number) {
+            return self.look_wide(known).await;
+        }
         // A store that lost its newest records has nothing new to tell either.
         let both = futures::try_join!(self.records_if_near(known.number), self.confirm(known));
         both.map(|(batch, ())| batch)

@@ -617,7 +617,12 @@ impl Answer for Pulled {
             Ok(())
         };
         let End { more, far, .. } = each_frame(asked, response, take).await?;
-        let batch = Batch { records, more, far };
+        let batch = Batch {
+            records,
+            more,
+            far,
+            opening: None,
+        };
         Ok(Self { batch, content })
     }
 }

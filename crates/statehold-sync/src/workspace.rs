@@ -18,6 +18,7 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use statehold_core::bands::Profile;
@@ -25,6 +26,7 @@ use statehold_core::environment::Entropy;
 use statehold_core::id::{KeyId, MachineId, RepositoryId, WorkspaceId};
 use statehold_core::path::{RESERVED_NAME, RepoPath};
 use statehold_core::rules::{InvalidRules, RuleSet};
+use statehold_core::time::Timestamp;
 
 use crate::atomic::{Readers, replace_file};
 use crate::events::EventLog;
@@ -353,6 +355,28 @@ impl Workspace {
     /// changes. A cache.
     pub fn repository_path(&self) -> PathBuf {
         self.own("repository.json")
+    }
+
+    /// When this workspace last looked at the repository that it works on straight, as far as is known: the time of
+    /// the file in which its description is kept.
+    pub fn last_look(&self) -> Option<Timestamp> {
+        let modified = fs::metadata(self.repository_path()).ok()?.modified().ok()?;
+        let since = modified.duration_since(UNIX_EPOCH).ok()?;
+        Some(Timestamp::from_millis(
+            i64::try_from(since.as_millis()).ok()?,
+        ))
+    }
+
+    /// Takes note that it has looked now, if it works on the repository straight. Losing that costs a listing.
+    pub(crate) fn note_look(&self, now: Timestamp) {
+        let Ok(millis) = u64::try_from(now.as_millis()) else {
+            return;
+        };
+        let time = UNIX_EPOCH + Duration::from_millis(millis);
+        let file = fs::File::options().write(true).open(self.repository_path());
+        if let Err(error) = file.and_then(|file| file.set_modified(time)) {
+            tracing::debug!(%error, "when the repository was looked at is not kept");
+        }
     }
 
     /// What is held while a command works on the folder.

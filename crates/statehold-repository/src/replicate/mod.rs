@@ -676,7 +676,7 @@ async fn next_batch(source: &Repository, after: u64, ahead: &mut Option<Error>) 
         Some(stored) => Ok(Batch {
             records: vec![stored],
             more: true,
-            far: false,
+            ..Batch::default()
         }),
         None => ahead.take().map_or_else(|| Ok(Batch::default()), Err),
     }

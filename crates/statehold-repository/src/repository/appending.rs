@@ -108,6 +108,8 @@ impl Repository {
         match self.store.create(&key_name, stored.bytes.clone()).await {
             Ok(Creation::New) => {
                 self.remember(&stored);
+                // Nothing came before it.
+                self.looked_at(self.clock.now());
                 let mut follower = Follower::new(self, state);
                 follower.take_in(&stored).await?;
                 Ok(Some((stored, follower.into_state())))

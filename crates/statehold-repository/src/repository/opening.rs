@@ -279,7 +279,7 @@ impl Repository {
 
     /// The first usable of these checkpoints, and the records that follow it. The log is known to go on up to a
     /// record.
-    async fn opening_of(
+    pub(super) async fn opening_of(
         &self,
         keys: Vec<(u64, String)>,
         until: Until,

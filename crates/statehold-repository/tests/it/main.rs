@@ -16,6 +16,7 @@ mod history;
 mod overtaken;
 mod replicate;
 mod requests;
+mod rounds;
 mod scene;
 mod stores;
 mod switch;

@@ -351,8 +351,12 @@ impl Engine {
     /// along; who only looks asks for none.
     async fn refresh(&self, index: &mut Index, content: Option<Scope>) -> Result<()> {
         self.progress.begin(Phase::Ask, 0);
+        let now = self.clock.now();
         let asked = self.ask(index, content).await;
         self.progress.end();
+        if asked.is_ok() {
+            self.workspace.note_look(now);
+        }
         asked
     }
 

@@ -168,7 +168,7 @@ impl Remote for GatewayRemote {
             batch: Batch {
                 records,
                 more,
-                far: false,
+                ..Batch::default()
             },
             moves,
         })

@@ -18,6 +18,7 @@ use statehold_core::record::{Body, ForgetBody, Kind, SnapshotBody};
 use statehold_core::retention::Policy;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
+use statehold_core::time::Timestamp;
 use statehold_repository::collect::{Collector, Settings};
 use statehold_repository::format::record::StoredDraft;
 use statehold_repository::meter::{Meter, Usage};
@@ -46,10 +47,6 @@ pub(crate) struct PointsArgs {
 const REQUESTS_MAX: u64 = 24;
 /// Rounds before the first content.
 const ROUNDS_MAX: u64 = 3;
-/// One that was away finds that out by two rounds, and begins with a checkpoint then.
-const AWAY: &str = "a pull, half of all records behind";
-/// Rounds of that.
-const AWAY_ROUNDS_MAX: u64 = 5;
 /// Files in the repository.
 const FILES: u64 = 1_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -249,44 +246,20 @@ async fn measure(scene: &Scene) -> Result<()> {
     .await?;
     rows.push(("the newest 20 records", worst));
 
-    let mut worst = Worst::default();
-    for back in (0..=FAR_BEHIND_RECORDS as u64).filter(|back| *back < scene.head.head.number) {
-        let known = state_at(scene, scene.head.head.number - back).await?;
-        let repository = scene.open().await?;
-        measured(scene, &mut worst, async {
-            let state = advance(&repository, &known).await?;
-            ensure!(state.head == scene.head.head, "another head");
-            Ok(())
-        })
-        .await?;
-    }
-    rows.push(("a pull, up to 64 records behind", worst));
-
-    let mut worst = Worst::default();
-    let repository = scene.open().await?;
-    measured(scene, &mut worst, async {
-        let state = advance(&repository, &scene.away).await?;
-        ensure!(state.head == scene.head.head, "another head");
-        ensure!(state.tree.root() == scene.head.tree.root(), "another state");
-        Ok(())
-    })
-    .await?;
-    rows.push((AWAY, worst));
+    rows.extend(Box::pin(measure_pulls(scene)).await?);
 
     let (mut by_number, mut by_time, mut content) =
         (Worst::default(), Worst::default(), Worst::default());
     for (round, number) in (0..).zip(scene.drawn.iter().copied()) {
         let (time, root) = scene.expected[&number];
-        let late = statehold_core::time::Timestamp::from_millis(time + 1);
+        let late = Timestamp::from_millis(time + 1);
         // The newest moments, too, which other rules find.
         let recent = scene.filled - round % RECENT;
         for point in [
             Point::Record(number),
             Point::Time(late),
             Point::Record(recent),
-            Point::Time(statehold_core::time::Timestamp::from_millis(
-                scene.expected[&recent].0,
-            )),
+            Point::Time(Timestamp::from_millis(scene.expected[&recent].0)),
         ] {
             let worst = match point {
                 Point::Time(_) => &mut by_time,
@@ -333,15 +306,53 @@ async fn measure(scene: &Scene) -> Result<()> {
         println!("| {what} | {times} | {requests} | {rounds} | {bytes} |");
     }
     for (what, worst) in &rows {
-        let rounds = if *what == AWAY {
-            AWAY_ROUNDS_MAX
-        } else {
-            ROUNDS_MAX
-        };
         ensure!(worst.requests <= REQUESTS_MAX, "{what}: {worst:?}");
-        ensure!(worst.rounds <= rounds, "{what}: {worst:?}");
+        ensure!(worst.rounds <= ROUNDS_MAX, "{what}: {worst:?}");
     }
     Ok(())
+}
+
+/// What pulls take of machines that have just started and missed more or less.
+async fn measure_pulls(scene: &Scene) -> Result<Vec<(&'static str, Worst)>> {
+    let head = scene.head.head.number;
+    let near = FAR_BEHIND_RECORDS as u64;
+    let (mut lately, mut up_to, mut beyond, mut half) = <(Worst, Worst, Worst, Worst)>::default();
+    for back in (0..=4 * near).filter(|back| *back < head) {
+        let known = state_at(scene, head - back).await?;
+        let worst = if back > near { &mut beyond } else { &mut up_to };
+        measure_pull(scene, worst, &known, None).await?;
+        if back <= near {
+            let now = scene.clock.now();
+            measure_pull(scene, &mut lately, &known, Some(now)).await?;
+        }
+    }
+    measure_pull(scene, &mut half, &scene.away, None).await?;
+    Ok(vec![
+        ("a pull, up to 64 records behind", up_to),
+        ("the same, who looked lately", lately),
+        ("a pull, 65 to 256 records behind", beyond),
+        ("a pull, half of all records behind", half),
+    ])
+}
+
+/// What one pull takes, of who looked last then.
+async fn measure_pull(
+    scene: &Scene,
+    worst: &mut Worst,
+    known: &Arc<State>,
+    looked: Option<Timestamp>,
+) -> Result<()> {
+    let repository = scene.open().await?;
+    if let Some(time) = looked {
+        repository.looked_at(time);
+    }
+    measured(scene, worst, async {
+        let state = advance(&repository, known).await?;
+        ensure!(state.head == scene.head.head, "another head");
+        ensure!(state.tree.root() == scene.head.tree.root(), "another state");
+        Ok(())
+    })
+    .await
 }
 
 /// Checkpoints and trees may take so many times what the log does.
