@@ -34,10 +34,8 @@ for file in "$REPO"/log/????????????????????; do
 done | jq -rR 'capture("^(?<name>[0-9]+) (?<line>.*)$") | (.name | tonumber) as $name
     | (.line | try fromjson catch null) | select(.number? == $name)
     | "\(.number) \(.parent) \(.time) \(.kind) \(.critical) \(.body_bytes) \(.content_bytes)"' >"$work/records"
-newest=0 compaction=0 removal=0
 while read -r n parent time kind critical body content; do
     parents[n]=$parent times[n]=$time kinds[n]=$kind criticals[n]=$critical bodies[n]=$body contents[n]=$content
-    case "$kind" in compact) compaction=$n ;; remove) removal=$n ;; esac
 done <"$work/records"
 
 # The body of record $1.
@@ -48,11 +46,44 @@ body() {
     [ "$start" -gt 16 ] && part "$file" "$start" "${bodies[$1]}" | zstd -dcq 2>/dev/null
 }
 
-# 2. Where somebody has collected: the newest removal says up to which record only envelopes are left. The checkpoint
+# 2. Where the log went on in another store: a promote continues from the record that it names, and what stands
+#    between the two is left behind. Nothing is in effect behind a fence but a promote.
+declare -a forks=()
+end=0 fenced=
+for n in "${!kinds[@]}"; do
+    end=$n
+    case "${kinds[n]}" in
+    fence) fenced=yes ;;
+    # Of one that is retired, the checkpoint says it.
+    promote) fenced=
+        from=$({ body "$n" || true; } | jq .from.number 2>/dev/null) || from=
+        case "$from" in '' | *[!0-9]*) ;; *) [ "$from" -ge "$n" ] || forks[n]=$from ;; esac ;;
+    *) [ -z "$fenced" ] || kinds[n]=void ;;
+    esac
+done
+# The records that made the state at record $1, the newest first, down to the one after record $2.
+way() {
+    local n=$1
+    while [ "$n" -gt "$2" ]; do
+        echo "$n"
+        n=${forks[n]:-$((n - 1))}
+    done
+}
+
+# 3. Where somebody has collected: the newest removal says up to which record only envelopes are left. The checkpoint
 #    there, or failing that the next one, is what the log goes on from.
-cut=0 base=0
+cut=0 base=0 compaction=0 removal=0
 : >"$work/snapshots"
 : >"$work/expired"
+: >"$work/left"
+way "$end" 0 >"$work/way"
+while read -r n; do
+    case "${kinds[n]:-}" in
+    compact) [ "$compaction" -gt 0 ] || compaction=$n ;;
+    remove) [ "$removal" -gt 0 ] || removal=$n ;;
+    esac
+    [ "$compaction" -eq 0 ] || [ "$removal" -eq 0 ] || break
+done <"$work/way"
 if [ "$removal" -gt 0 ]; then
     body "$removal" >"$work/removal" || fail "$(record "$removal") is damaged: it says what stands in for older ones"
     cut=$(head -n 1 "$work/removal" | jq .cut)
@@ -61,7 +92,8 @@ if [ "$cut" -gt 0 ]; then
     # Their names count down, so the oldest come first here.
     for name in $(ls -r "$REPO/checkpoints"); do
         case "$name" in 99999999????????????*) n=$((999999999999 - 10#${name:8:12})) ;; *) continue ;; esac
-        [ "$n" -ge "$cut" ] && zstd -dcq "$REPO/checkpoints/$name" >"$work/checkpoint" 2>/dev/null || continue
+        [ "$n" -ge "$cut" ] && grep -qx "$n" "$work/way" || continue
+        zstd -dcq "$REPO/checkpoints/$name" >"$work/checkpoint" 2>/dev/null || continue
         id=$(head -n 1 "$work/checkpoint" | jq -r ".at | select(.number == $n) | .id" 2>/dev/null) || continue
         [ "$id" = "${parents[n + 1]:-$id}" ] && [ -n "$id" ] && base=$n && break
     done
@@ -69,15 +101,19 @@ if [ "$cut" -gt 0 ]; then
     [ "$base" = "$cut" ] || echo "the checkpoint at record $cut is lost: the records up to $base with it" >&2
     jq -r '.snapshot // empty | "\(.at) \(.id)"' "$work/checkpoint" >"$work/snapshots"
     jq -r '.collection.expired[]? | "\(.[0]) \(.[1])"' "$work/checkpoint" >"$work/expired"
+    jq -r '.epoch // empty | "\(.from.number) \(.by.number)"' "$work/checkpoint" >"$work/left"
 fi
 
-# 3. What the log says besides about snapshots, each with the record that it names, and which states were let go.
+# 4. What the log says besides about snapshots, each with the record that it names, and which states were let go.
 newest=$base
-while [ -n "${kinds[newest + 1]:-}" ]; do
-    newest=$((newest + 1))
-    case "${kinds[newest]}" in snapshot | rollback | forget | compact) ;; *) continue ;; esac
-    body "$newest" >"$work/body" || { echo "$(record "$newest") is damaged" >&2; continue; }
-    case "${kinds[newest]}" in
+while [ -n "${kinds[newest + 1]:-}" ]; do newest=$((newest + 1)); done
+[ "$newest" -gt 0 ] || fail "the log is empty, or begins later"
+way "$newest" "$base" >"$work/way"
+for n in $(sort -n "$work/way"); do
+    [ -z "${forks[n]:-}" ] || echo "${forks[n]} $n" >>"$work/left"
+    case "${kinds[n]}" in snapshot | rollback | forget | compact) ;; *) continue ;; esac
+    body "$n" >"$work/body" || { echo "$(record "$n") is damaged" >&2; continue; }
+    case "${kinds[n]}" in
     # A name for an earlier record.
     snapshot) jq -r '"\(.at) \(.id)"' "$work/body" >>"$work/snapshots" ;;
     # Entries put back, and a name for how things were just before.
@@ -89,16 +125,17 @@ while [ -n "${kinds[newest + 1]:-}" ]; do
     compact) head -n 1 "$work/body" | jq -r '.expired[] | "\(.[0]) \(.[1])"' >>"$work/expired" ;;
     esac
 done
-[ "$newest" -gt 0 ] || fail "the log is empty, or begins later"
 if [ -n "${LIST:-}" ]; then
     awk 'FILENAME == ARGV[1] { first[NR] = $1; last[NR] = $2; ranges = NR; next }
+        FILENAME == ARGV[2] { from[++epochs] = $1; by[epochs] = $2; next }
         { gone = ""; for (i = 1; i <= ranges; i++) if (first[i] <= $1 && $1 <= last[i]) gone = "  let go"
-          print "record " $1 "  " $3 "  " $4 gone }' "$work/expired" "$work/records"
+          for (i = 1; i <= epochs; i++) if (from[i] < $1 && $1 < by[i]) gone = gone "  left behind"
+          print "record " $1 "  " $3 "  " $4 gone }' "$work/expired" "$work/left" "$work/records"
     awk '{ print "snapshot " $2 "  of record " $1 }' "$work/snapshots"
     exit 0
 fi
 
-# 4. Which record is meant, and whether its state is kept.
+# 5. Which record is meant, and whether its state is kept.
 number=$newest
 case "${AT:-}" in
 '') ;;
@@ -137,7 +174,7 @@ read -r before after <<<"$(awk -v n="$number" '{ first[NR] = $1; last[NR] = $2 }
 [ "$after" = "$number" ] || fail "the state at record $number was let go; the nearest that are kept are those at" \
     "$([ "$before" -eq 0 ] || echo "$before and ")$after"
 
-# 5. What made the state, line by line: a tree where one stands in for older records, then the bodies of records in
+# 6. What made the state, line by line: a tree where one stands in for older records, then the bodies of records in
 #    order, each line with its record's number and the place of its content.
 : >"$work/lines"
 # The entries of tree $1. Its table, the lines with a count, says in which object each page lies.
@@ -171,12 +208,20 @@ elif [ "$number" -lt "$base" ]; then
 elif [ "$base" -gt 0 ]; then
     tree "$(head -n 1 "$work/checkpoint" | jq -r .tree.id)"
 fi
-for ((n = base + 1; n <= number; n++)); do
+left=$(awk -v n="$number" '$1 < n && n < $2 { print $2 }' "$work/left")
+[ -z "$left" ] || [ "$number" -lt "$cut" ] || echo "record $number was left behind by the promote in record $left" >&2
+way "$number" "$base" >"$work/way"
+n=$(tail -n 1 "$work/way")
+[ "${forks[n]:-$((${n:-$number + 1} - 1))}" = "$base" ] ||
+    fail "the state at record $number is lost with the checkpoint at record $cut"
+for n in $(sort -n "$work/way"); do
     name=$(record "$n")
     case "${kinds[n]}" in
     push | rollback) ;;
     compact) moves "$n"; continue ;;
-    snapshot | forget | note | backup | hold | remove) continue ;;
+    snapshot | forget | note | backup | hold | remove | fence | void) continue ;;
+    promote) [ -n "${forks[n]:-}" ] || fail "$name is damaged; what is before it comes back with AT=$((n - 1))"
+        continue ;;
     *) [ "${criticals[n]}" != true ] || fail "$name is of kind ${kinds[n]}, which this script does not know"
         continue ;;
     esac
@@ -185,10 +230,10 @@ for ((n = base + 1; n <= number; n++)); do
         '. + {in: $in, start: $start}' >>"$work/lines"
 done
 # Moves reach earlier states: the newest compaction says where everything is that they name.
-[ "$compaction" -le "$number" ] || moves "$compaction"
+[ "$compaction" -eq 0 ] || grep -qx "$compaction" "$work/way" || moves "$compaction"
 mkdir -p "$OUT"
 
-# 6. The fold: path -> entry, with every chunk in an object and at an offset of its own.
+# 7. The fold: path -> entry, with every chunk in an object and at an offset of its own.
 jq -n 'reduce inputs as $line ({};
     $line.path as $path
     | if $line.type == "moves" then
@@ -202,7 +247,7 @@ jq -n 'reduce inputs as $line ({};
       else .[$path] = ($line | del(.path, .in, .start)) end)
     | map_values(if any(.chunks[]?; .in == "purged") then .type = "purged" else . end)' "$work/lines" >"$work/tree"
 
-# 7. Folders, then files chunk by chunk, then links: nothing is ever written through a link.
+# 8. Folders, then files chunk by chunk, then links: nothing is ever written through a link.
 #    Fields end with a null byte, since names may hold anything else.
 safe() {
     case "/$1/" in

@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use statehold_core::bands::Band;
 use statehold_core::collection::Moves;
 use statehold_core::entry::{Chunk, Entry, Location, Signature};
 use statehold_core::environment::Entropy;
 use statehold_core::id::{MachineId, Nonce};
-use statehold_core::limits::{APPEND_RACES_MAX, LOG_RANGE_RECORDS_MAX};
+use statehold_core::limits::{APPEND_RACES_MAX, LOG_RANGE_RECORDS_MAX, LOOKS_MAX};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{Body, DraftHead, Kind, PushBody, RecordRef, SnapshotBody, Upsert};
@@ -23,9 +24,9 @@ use crate::content::{ContentWriter, open_chunk};
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::format::record::{StoredDraft, StoredRecord};
-use crate::layout;
-use crate::remote::{Remote as _, load, load_at};
+use crate::remote::{Remote, advance, load, load_at};
 use crate::repository::Repository;
+use crate::whereabouts::moves_at;
 
 /// Stored bytes of content that are read at once.
 const READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -63,19 +64,18 @@ pub enum End {
 /// Lists what `old` got after `new` parted from it and, if asked to, brings it over. Records that are not in
 /// effect, and those that say only that something was copied, are not listed.
 pub async fn bring_over(
-    old: &Repository,
+    old: &dyn Remote,
     new: &Repository,
     entropy: &dyn Entropy,
     apply: bool,
 ) -> Result<Vec<Lost>> {
     let target = Target::open(old, new).await?;
-    let moves = moves_of(old).await?;
+    let content = OldContent::of(old).await?;
     let mut follower = Follower::new(old, Arc::clone(&target.fork));
     let mut over = Over {
-        old,
         new,
         entropy,
-        moves,
+        content,
         target,
         apply,
     };
@@ -148,7 +148,7 @@ struct Target {
 }
 
 /// The state of the old log where the new one parted from it.
-pub async fn fork_of(old: &Repository, new: &Repository) -> Result<Arc<State>> {
+pub async fn fork_of(old: &dyn Remote, new: &Repository) -> Result<Arc<State>> {
     let refused = |reason: &str| Err(Error::refused(reason));
     if old.description() != new.description() {
         return refused("the two places hold different repositories");
@@ -206,7 +206,7 @@ fn nonces(records: &[StoredRecord]) -> impl Iterator<Item = (Nonce, RecordRef)> 
 }
 
 impl Target {
-    async fn open(old: &Repository, new: &Repository) -> Result<Self> {
+    async fn open(old: &dyn Remote, new: &Repository) -> Result<Self> {
         let fork = fork_of(old, new).await?;
         let (state, landed) = landed(new).await?;
         let planned = Stands::new();
@@ -235,27 +235,74 @@ impl Target {
 }
 
 struct Over<'a> {
-    old: &'a Repository,
     new: &'a Repository,
     entropy: &'a dyn Entropy,
-    /// Where content lies in the old store that was moved there since.
-    moves: Moves,
+    content: OldContent<'a>,
     target: Target,
     apply: bool,
 }
 
-/// What the newest compaction of a log says of where content lies now.
-async fn moves_of(repository: &Repository) -> Result<Moves> {
-    let compacted = load(repository).await?.state.collection.compacted;
-    if compacted == 0 {
-        return Ok(Moves::default());
+/// The content of the old log, also while somebody collects there. Its records say where it lay when they were
+/// written; the newest compaction says where that lies now, whether the states of those records are kept or not.
+struct OldContent<'a> {
+    remote: &'a dyn Remote,
+    /// The newest state that was seen.
+    newest: Arc<State>,
+    moves: Moves,
+}
+
+impl<'a> OldContent<'a> {
+    async fn of(remote: &'a dyn Remote) -> Result<Self> {
+        let newest = load(remote).await?.state;
+        let moves = moves_at(remote, &newest).await?;
+        Ok(Self {
+            remote,
+            newest,
+            moves,
+        })
     }
-    let stored = repository.record(compacted).await?;
-    match stored.map(|stored| stored.record.body) {
-        Some(Body::Compact(compact)) => Ok(compact.moves),
-        _ => {
-            let reason = "it is not the compaction that it should be";
-            Err(Error::damaged(layout::record(compacted), reason))
+
+    fn is_collected(&self) -> bool {
+        self.newest.collection.compacted > 0
+    }
+
+    /// Looks where content lies now; `false` where nobody has collected since the last look.
+    async fn look(&mut self) -> Result<bool> {
+        let newest = advance(self.remote, &self.newest).await?;
+        if newest.collection.collected == self.newest.collection.collected {
+            return Ok(false);
+        }
+        self.moves = moves_at(self.remote, &newest).await?;
+        self.newest = newest;
+        Ok(true)
+    }
+
+    /// The stored frames of chunks, in order. Who finds nothing at a place looks again, as every reader does.
+    async fn read(&mut self, chunks: &[Chunk]) -> Result<Vec<Bytes>> {
+        let mut looks = 0;
+        loop {
+            let places = chunks.iter().map(|chunk| self.moves.moved(chunk.at));
+            let places: Vec<Location> = places.collect();
+            let error = match self.remote.read(&places).await {
+                Err(error @ (Error::NotFound { .. } | Error::Damaged { .. })) => error,
+                read => return read,
+            };
+            if looks < LOOKS_MAX && self.look().await? {
+                looks += 1;
+                continue;
+            }
+            // What no kept state names has gone with what it lay in.
+            let collection = &self.newest.collection;
+            let is_let_go = |place: &Location| {
+                let object = place.object;
+                object.is_none_or(|object| !collection.may_name(object))
+            };
+            return Err(match places.iter().find(|place| is_let_go(place)) {
+                Some(_) => Error::NotFound {
+                    object: "content that was let go".into(),
+                },
+                None => error,
+            });
         }
     }
 }
@@ -280,7 +327,9 @@ impl Over<'_> {
             }
             let draft = match self.draft(change, &paths).await {
                 // A collector took it away, as what was superseded long ago.
-                Err(Error::NotFound { .. }) if !self.moves.is_empty() => return Ok(End::LeftOut),
+                Err(Error::NotFound { .. }) if self.content.is_collected() => {
+                    return Ok(End::LeftOut);
+                }
                 draft => draft?,
             };
             match self.new.append_as(&draft, &self.target.state, None).await {
@@ -338,7 +387,7 @@ impl Over<'_> {
     }
 
     /// The record's draft in the new log, its packs written.
-    async fn draft(&self, change: &Change<'_>, paths: &[RepoPath]) -> Result<StoredDraft> {
+    async fn draft(&mut self, change: &Change<'_>, paths: &[RepoPath]) -> Result<StoredDraft> {
         let from = &change.stored.record.envelope.draft;
         let base = self.target.state.head;
         if let Body::Snapshot(snapshot) = &change.stored.record.body {
@@ -385,16 +434,14 @@ impl Over<'_> {
     }
 
     /// An entry with its content where the new store can have it.
-    async fn carry(&self, entry: &Entry, writer: &mut ContentWriter) -> Result<Entry> {
+    async fn carry(&mut self, entry: &Entry, writer: &mut ContentWriter) -> Result<Entry> {
         let Entry::File(file) = entry else {
             return Ok(entry.clone());
         };
         let mut carried = file.clone();
         carried.chunks.clear();
         for batch in batches(&file.chunks) {
-            let places = batch.iter().map(|chunk| self.moves.moved(chunk.at));
-            let places: Vec<Location> = places.collect();
-            let frames = self.old.read(&places).await?;
+            let frames = self.content.read(batch).await?;
             for (chunk, frame) in batch.iter().zip(&frames) {
                 let raw = open_chunk(chunk, frame)?;
                 carried

@@ -9,14 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use statehold_core::collection::Moves;
 use statehold_core::digest::Digest;
 use statehold_core::entry::{Chunk, Entry, FileEntry, Location};
 use statehold_core::limits::LOOKS_MAX;
 use statehold_core::point::Point;
-use statehold_core::record::{Kind, RecordRef};
+use statehold_core::record::{Body, Kind, RecordRef};
+use statehold_core::state::State;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::error::{Error, Result};
+use crate::layout;
 use crate::remote::{Remote, load_at, object_of};
 
 /// Where the content of a state lies, as far as that is known. Many may read by it at once; one of them
@@ -94,6 +97,12 @@ impl Whereabouts {
         remote.read(&places).await
     }
 
+    /// Where a chunk lies, as far as is known by now.
+    pub(crate) async fn place(&self, chunk: &Chunk) -> Location {
+        let found = self.found.lock().await;
+        found.places.get(&chunk.digest).copied().unwrap_or(chunk.at)
+    }
+
     /// Where chunks lie, and by how many looks that is known.
     async fn places(&self, chunks: &[Chunk]) -> (Vec<Location>, u64) {
         let found = self.found.lock().await;
@@ -142,6 +151,22 @@ impl Whereabouts {
         found.places = chunks.map(|chunk| (chunk.digest, chunk.at)).collect();
         found.looks += 1;
         Ok(true)
+    }
+}
+
+/// What the newest compaction of a state says of where content lies now.
+pub(crate) async fn moves_at(remote: &dyn Remote, state: &State) -> Result<Moves> {
+    let number = state.collection.compacted;
+    let Some(before) = number.checked_sub(1) else {
+        return Ok(Moves::default());
+    };
+    let mut records = remote.records_until(before, number).await?;
+    match records.pop().map(|stored| stored.record.body) {
+        Some(Body::Compact(compact)) => Ok(compact.moves),
+        _ => {
+            let reason = "it is not the compaction that it should be";
+            Err(Error::damaged(layout::record(number), reason))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,28 +19,32 @@ use crate::vault::{in_folder, tamper};
 use crate::world::{installation, json, run};
 
 /// A repository behind a gateway that was collected twice, and what it held at each record.
-struct Collected {
-    installation: Installation,
-    gateway: RunningGateway,
-    a: RealMachine,
+pub(crate) struct Collected {
+    pub(crate) installation: Installation,
+    pub(crate) gateway: RunningGateway,
+    pub(crate) a: RealMachine,
     owner: RealMachine,
     /// The workspace as it was pushed, by record.
-    at: BTreeMap<u64, Items>,
+    pub(crate) at: BTreeMap<u64, Items>,
 }
 
-fn workspace(machine: &RealMachine) -> Items {
+pub(crate) fn workspace(machine: &RealMachine) -> Items {
     let mut items = items_in(&machine.root).unwrap();
     items.retain(|path, _| !path.starts_with(".statehold/") && !path.starts_with("_restore"));
     items
 }
 
+/// A gateway that collects when it is asked to, and keeps what is let go for a second.
+fn serve(installation: &Installation, store: &Path, listen: &str) -> RunningGateway {
+    let further = ["--compact-every", "never", "--retention-floor", "1s"];
+    let gateway = installation.serve_with(store.as_os_str(), listen, &[], &further);
+    gateway.unwrap()
+}
+
 impl Collected {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let installation = installation();
-        let vault = installation.path("vault");
-        let further = ["--compact-every", "never", "--retention-floor", "1s"];
-        let gateway = installation.serve_with(vault.as_os_str(), "127.0.0.1:0", &[], &further);
-        let gateway = gateway.unwrap();
+        let gateway = serve(&installation, &installation.path("vault"), "127.0.0.1:0");
         let a = installation.linked("anna", &gateway).unwrap();
         let owner = installation.owner(&gateway).unwrap();
         let mut world = Self {
@@ -99,27 +104,41 @@ impl Collected {
         symlink("empty", a.path("link")).unwrap();
         self.push();
         self.collect();
-        for round in 20..38 {
-            a.write(
-                &format!("d{}/note.md", round % 5),
-                format!("note {round}\n"),
-            )
-            .unwrap();
-            if round % 7 == 0 {
-                a.write(&format!("{round}.bin"), noise.bytes(300_000))
-                    .unwrap();
+        self.more(20..38);
+        run(&a, &["snapshot", "second"], 0);
+        self.collect();
+        self.push_one("after all that");
+    }
+
+    /// A push of one small file.
+    pub(crate) fn push_one(&mut self, text: &str) {
+        self.a.write("new.md", text).unwrap();
+        self.push();
+    }
+
+    /// A push for each round, some of them of files that are large and gone after the next seven.
+    pub(crate) fn more(&mut self, rounds: Range<u64>) {
+        let noise = SeededEntropy::new(rounds.start);
+        let a = self.a.clone();
+        for round in rounds {
+            let path = format!("d{}/note.md", round % 5);
+            a.write(&path, format!("note {round}\n")).unwrap();
+            if round.is_multiple_of(7) {
+                let path = format!("{round}.bin");
+                a.write(&path, noise.bytes(300_000)).unwrap();
                 fs::remove_file(a.path(&format!("{}.bin", round - 7))).ok();
             }
             self.push();
         }
-        run(&a, &["snapshot", "second"], 0);
-        self.collect();
-        a.write("new.md", "after all that\n").unwrap();
-        self.push();
+    }
+
+    /// Goes on with another store, at the same address.
+    pub(crate) fn serve(&mut self, store: &Path, listen: &str) {
+        self.gateway = serve(&self.installation, store, listen);
     }
 
     /// Compacts until a removal has retired more records. What was condemned is held for a second.
-    fn collect(&self) {
+    pub(crate) fn collect(&self) {
         let cut = |said: &serde_json::Value| said["removed"]["cut"].as_u64().unwrap();
         let before = cut(&json(&self.owner, &["compact", "--approve"], 0));
         for _ in 0..60 {
@@ -132,16 +151,14 @@ impl Collected {
     }
 
     /// The repository's folder in the store.
-    fn repository(&self) -> PathBuf {
+    pub(crate) fn repository(&self) -> PathBuf {
         let vault = self.installation.path("vault");
         let first = in_folder(&vault, "log").into_iter().next().unwrap();
         first.parent().unwrap().parent().unwrap().to_owned()
     }
 
     fn state(&self) -> Arc<State> {
-        let mut found = None;
-        tamper(&self.repository(), async |_, state| found = Some(state));
-        found.unwrap()
+        state_in(&self.repository())
     }
 
     /// What is kept at a record.
@@ -150,8 +167,19 @@ impl Collected {
     }
 }
 
+/// The newest state of the repository in a folder.
+pub(crate) fn state_in(repository: &Path) -> Arc<State> {
+    let mut found = None;
+    tamper(repository, async |_, state| found = Some(state));
+    found.unwrap()
+}
+
 /// What the script brings back at a point, or what it says.
-fn recovered(repository: &Path, out: &Path, at: Option<&str>) -> Result<(Items, String), String> {
+pub(crate) fn recovered(
+    repository: &Path,
+    out: &Path,
+    at: Option<&str>,
+) -> Result<(Items, String), String> {
     let mut command = script(repository);
     command.env("OUT", out);
     if let Some(at) = at {

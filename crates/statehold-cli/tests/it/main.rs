@@ -27,6 +27,8 @@ mod lost_host;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod recovery_switched;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod replicate;

@@ -303,6 +303,12 @@ impl<'a> Packs<'a> {
         }
     }
 
+    /// Nor what records introduced that a `promote` left behind: the log that goes on does not know it.
+    fn leave_out_left_behind(&mut self, newest: &State) {
+        self.bytes.retain(|id, _| newest.packs.contains_key(id));
+        self.frames.retain(|id, _| newest.packs.contains_key(id));
+    }
+
     /// Whether anything of a pack is looked at.
     fn reads(&self, id: PackId) -> bool {
         self.frames.contains_key(&id)
@@ -375,9 +381,12 @@ async fn follow(
         }
         watch.done(1);
     }
-    let is_told = walk.state.is_some();
-    let epochs = walk.state.map(|state| state.epochs).unwrap_or_default();
-    let is_left = |number: u64| epochs.iter().any(|epoch| epoch.leaves(number));
+    let newest = walk.state;
+    let is_told = newest.is_some();
+    let is_left = |number: u64| {
+        let newest = newest.as_ref();
+        newest.is_some_and(|newest| newest.is_left_behind(number))
+    };
     let is_kept = |number: &u64| {
         *number >= collection.cut.max(1)
             && !collection.expired.contains(*number)
@@ -397,6 +406,9 @@ async fn follow(
         }
     }
     packs.leave_out_removed(&collection);
+    if let Some(newest) = newest.filter(|newest| newest.epoch() > 0) {
+        packs.leave_out_left_behind(&newest);
+    }
     caches.finish(&collection, &mut found.report).await?;
     found.facts.collection = collection;
     collected::name_moved(store, inventory, options, packs, &found.facts).await

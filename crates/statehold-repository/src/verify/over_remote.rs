@@ -4,16 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use statehold_core::collection::Moves;
 use statehold_core::digest::Digest;
-use statehold_core::entry::{Chunk, Entry, Location};
+use statehold_core::entry::{Chunk, ContentObject, Entry, Location};
 use statehold_core::point::Point;
-use statehold_core::record::{Body, RecordRef};
+use statehold_core::record::RecordRef;
 use statehold_core::snapshot::SnapshotId;
 use statehold_core::state::State;
 use statehold_core::tree::Tree;
 
-use super::content::{Lost, LostContent, reason_of};
+use super::content::reason_of;
 use super::report::{Kind, Report};
 use super::subset::Share;
 use super::{Options, Watch};
@@ -23,6 +22,7 @@ use crate::follow::Follower;
 use crate::layout;
 use crate::remote::{Remote, load, load_at, state_of};
 use crate::replicate::plan::check_follows;
+use crate::whereabouts::{Whereabouts, moves_at};
 
 /// Stored bytes of content that are asked for at once.
 const READ_BYTES: u64 = 8 * 1024 * 1024;
@@ -43,21 +43,30 @@ pub async fn verify(remote: &dyn Remote, options: &Options, watch: &dyn Watch) -
     let Some(share) = options.read else {
         return Ok(report);
     };
-    let mut lost = LostContent::default();
+    let mut lost = Lost::default();
     let mut seen = HashSet::new();
-    let mut trees = vec![(head.tree, Vec::new())];
-    trees.extend(snapshots);
-    for (tree, _) in &trees {
-        let chunks = due(tree, share, options, &mut seen);
+    let newest = Named {
+        at: head.head,
+        tree: head.tree,
+        snapshots: Vec::new(),
+    };
+    let named: Vec<Named> = std::iter::once(newest).chain(snapshots).collect();
+    for (index, one) in named.iter().enumerate() {
+        let chunks = due(&one.tree, share, options, &mut seen);
+        let whereabouts = Whereabouts::of(one.at);
         watch.expect(chunks.len() as u64);
         for batch in batches(&chunks) {
-            read(remote, batch, &mut lost, &mut report).await?;
+            match read(remote, batch, &whereabouts, &mut lost, &mut report).await {
+                // A snapshot that was deleted meanwhile, and then let go: there is no more to look at.
+                Err(Error::Expired { .. }) if index > 0 => break,
+                read => read?,
+            }
             watch.done(batch.len() as u64);
         }
     }
-    for (index, (tree, ids)) in trees.iter().enumerate() {
+    for (index, one) in named.iter().enumerate() {
         let mut objects = BTreeSet::new();
-        for (path, entry) in tree.iter() {
+        for (path, entry) in one.tree.iter() {
             for object in lost.of_entry(entry) {
                 objects.insert(object);
                 if index == 0
@@ -69,7 +78,7 @@ pub async fn verify(remote: &dyn Remote, options: &Options, watch: &dyn Watch) -
         }
         for object in objects {
             if let Some(damaged) = report.of(&object.to_string()) {
-                damaged.snapshots.extend(ids.iter().cloned());
+                damaged.snapshots.extend(one.snapshots.iter().cloned());
             }
         }
     }
@@ -89,8 +98,30 @@ async fn confirm(remote: &dyn Remote, known: RecordRef, report: &mut Report) -> 
     }
 }
 
-/// A listing, and the snapshots that name it.
-type Named = (Tree, Vec<SnapshotId>);
+/// A state whose content is looked at.
+struct Named {
+    at: RecordRef,
+    tree: Tree,
+    /// The snapshots that name it; none of the newest.
+    snapshots: Vec<SnapshotId>,
+}
+
+/// Content that can't be had: where the listing has it, and the object that it lies in by now.
+#[derive(Default)]
+struct Lost(BTreeMap<(ContentObject, u64), ContentObject>);
+
+impl Lost {
+    /// The objects because of which an entry can't be had.
+    fn of_entry<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = ContentObject> + 'a {
+        let chunks = match entry {
+            Entry::File(file) => &file.chunks[..],
+            Entry::Symlink { .. } | Entry::Directory => &[],
+        };
+        let places = chunks.iter().map(|chunk| chunk.at);
+        let places = places.filter_map(|at| Some((at.object?, at.offset)));
+        places.filter_map(|place| self.0.get(&place).copied())
+    }
+}
 
 /// Folds the log. `None` when it can't be followed to its end.
 async fn follow(
@@ -117,35 +148,31 @@ async fn follow(
     for (at, ids) in names {
         // What it was made by is retired.
         match told(load_at(remote, Point::Record(at)).await, report)? {
-            Some(then) => named.push((then.tree.clone(), ids)),
+            Some(then) => named.push(Named {
+                at: then.head,
+                tree: then.tree.clone(),
+                snapshots: ids,
+            }),
             None => report.lost_snapshots.extend(ids),
         }
     }
     if !later.is_empty() {
-        let moves = moves(remote, &state).await?;
+        let moves = told(moves_at(remote, &state).await, report)?.unwrap_or_default();
         let (mut names, mut again) = (later, Report::default());
         walk(remote, genesis, &mut again, &super::Unwatched, |state| {
             if let Some(ids) = names.remove(&state.head.number) {
                 let mut tree = state.tree.clone();
                 tree.follow(&moves);
-                named.push((tree, ids));
+                named.push(Named {
+                    at: state.head,
+                    tree,
+                    snapshots: ids,
+                });
             }
         })
         .await?;
     }
     Ok(Some((state, named)))
-}
-
-/// Where content lies now that earlier states name elsewhere.
-async fn moves(remote: &dyn Remote, newest: &State) -> Result<Moves> {
-    let Some(before) = newest.collection.compacted.checked_sub(1) else {
-        return Ok(Moves::default());
-    };
-    let mut records = remote.records_until(before, before + 1).await?;
-    Ok(match records.pop().map(|stored| stored.record.body) {
-        Some(Body::Compact(compact)) => compact.moves,
-        _ => Moves::default(),
-    })
 }
 
 /// What was read; damage is noted.
@@ -311,22 +338,18 @@ fn batches(chunks: &[Chunk]) -> impl Iterator<Item = &[Chunk]> {
 async fn read(
     remote: &dyn Remote,
     batch: &[Chunk],
-    lost: &mut LostContent,
+    whereabouts: &Whereabouts,
+    lost: &mut Lost,
     report: &mut Report,
 ) -> Result<()> {
-    let places: Vec<Location> = batch.iter().map(|chunk| chunk.at).collect();
-    let frames = match remote.read(&places).await {
+    let frames = match whereabouts.read(remote, batch).await {
         Ok(frames) => frames.into_iter().map(Ok).collect(),
         Err(Error::Damaged { .. } | Error::NotFound { .. }) => {
             // One of them spoils the answer for all.
             let mut frames = Vec::new();
-            for place in &places {
-                frames.push(
-                    remote
-                        .read(std::slice::from_ref(place))
-                        .await
-                        .map(|mut one| one.pop().unwrap_or_default()),
-                );
+            for chunk in batch {
+                let read = whereabouts.read(remote, std::slice::from_ref(chunk)).await;
+                frames.push(read.map(|mut one| one.pop().unwrap_or_default()));
             }
             frames
         }
@@ -334,24 +357,22 @@ async fn read(
     };
     for (chunk, frame) in batch.iter().zip(frames) {
         report.counts.bytes_read += u64::from(chunk.at.stored);
-        let Some(object) = chunk.at.object else {
+        let Some(named) = chunk.at.object else {
             continue;
         };
         match frame.and_then(|frame| open_chunk(chunk, &frame)) {
             Ok(_) => {}
             Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+                // Nowhere, if it was purged meanwhile.
+                let Some(object) = whereabouts.place(chunk).await.object else {
+                    continue;
+                };
                 let kind = match object {
-                    statehold_core::entry::ContentObject::Pack(_) => Kind::Pack,
-                    statehold_core::entry::ContentObject::Record(_) => Kind::Record,
+                    ContentObject::Pack(_) => Kind::Pack,
+                    ContentObject::Record(_) => Kind::Record,
                 };
                 report.note(object.to_string(), kind, reason_of(error));
-                let offsets = lost
-                    .0
-                    .entry(object)
-                    .or_insert_with(|| Lost::At(BTreeSet::new()));
-                if let Lost::At(offsets) = offsets {
-                    offsets.insert(chunk.at.offset);
-                }
+                lost.0.insert((named, chunk.at.offset), object);
             }
             Err(error) => return Err(error),
         }

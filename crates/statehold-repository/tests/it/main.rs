@@ -13,6 +13,7 @@ mod damage;
 mod drill;
 mod golden;
 mod history;
+mod moved;
 mod overtaken;
 mod replicate;
 mod requests;
