@@ -21,6 +21,7 @@ mod arrival;
 mod auto_sync;
 mod bulk;
 mod canonical;
+mod canonical_text;
 mod carried;
 mod codec;
 mod collection;
