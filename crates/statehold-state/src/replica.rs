@@ -4,7 +4,7 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use smol_str::SmolStr;
@@ -63,6 +63,11 @@ impl Replica {
             sequence: 0,
             link: first_link(node),
         })
+    }
+
+    /// Up to which number this node's log is known.
+    pub(crate) fn reached(&self, node: NodeId) -> u64 {
+        self.marks.get(&node).map_or(0, |mark| mark.sequence)
     }
 
     pub(crate) const fn marks(&self) -> &BTreeMap<NodeId, Mark> {
@@ -131,6 +136,12 @@ impl Replica {
             .flat_map(|(node, keys)| keys.iter().map(|(key, sequence)| (*node, key, *sequence)))
     }
 
+    /// Up to which number a node's events of a key are superseded before they came; 0 if they are not.
+    pub(crate) fn announced(&self, node: NodeId, key: &Key) -> u64 {
+        let keys = self.pending.get(&node);
+        keys.and_then(|keys| keys.get(key)).copied().unwrap_or(0)
+    }
+
     /// Takes events of some node. Events may come in any order of nodes, again and again; those of
     /// one node have to come in theirs.
     ///
@@ -194,28 +205,50 @@ impl Replica {
     /// Whether there is room for new events of these nodes.
     pub(crate) fn check_room<'e>(
         &self,
-        events: impl Iterator<Item = (NodeId, &'e [Event])>,
+        events: impl Iterator<Item = (NodeId, &'e [Event])> + Clone,
     ) -> Result<(), Refused> {
-        let mut announced = 0;
+        let mut named = 0;
         let mut strangers = BTreeSet::new();
-        for (node, events) in events {
+        for (node, events) in events.clone() {
             if !self.marks.contains_key(&node) {
                 strangers.insert(node);
             }
-            announced += events
-                .iter()
-                .filter_map(|event| event.revision.context.as_ref())
-                .map(|context| context.len())
-                .sum::<usize>();
+            let contexts = events.iter().filter_map(|e| e.revision.context.as_ref());
+            named += contexts.map(|context| context.len()).sum::<usize>();
         }
         if self.marks.len() + strangers.len() > CLOCK_NODES_MAX {
             return Err(Refused::TooManyNodes);
         }
         let waiting = || self.pending.values().map(BTreeMap::len).sum::<usize>();
-        if announced > 0 && waiting() + announced > PENDING_MAX {
+        // Most of what is named is known, or named again and again: counted only where it matters.
+        if named > 0
+            && waiting() + named > PENDING_MAX
+            && waiting() + self.count_announced(events) > PENDING_MAX
+        {
             return Err(Refused::TooMuchPending);
         }
         Ok(())
+    }
+
+    /// How many keys these events supersede, by node, of which neither that is known yet nor what is
+    /// superseded.
+    fn count_announced<'e>(&self, events: impl Iterator<Item = (NodeId, &'e [Event])>) -> usize {
+        let mut announced: HashSet<(NodeId, &Key)> = HashSet::new();
+        let mut come: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for (author, events) in events {
+            for Event { key, revision } in events {
+                for (node, sequence) in revision.context.iter().flat_map(|context| context.iter()) {
+                    let known = self
+                        .reached(*node)
+                        .max(come.get(node).copied().unwrap_or(0));
+                    if sequence > known && self.announced(*node, key) == 0 {
+                        announced.insert((*node, key));
+                    }
+                }
+                come.insert(author, revision.dot.sequence);
+            }
+        }
+        announced.len()
     }
 
     /// What one event makes of its state.
@@ -228,11 +261,7 @@ impl Replica {
     ) -> Change {
         let Event { key, revision } = event;
         let dot = revision.dot;
-        let was_superseded = self
-            .pending
-            .get(&dot.node)
-            .and_then(|keys| keys.get(&key))
-            .is_some_and(|sequence| *sequence >= dot.sequence);
+        let was_superseded = self.announced(dot.node, &key) >= dot.sequence;
         let knew_more = self.announce(&key, &revision);
         let is_live = !was_superseded && revision.content != Content::Deleted;
         let is_put = revision.value().is_some();
@@ -288,7 +317,7 @@ impl Replica {
         };
         let mut knew_more = false;
         for (node, sequence) in context.iter() {
-            if sequence > self.marks.get(node).map_or(0, |mark| mark.sequence) {
+            if sequence > self.reached(*node) {
                 let keys = self.pending.entry(*node).or_default();
                 let number = keys.entry(key.clone()).or_default();
                 *number = sequence.max(*number);
@@ -363,7 +392,7 @@ impl Replica {
             }
         }
         for (node, key, sequence) in self.pending().chain(other.pending()) {
-            if sequence > joined.marks.get(&node).map_or(0, |mark| mark.sequence) {
+            if sequence > joined.reached(node) {
                 let keys = joined.pending.entry(node).or_default();
                 let number = keys.entry(key.clone()).or_default();
                 *number = sequence.max(*number);
@@ -412,9 +441,7 @@ impl Replica {
 
     /// Whether an event that is not live here was seen, or is superseded before it came.
     fn knows_gone(&self, key: &Key, dot: Dot) -> bool {
-        let waiting = || self.pending.get(&dot.node)?.get(key).copied();
-        self.mark(dot.node).sequence >= dot.sequence
-            || waiting().is_some_and(|sequence| sequence >= dot.sequence)
+        self.reached(dot.node) >= dot.sequence || self.announced(dot.node, key) >= dot.sequence
     }
 
     /// Everything this replica knows, as bytes that any other can [`join`](Self::join).
