@@ -217,7 +217,7 @@ impl Manager {
         writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
         writer.is_outrun |= alarms.iter().any(is_fork);
         if head.node != own.node {
-            self.change(|known| known.peers.insert(head.node, head.clock()));
+            self.change(|known| known.note_peer(head.node, head.clock()));
         }
         drop(writer);
         Ok(alarms)
