@@ -32,8 +32,8 @@ pub struct Canonical(Arc<str>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidValue {
-    /// JSON has no form for it, such as a map whose keys are no texts.
-    #[error("the value has no JSON form; use texts as the keys of maps")]
+    /// JSON has no form for it, such as a map whose keys are no texts, or a larger number.
+    #[error("the value has no JSON form: keys of maps are texts, and whole numbers have 64 bits")]
     NotJson(#[source] serde_json::Error),
     /// It is stored in a form that the type asked for does not have.
     #[error("the stored value is no {expected}; read it as `serde_json::Value` to see it")]

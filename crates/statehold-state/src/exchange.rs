@@ -503,11 +503,9 @@ impl Run {
 /// The digest of every value that a strategy computed from several siblings.
 fn computed(replica: &Replica, collection: &str, rules: &Rules) -> Root {
     let mut root = Root::default();
-    if replica.conflicts() > 0 && rules.strategy.computes() {
-        for (id, siblings) in replica.states(collection) {
-            if siblings.len() > 1
-                && let Some(shown) = rules.show(siblings.iter())
-            {
+    if rules.strategy.computes() {
+        for (id, siblings) in replica.several(collection) {
+            if let Some(shown) = rules.show(siblings.iter()) {
                 root.mix(id.as_bytes());
                 root.mix(shown.value.as_str().as_bytes());
             }

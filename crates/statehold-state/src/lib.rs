@@ -46,6 +46,7 @@ mod replica;
 mod revision;
 mod root;
 mod segment;
+mod several;
 mod shared;
 mod siblings;
 mod snapshot;

@@ -354,14 +354,8 @@ impl Manager {
                     self.change(|known| known.rules.insert(Arc::clone(&name), rules));
                     // What a crash left unsettled.
                     let known = self.peek();
-                    let has_any = known.replica.conflicts() > 0;
-                    let states = has_any.then(|| known.replica.states(&name));
-                    let keys: Vec<Key> = states
-                        .into_iter()
-                        .flatten()
-                        .filter(|(_, siblings)| siblings.len() > 1)
-                        .map(|(id, _)| Key::new(&name, id))
-                        .collect();
+                    let several = known.replica.several(&name).into_iter();
+                    let keys: Vec<Key> = several.map(|(id, _)| Key::new(&name, id)).collect();
                     drop(known);
                     self.settle(&mut writer, &keys)?;
                 }
@@ -598,16 +592,11 @@ impl Manager {
 
     fn has_open_conflict(&self) -> bool {
         let known = self.peek();
-        known.replica.conflicts() > 0
-            && known.rules.iter().any(|(name, rules)| {
-                rules.strategy.may_leave_open()
-                    && known.replica.states(name).any(|(_, siblings)| {
-                        siblings.len() > 1
-                            && rules
-                                .show(siblings.iter())
-                                .is_some_and(|shown| shown.is_open)
-                    })
-            })
+        known.rules.iter().any(|(name, rules)| {
+            let several = || known.replica.several(name).into_iter();
+            rules.strategy.may_leave_open()
+                && several().any(|(_, siblings)| rules.leaves_open(siblings))
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::limits::{CLOCK_NODES_MAX, PENDING_MAX};
 use crate::node::{Dot, Key, NodeId};
 use crate::revision::{Content, Event, Revision};
 use crate::root::{Digester, Root};
+use crate::several::Several;
 use crate::siblings::{Siblings, is_contested};
 use crate::snapshot::{self, Source};
 use crate::states::States;
@@ -35,7 +36,7 @@ pub struct Replica {
     /// What is superseded before it came: for each node its keys, each up to a number.
     pending: BTreeMap<NodeId, BTreeMap<Key, u64>>,
     root: Root,
-    conflicts: usize,
+    several: Several,
 }
 
 impl Replica {
@@ -127,7 +128,18 @@ impl Replica {
 
     /// How many states have more than one live revision.
     pub const fn conflicts(&self) -> usize {
-        self.conflicts
+        self.several.len()
+    }
+
+    /// Those of a collection, in the order of their ids, with their live revisions. Takes time in
+    /// proportion to these alone.
+    pub(crate) fn several(&self, collection: &str) -> Vec<(&str, &[Revision])> {
+        let mut ids: Vec<&str> = self.several.of(collection).map(SmolStr::as_str).collect();
+        ids.sort_unstable();
+        let found = ids.into_iter();
+        found
+            .map(|id| (id, self.siblings(collection, id)))
+            .collect()
     }
 
     pub(crate) fn pending(&self) -> impl Iterator<Item = (NodeId, &Key, u64)> {
@@ -267,7 +279,7 @@ impl Replica {
         let is_put = revision.value().is_some();
         let has_predecessor = revision.version > 1;
         let was_there = !siblings.is_empty();
-        self.conflicts -= usize::from(siblings.as_slice().len() > 1);
+        let was_several = siblings.as_slice().len() > 1;
         let root = &mut self.root;
         siblings.retain(|sibling| {
             let is_seen = revision.has_seen(sibling.dot);
@@ -282,7 +294,10 @@ impl Replica {
             siblings.add(revision);
         }
         let is_there = !siblings.is_empty();
-        self.conflicts += usize::from(siblings.as_slice().len() > 1);
+        let is_several = siblings.as_slice().len() > 1;
+        if was_several != is_several {
+            self.several.note(&key, is_several);
+        }
         let conflict = match (is_put, left_alive) {
             _ if was_superseded => None,
             (true, true) => {
@@ -398,6 +413,7 @@ impl Replica {
                 *number = sequence.max(*number);
             }
         }
+        joined.find_several();
         joined.recount();
         Ok(joined)
     }
@@ -479,29 +495,39 @@ impl Replica {
                 .or_default()
                 .insert(key, sequence);
         }
+        replica.find_several();
         replica
     }
 
-    /// Takes the root and the number of conflicts from where they were kept.
-    pub(crate) fn set_totals(&mut self, root: Root, conflicts: usize) {
+    /// Takes the root from where it was kept.
+    pub(crate) const fn set_root(&mut self, root: Root) {
         self.root = root;
-        self.conflicts = conflicts;
     }
 
-    /// Computes the root and the number of conflicts anew from all live revisions.
+    /// Finds anew which states have several live revisions.
+    fn find_several(&mut self) {
+        let mut several = Several::default();
+        for (collection, states) in &self.collections {
+            for (id, _) in states.unordered().filter(|(_, live)| live.len() > 1) {
+                let (collection, id) = (Arc::clone(collection), id.clone());
+                several.note(&Key { collection, id }, true);
+            }
+        }
+        self.several = several;
+    }
+
+    /// Computes the root anew from all live revisions.
     pub(crate) fn recount(&mut self) {
         let mut root = Root::default();
         let mut digester = Digester::new();
-        let mut conflicts = 0;
         for (collection, states) in &self.collections {
             for (id, siblings) in states.unordered() {
-                conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
                     root.add(digester.digest_of(collection, id, revision));
                 }
             }
         }
-        self.set_totals(root, conflicts);
+        self.root = root;
     }
 
     /// Begins a batch of this node's own.

@@ -235,7 +235,7 @@ pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed
     }
     reader.finish()?;
     let mut replica = Replica::from_parts(marks, collections, pending);
-    replica.set_totals(root, usize::try_from(conflicts).unwrap_or(usize::MAX));
+    replica.set_root(root);
     if source == Source::Elsewhere {
         check_announced(&replica)?;
         replica.recount();
@@ -243,6 +243,12 @@ pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed
             return Err(Malformed::new(
                 WHAT,
                 "its state root is not that of its states",
+            ));
+        }
+        if replica.conflicts() as u64 != conflicts {
+            return Err(Malformed::new(
+                WHAT,
+                "its number of states with several siblings is wrong",
             ));
         }
     }
