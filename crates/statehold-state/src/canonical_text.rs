@@ -115,18 +115,23 @@ impl<'a> Scan<'a> {
         self.expect(b'"')?;
         let start = self.place;
         loop {
-            match self.peek() {
-                Some(b'"') => {
+            let rest = &self.bytes[self.place..];
+            let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..0x20);
+            let Some(plain) = rest.iter().position(is_special) else {
+                return self.wrong();
+            };
+            self.place += plain;
+            match rest[plain] {
+                b'"' => {
                     let inner = &self.bytes[start..self.place];
                     self.place += 1;
                     return Ok(inner);
                 }
-                Some(b'\\') => match escaped(&self.bytes[self.place..]) {
+                b'\\' => match escaped(&rest[plain..]) {
                     Some((_, length)) => self.place += length,
                     None => return self.wrong(),
                 },
-                Some(0x20..) => self.place += 1,
-                Some(_) | None => return self.wrong(),
+                _ => return self.wrong(),
             }
         }
     }
