@@ -207,7 +207,12 @@ const fn follow(from: u64, difference: u64) -> u64 {
 
 /// Reads a replica from its bytes.
 pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed> {
-    let bytes = unpack(WHAT, packed, SNAPSHOT_BYTES_MAX)?;
+    let most = match source {
+        // Whatever was kept has to be loaded again.
+        Source::Own => usize::MAX,
+        Source::Elsewhere => SNAPSHOT_BYTES_MAX,
+    };
+    let bytes = unpack(WHAT, packed, most)?;
     let mut reader = Reader::new(WHAT, &bytes);
     let mut marks = BTreeMap::new();
     let mut nodes = Vec::new();

@@ -472,15 +472,20 @@ fn an_event_a_year_ahead_is_taken_and_told_and_beats_no_edit_made_after_seeing_i
     let on_fast: Collection<Value> = fast.collection("all", Decides::default()).unwrap();
     let on_right: Collection<Value> = right.collection("all", Decides::default()).unwrap();
     on_fast.put("x", &json!("from next year")).unwrap();
+    let is_told = |notice: &Notice| matches!(notice, Notice::ClockAhead { milliseconds, .. } if *milliseconds > YEAR / 2);
+    // By a snapshot as by events.
+    let late = Manager::open(options("late")).unwrap();
+    let told = late.listen();
+    late.reconcile(&fast.export().unwrap()).unwrap();
+    late.close();
+    assert_eq!(told.filter(|notice| is_told(notice)).count(), 1);
     let mut notices = right.listen();
     send(&fast, &right);
     assert_eq!(
         on_right.get("x").unwrap().unwrap().data,
         json!("from next year")
     );
-    assert!(notices.any(|notice| {
-        matches!(notice, Notice::ClockAhead { milliseconds, .. } if milliseconds > YEAR / 2)
-    }));
+    assert!(notices.any(|notice| is_told(&notice)));
     on_right.put("x", &json!("made after seeing it")).unwrap();
     exchange(&fast, &right);
     for all in [&on_fast, &on_right] {
