@@ -34,9 +34,11 @@ impl Changes {
 
     /// The next change, waited for at most this long.
     pub fn next_within(&mut self, patience: Duration) -> Option<Change> {
-        let end = Instant::now() + patience;
+        let end = Instant::now().checked_add(patience);
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.map_or(Duration::MAX, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
             let notice = self.notices.next_within(left)?;
             if let Some(change) = self.change(&notice) {
                 return Some(change);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::ser::Formatter;
 
+use crate::canonical_text::{self, NotCanonical};
 use crate::limits::{FIELDS_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX};
 use crate::node::{hex, unhex};
 
@@ -31,8 +32,8 @@ pub struct Canonical(Arc<str>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidValue {
-    /// JSON has no form for it, such as a map whose keys are no texts.
-    #[error("the value has no JSON form; use texts as the keys of maps")]
+    /// JSON has no form for it, such as a map whose keys are no texts, or a larger number.
+    #[error("the value has no JSON form: keys of maps are texts, and whole numbers have 64 bits")]
     NotJson(#[source] serde_json::Error),
     /// It is stored in a form that the type asked for does not have.
     #[error("the stored value is no {expected}; read it as `serde_json::Value` to see it")]
@@ -41,6 +42,12 @@ pub enum InvalidValue {
         expected: &'static str,
         /// Where they differ.
         source: serde_json::Error,
+    },
+    /// It came from outside and is not JSON, or JSON in another form than the canonical one.
+    #[error("the value is no canonical JSON from byte {byte} on")]
+    NotCanonical {
+        /// Where it is not, in bytes.
+        byte: usize,
     },
     /// It is too large.
     #[error(
@@ -99,18 +106,17 @@ impl Canonical {
         }
     }
 
-    /// Takes bytes from outside: JSON within the bounds, whatever its key order.
+    /// Takes bytes from outside: canonical JSON within the bounds.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidValue> {
         if bytes.len() > VALUE_BYTES_MAX {
             return Err(InvalidValue::TooLarge { bytes: bytes.len() });
         }
-        // Before anything recurses. Few values are long enough to be nested so deeply.
-        if bytes.len() > VALUE_DEPTH_MAX && depth(bytes) > VALUE_DEPTH_MAX {
-            return Err(InvalidValue::TooDeep);
-        }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| InvalidValue::NotJson(serde::de::Error::custom(error)))?;
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(InvalidValue::NotJson)?;
+        canonical_text::check(text).map_err(|wrong| match wrong {
+            NotCanonical::TooDeep => InvalidValue::TooDeep,
+            NotCanonical::At(byte) => InvalidValue::NotCanonical { byte },
+        })?;
         Ok(Self(text.into()))
     }
 
@@ -225,10 +231,10 @@ impl Formatter for Unordered {
 
 /// Writes the canonical form. Keys are sorted here, whatever order the map has them in.
 fn write(value: &Value, depth: usize, text: &mut Vec<u8>) -> Result<(), InvalidValue> {
-    if depth > VALUE_DEPTH_MAX {
-        return Err(InvalidValue::TooDeep);
-    }
     match value {
+        Value::Array(_) | Value::Object(_) if depth >= VALUE_DEPTH_MAX => {
+            return Err(InvalidValue::TooDeep);
+        }
         Value::Array(items) => {
             text.push(b'[');
             for (index, item) in items.iter().enumerate() {
@@ -262,26 +268,6 @@ fn write_scalar<T: Serialize + ?Sized>(value: &T, text: &mut Vec<u8>) -> Result<
     serde_json::to_writer(text, value).map_err(InvalidValue::NotJson)
 }
 
-/// The deepest nesting of brackets outside texts. Needs no stack, so it may look at anything.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0_usize);
-    let (mut in_text, mut escaped) = (false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -307,6 +293,19 @@ mod tests {
         for levels in [VALUE_DEPTH_MAX + 1, 1_000_000] {
             let refused = Canonical::from_bytes(nested(levels).as_bytes());
             assert!(matches!(refused, Err(InvalidValue::TooDeep)), "{levels}");
+        }
+        // What is kept here is taken elsewhere, and nothing else is.
+        for levels in [1, VALUE_DEPTH_MAX, VALUE_DEPTH_MAX + 1] {
+            for innermost in [json!([]), json!({}), json!([0])] {
+                let mut deep = innermost;
+                for _ in 1..levels {
+                    deep = json!([deep]);
+                }
+                let is_kept = Canonical::of(&deep).is_ok();
+                assert_eq!(is_kept, levels <= VALUE_DEPTH_MAX, "{levels}");
+                let text = deep.to_string();
+                assert_eq!(Canonical::from_bytes(text.as_bytes()).is_ok(), is_kept);
+            }
         }
         assert!(Canonical::from_bytes(br#""[[[[ \" [[""#).is_ok());
         assert!(Canonical::from_bytes(b"\"\xff\"").is_err());

@@ -147,6 +147,14 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).or_else(|_| self.wrong(format!("{name} is not UTF-8")))
     }
 
+    /// What a collection or a state is called: a text of one byte at least.
+    pub(crate) fn name(&mut self, name: &str, most: usize) -> Result<&'a str, Malformed> {
+        match self.text(name, most)? {
+            "" => self.wrong(format!("{name} is empty")),
+            text => Ok(text),
+        }
+    }
+
     pub(crate) fn sequence(&mut self, name: &str) -> Result<u64, Malformed> {
         match self.bounded(name, SEQUENCE_MAX)? {
             0 => self.wrong(format!("{name} is 0, and numbers begin at 1")),
@@ -379,7 +387,7 @@ pub(crate) fn decode(node: NodeId, bytes: &[u8], events: &mut Vec<Event>) -> Res
     let mut collections = Vec::with_capacity(collection_count);
     for _ in 0..collection_count {
         let name: Arc<str> = reader
-            .text("the name of a collection", COLLECTION_BYTES_MAX)?
+            .name("the name of a collection", COLLECTION_BYTES_MAX)?
             .into();
         collections.push(name);
     }
@@ -392,7 +400,7 @@ pub(crate) fn decode(node: NodeId, bytes: &[u8], events: &mut Vec<Event>) -> Res
         let Some(collection) = collection else {
             return reader.wrong("an event names an unknown collection");
         };
-        let id = reader.text("an id", ID_BYTES_MAX)?;
+        let id = reader.name("an id", ID_BYTES_MAX)?;
         let Some(next) = stamp.checked_add(reader.number()?) else {
             return reader.wrong("a stamp has more than 64 bits");
         };
@@ -489,6 +497,9 @@ fn read_context(
             return reader.wrong("a clock names a node twice");
         }
         context.observe(node, sequence);
+    }
+    if context.is_empty() {
+        return reader.wrong("a clock names no node");
     }
     Ok(context)
 }

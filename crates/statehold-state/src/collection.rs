@@ -304,7 +304,8 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         Ok(states)
     }
 
-    /// Changes a state in place; nothing if there is none. Nobody else changes it in between.
+    /// Changes a state in place; nothing if there is none. Nobody else changes it in between, so
+    /// calling the manager's own verbs in the function would wait for ever.
     ///
     /// # Errors
     /// The value cannot be kept, or it could not be made durable.
@@ -323,14 +324,15 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     /// everywhere; an edit that was made meanwhile opens the conflict again.
     ///
     /// # Errors
-    /// The state has no such side, or it could not be made durable.
+    /// The state has one value only, or not the side that was chosen; or it could not be made durable.
     pub fn resolve(&self, id: &str, resolution: &Resolution<T>) -> Result<State<T>> {
         let key = self.key(id)?;
         let me = self.manager.node();
         let resolved = self.manager.batch(|transaction| {
             let siblings = transaction.draft().siblings(&key);
             let no_such_side = || Error::NoSuchSide { key: key.clone() };
-            if siblings.is_empty() {
+            // What settles nothing would hide a later conflict.
+            if siblings.len() < 2 {
                 return Err(no_such_side());
             }
             let (local, remote) = sides(me, siblings);

@@ -111,10 +111,7 @@ impl Conflict {
             remote: remote.map(Side::of),
             sides: siblings.iter().map(Side::of).collect(),
             strategy: rules.strategy.name().to_owned(),
-            is_open: rules.strategy.may_leave_open()
-                && rules
-                    .show(siblings.iter())
-                    .is_some_and(|shown| shown.is_open),
+            is_open: rules.leaves_open(siblings),
             key,
         }
     }
@@ -146,15 +143,13 @@ impl Manager {
     pub fn conflicts(&self) -> Result<Vec<Conflict>> {
         let known = self.known()?;
         let mut conflicts = Vec::new();
-        if known.replica.conflicts() > 0 {
-            for collection in known.replica.collections() {
-                let rules = known.rules(collection);
-                for (id, siblings) in known.replica.states(collection) {
-                    if is_contested(siblings) {
-                        let key = Key::new(collection, id);
-                        let kind = kind_of(siblings);
-                        conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
-                    }
+        for collection in known.replica.collections() {
+            let rules = known.rules(collection);
+            for (id, siblings) in known.replica.several(collection) {
+                if is_contested(siblings) {
+                    let key = Key::new(collection, id);
+                    let kind = kind_of(siblings);
+                    conflicts.push(Conflict::of(key, kind, known.node, siblings, rules));
                 }
             }
         }

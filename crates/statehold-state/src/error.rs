@@ -46,7 +46,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A value cannot be kept, or not be read as asked.
-    #[error("{key}: {source}")]
+    #[error("the value of {key} cannot be kept, or not be read as asked")]
     Value {
         /// Whose value.
         key: Key,
@@ -74,7 +74,7 @@ pub enum Error {
         key: Key,
     },
     /// The state has no conflict to resolve, or not the side that was chosen.
-    #[error("{key} has no such side to choose; list its conflict and choose again")]
+    #[error("{key} has no conflict, or no such side to choose; list its conflict and choose again")]
     NoSuchSide {
         /// The state.
         key: Key,

@@ -8,11 +8,12 @@ use crate::arrival::{Change, ChangeKind, ConflictKind, Refused};
 use crate::conflict::FoundConflict;
 use crate::error::Result;
 use crate::frame::{Frame, Mark};
+use crate::hybrid_clock::Stamp;
 use crate::identity::Identity;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, DELTA_BYTES_TARGET, HEAD_COLLECTIONS_MAX};
 use crate::manager::{Manager, Writer, latest_stamp};
 use crate::message::{self, CollectionHead, Head, Message};
-use crate::node::{Key, NodeId};
+use crate::node::{Dot, Key, NodeId};
 use crate::notice::{Notice, Status};
 use crate::replica::Replica;
 use crate::revision::{Event, Revision};
@@ -217,7 +218,7 @@ impl Manager {
         writer.is_outrun |= head.clock().get(&own.node) > own.clock().get(&own.node);
         writer.is_outrun |= alarms.iter().any(is_fork);
         if head.node != own.node {
-            self.change(|known| known.peers.insert(head.node, head.clock()));
+            self.change(|known| known.note_peer(head.node, head.clock()));
         }
         drop(writer);
         Ok(alarms)
@@ -310,7 +311,12 @@ impl Manager {
         let stamps = events.iter().map(|event| event.revision.stamp);
         let latest = stamps.max().unwrap_or_default();
         self.change(|known| known.clock.observe(latest, now));
-        let ahead = latest.milliseconds().saturating_sub(now);
+        self.tell_if_ahead(node, latest, now);
+    }
+
+    /// Says when a stamp is further ahead than clocks differ.
+    fn tell_if_ahead(&self, node: NodeId, stamp: Stamp, now: u64) {
+        let ahead = stamp.milliseconds().saturating_sub(now);
         if ahead > CLOCK_AHEAD_MS_MAX {
             self.tell(&Notice::ClockAhead {
                 node,
@@ -435,6 +441,7 @@ impl Manager {
         let own = |replica: &Replica| replica.mark(known.node).sequence;
         writer.is_outrun |= own(&joined) > own(&known.replica);
         let is_new = joined.clock() != known.replica.clock();
+        let latest = latest_new(&known.replica, &joined);
         drop(known);
         let mut result = Reconciled::default();
         if !is_new {
@@ -447,6 +454,9 @@ impl Manager {
             known.clock.observe(latest_stamp(&joined), now);
             known.replica = joined;
         });
+        for (node, stamp) in latest {
+            self.tell_if_ahead(node, stamp, now);
+        }
         self.conclude(&mut writer, changes, &mut result)?;
         drop(writer);
         self.tell(&Notice::StateImported {
@@ -454,6 +464,19 @@ impl Manager {
         });
         Ok(result)
     }
+}
+
+/// The latest stamp of each node among what is live in one replica and not known to another.
+fn latest_new(before: &Replica, after: &Replica) -> BTreeMap<NodeId, Stamp> {
+    let mut latest = BTreeMap::new();
+    for revision in after.revisions() {
+        let Dot { node, sequence } = revision.dot;
+        if before.reached(node) < sequence {
+            let stamp = latest.entry(node).or_insert(revision.stamp);
+            *stamp = revision.stamp.max(*stamp);
+        }
+    }
+    latest
 }
 
 /// A log of which the two replicas know different ends that cannot belong together, although one
@@ -503,11 +526,9 @@ impl Run {
 /// The digest of every value that a strategy computed from several siblings.
 fn computed(replica: &Replica, collection: &str, rules: &Rules) -> Root {
     let mut root = Root::default();
-    if replica.conflicts() > 0 && rules.strategy.computes() {
-        for (id, siblings) in replica.states(collection) {
-            if siblings.len() > 1
-                && let Some(shown) = rules.show(siblings.iter())
-            {
+    if rules.strategy.computes() {
+        for (id, siblings) in replica.several(collection) {
+            if let Some(shown) = rules.show(siblings.iter()) {
                 root.mix(id.as_bytes());
                 root.mix(shown.value.as_str().as_bytes());
             }

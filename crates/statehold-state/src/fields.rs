@@ -28,6 +28,9 @@ struct Field {
     value: Value,
 }
 
+/// No field of an object takes less, in bytes: a name, a value, and what stands between them.
+const FIELD_BYTES_MIN: usize = 5;
+
 /// The fields of a value in canonical order. An object without fields is a field itself.
 fn flatten(value: Value) -> Vec<(Path, Value)> {
     fn walk(value: Value, path: &mut Path, fields: &mut Vec<(Path, Value)>) {
@@ -146,7 +149,7 @@ pub(crate) fn content<'a>(
     siblings: impl Iterator<Item = &'a Revision>,
 ) -> Result<Content, InvalidValue> {
     let known = survivors(siblings);
-    if known.is_empty() {
+    if known.is_empty() && value.as_str().len() < FIELDS_MAX * FIELD_BYTES_MIN {
         return Ok(Content::whole(value));
     }
     let fields = flatten(value.json());

@@ -43,6 +43,8 @@ pub const CARRIED_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const HEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most collections that one head may name.
 pub const HEAD_COLLECTIONS_MAX: usize = 4_096;
+/// Most nodes that never wrote anything and whose heads are remembered all the same.
+pub const READERS_MAX: usize = 1_024;
 /// Most keys that may be known to be superseded before what is superseded has arrived.
 pub const PENDING_MAX: usize = 1 << 20;
 

@@ -16,7 +16,7 @@ use crate::frame::{Frame, Mark};
 use crate::hybrid_clock::{HybridClock, Stamp};
 use crate::identity::{Identity, Origin, random_node};
 use crate::journal::Journal;
-use crate::limits::{BATCH_BYTES_MAX, COLLECTION_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, COLLECTION_BYTES_MAX, READERS_MAX};
 use crate::node::{Key, NodeId};
 use crate::notice::{Listeners, Notice, Notices, Status};
 use crate::replica::Replica;
@@ -151,6 +151,15 @@ impl Known {
         self.rules.get(collection).unwrap_or(&USUAL)
     }
 
+    /// Notes what another node knows. Heads of nodes that never wrote cost nothing to make up, so only
+    /// so many of those are remembered.
+    pub(crate) fn note_peer(&mut self, node: NodeId, clock: VectorClock) {
+        let is_known = self.replica.reached(node) > 0 || self.peers.contains_key(&node);
+        if is_known || self.peers.len() < READERS_MAX + self.replica.marks().len() {
+            self.peers.insert(node, clock);
+        }
+    }
+
     /// How many of this node's own events somebody else is known to have.
     pub(crate) fn acknowledged(&self) -> u64 {
         let clocks = self.peers.values();
@@ -269,6 +278,10 @@ impl Manager {
         change(&mut known)
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.peek().is_closed
+    }
+
     /// Which node this is.
     pub fn node(&self) -> NodeId {
         self.peek().node
@@ -341,14 +354,8 @@ impl Manager {
                     self.change(|known| known.rules.insert(Arc::clone(&name), rules));
                     // What a crash left unsettled.
                     let known = self.peek();
-                    let has_any = known.replica.conflicts() > 0;
-                    let states = has_any.then(|| known.replica.states(&name));
-                    let keys: Vec<Key> = states
-                        .into_iter()
-                        .flatten()
-                        .filter(|(_, siblings)| siblings.len() > 1)
-                        .map(|(id, _)| Key::new(&name, id))
-                        .collect();
+                    let several = known.replica.several(&name).into_iter();
+                    let keys: Vec<Key> = several.map(|(id, _)| Key::new(&name, id)).collect();
                     drop(known);
                     self.settle(&mut writer, &keys)?;
                 }
@@ -585,16 +592,11 @@ impl Manager {
 
     fn has_open_conflict(&self) -> bool {
         let known = self.peek();
-        known.replica.conflicts() > 0
-            && known.rules.iter().any(|(name, rules)| {
-                rules.strategy.may_leave_open()
-                    && known.replica.states(name).any(|(_, siblings)| {
-                        siblings.len() > 1
-                            && rules
-                                .show(siblings.iter())
-                                .is_some_and(|shown| shown.is_open)
-                    })
-            })
+        known.rules.iter().any(|(name, rules)| {
+            let several = || known.replica.several(name).into_iter();
+            rules.strategy.may_leave_open()
+                && several().any(|(_, siblings)| rules.leaves_open(siblings))
+        })
     }
 }
 
@@ -610,4 +612,29 @@ impl fmt::Debug for Manager {
 pub(crate) fn latest_stamp(replica: &Replica) -> Stamp {
     let stamps = replica.revisions().map(|revision| revision.stamp);
     stamps.max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_are_made_up_fill_no_memory() {
+        let manager = Manager::in_memory().unwrap();
+        let real = Manager::in_memory().unwrap();
+        for number in 0..2 * READERS_MAX as u64 {
+            let mut name = [0; 16];
+            name[..8].copy_from_slice(&number.to_le_bytes());
+            let node = NodeId::from_bytes(name);
+            let clock: VectorClock = [(node, number + 1)].into_iter().collect();
+            manager.change(|known| known.note_peer(node, clock));
+        }
+        assert_eq!(manager.peek().peers.len(), READERS_MAX);
+        // Who has written is remembered all the same.
+        let all = real.collection::<u8>("all", crate::Strategy::default());
+        all.unwrap().put("x", &1).unwrap();
+        manager.reconcile(&real.export().unwrap()).unwrap();
+        manager.reconcile(&real.head().unwrap()).unwrap();
+        assert!(manager.peek().peers.contains_key(&real.node()));
+    }
 }

@@ -158,14 +158,16 @@ fn read_head(body: &[u8]) -> Result<Head, Malformed> {
     let root = Root::from_bytes(reader.array()?);
     let mut collections = BTreeMap::new();
     for _ in 0..reader.count("the number of collections", HEAD_COLLECTIONS_MAX)? {
-        let name = reader.text("a collection", COLLECTION_BYTES_MAX)?.into();
+        let name = reader.name("a collection", COLLECTION_BYTES_MAX)?.into();
         let fingerprint = reader.array()?;
         let computed = Root::from_bytes(reader.array()?);
         let collection = CollectionHead {
             fingerprint,
             computed,
         };
-        collections.insert(name, collection);
+        if collections.insert(name, collection).is_some() {
+            return reader.wrong("it names a collection twice");
+        }
     }
     reader.finish()?;
     Ok(Head {

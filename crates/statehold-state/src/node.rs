@@ -105,8 +105,10 @@ impl Key {
 }
 
 impl fmt::Display for Key {
+    /// For people: whoever wrote a state chose its id, so control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.collection, self.id)
+        let (collection, id) = (self.collection.escape_debug(), self.id.escape_debug());
+        write!(f, "{collection}/{id}")
     }
 }
 

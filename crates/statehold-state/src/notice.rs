@@ -158,13 +158,16 @@ impl Notices {
 
     /// The next notice, waited for at most this long.
     pub fn next_within(&mut self, patience: Duration) -> Option<Notice> {
-        let end = Instant::now() + patience;
+        // Nothing where it lies beyond what the machine's clock can say: waited for without end.
+        let end = Instant::now().checked_add(patience);
         let mut waiting = self.queue.lock();
         loop {
             if let Some(notice) = waiting.take() {
                 return Some(notice);
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.map_or(Duration::MAX, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
             if waiting.is_closed || left.is_zero() {
                 return None;
             }

@@ -4,7 +4,7 @@
 //! known event supersedes. Order, repetition and the way events came do not matter, and nothing is
 //! kept of what was deleted. [`Replica::accept`] takes events, [`Replica::join`] another replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use smol_str::SmolStr;
@@ -19,6 +19,7 @@ use crate::limits::{CLOCK_NODES_MAX, PENDING_MAX};
 use crate::node::{Dot, Key, NodeId};
 use crate::revision::{Content, Event, Revision};
 use crate::root::{Digester, Root};
+use crate::several::Several;
 use crate::siblings::{Siblings, is_contested};
 use crate::snapshot::{self, Source};
 use crate::states::States;
@@ -35,7 +36,7 @@ pub struct Replica {
     /// What is superseded before it came: for each node its keys, each up to a number.
     pending: BTreeMap<NodeId, BTreeMap<Key, u64>>,
     root: Root,
-    conflicts: usize,
+    several: Several,
 }
 
 impl Replica {
@@ -63,6 +64,11 @@ impl Replica {
             sequence: 0,
             link: first_link(node),
         })
+    }
+
+    /// Up to which number this node's log is known.
+    pub(crate) fn reached(&self, node: NodeId) -> u64 {
+        self.marks.get(&node).map_or(0, |mark| mark.sequence)
     }
 
     pub(crate) const fn marks(&self) -> &BTreeMap<NodeId, Mark> {
@@ -122,13 +128,30 @@ impl Replica {
 
     /// How many states have more than one live revision.
     pub const fn conflicts(&self) -> usize {
-        self.conflicts
+        self.several.len()
+    }
+
+    /// Those of a collection, in the order of their ids, with their live revisions. Takes time in
+    /// proportion to these alone.
+    pub(crate) fn several(&self, collection: &str) -> Vec<(&str, &[Revision])> {
+        let mut ids: Vec<&str> = self.several.of(collection).map(SmolStr::as_str).collect();
+        ids.sort_unstable();
+        let found = ids.into_iter();
+        found
+            .map(|id| (id, self.siblings(collection, id)))
+            .collect()
     }
 
     pub(crate) fn pending(&self) -> impl Iterator<Item = (NodeId, &Key, u64)> {
         self.pending
             .iter()
             .flat_map(|(node, keys)| keys.iter().map(|(key, sequence)| (*node, key, *sequence)))
+    }
+
+    /// Up to which number a node's events of a key are superseded before they came; 0 if they are not.
+    pub(crate) fn announced(&self, node: NodeId, key: &Key) -> u64 {
+        let keys = self.pending.get(&node);
+        keys.and_then(|keys| keys.get(key)).copied().unwrap_or(0)
     }
 
     /// Takes events of some node. Events may come in any order of nodes, again and again; those of
@@ -194,28 +217,50 @@ impl Replica {
     /// Whether there is room for new events of these nodes.
     pub(crate) fn check_room<'e>(
         &self,
-        events: impl Iterator<Item = (NodeId, &'e [Event])>,
+        events: impl Iterator<Item = (NodeId, &'e [Event])> + Clone,
     ) -> Result<(), Refused> {
-        let mut announced = 0;
+        let mut named = 0;
         let mut strangers = BTreeSet::new();
-        for (node, events) in events {
+        for (node, events) in events.clone() {
             if !self.marks.contains_key(&node) {
                 strangers.insert(node);
             }
-            announced += events
-                .iter()
-                .filter_map(|event| event.revision.context.as_ref())
-                .map(|context| context.len())
-                .sum::<usize>();
+            let contexts = events.iter().filter_map(|e| e.revision.context.as_ref());
+            named += contexts.map(|context| context.len()).sum::<usize>();
         }
         if self.marks.len() + strangers.len() > CLOCK_NODES_MAX {
             return Err(Refused::TooManyNodes);
         }
         let waiting = || self.pending.values().map(BTreeMap::len).sum::<usize>();
-        if announced > 0 && waiting() + announced > PENDING_MAX {
+        // Most of what is named is known, or named again and again: counted only where it matters.
+        if named > 0
+            && waiting() + named > PENDING_MAX
+            && waiting() + self.count_announced(events) > PENDING_MAX
+        {
             return Err(Refused::TooMuchPending);
         }
         Ok(())
+    }
+
+    /// How many keys these events supersede, by node, of which neither that is known yet nor what is
+    /// superseded.
+    fn count_announced<'e>(&self, events: impl Iterator<Item = (NodeId, &'e [Event])>) -> usize {
+        let mut announced: HashSet<(NodeId, &Key)> = HashSet::new();
+        let mut come: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for (author, events) in events {
+            for Event { key, revision } in events {
+                for (node, sequence) in revision.context.iter().flat_map(|context| context.iter()) {
+                    let known = self
+                        .reached(*node)
+                        .max(come.get(node).copied().unwrap_or(0));
+                    if sequence > known && self.announced(*node, key) == 0 {
+                        announced.insert((*node, key));
+                    }
+                }
+                come.insert(author, revision.dot.sequence);
+            }
+        }
+        announced.len()
     }
 
     /// What one event makes of its state.
@@ -228,17 +273,13 @@ impl Replica {
     ) -> Change {
         let Event { key, revision } = event;
         let dot = revision.dot;
-        let was_superseded = self
-            .pending
-            .get(&dot.node)
-            .and_then(|keys| keys.get(&key))
-            .is_some_and(|sequence| *sequence >= dot.sequence);
+        let was_superseded = self.announced(dot.node, &key) >= dot.sequence;
         let knew_more = self.announce(&key, &revision);
         let is_live = !was_superseded && revision.content != Content::Deleted;
         let is_put = revision.value().is_some();
         let has_predecessor = revision.version > 1;
         let was_there = !siblings.is_empty();
-        self.conflicts -= usize::from(siblings.as_slice().len() > 1);
+        let was_several = siblings.as_slice().len() > 1;
         let root = &mut self.root;
         siblings.retain(|sibling| {
             let is_seen = revision.has_seen(sibling.dot);
@@ -253,7 +294,10 @@ impl Replica {
             siblings.add(revision);
         }
         let is_there = !siblings.is_empty();
-        self.conflicts += usize::from(siblings.as_slice().len() > 1);
+        let is_several = siblings.as_slice().len() > 1;
+        if was_several != is_several {
+            self.several.note(&key, is_several);
+        }
         let conflict = match (is_put, left_alive) {
             _ if was_superseded => None,
             (true, true) => {
@@ -288,7 +332,7 @@ impl Replica {
         };
         let mut knew_more = false;
         for (node, sequence) in context.iter() {
-            if sequence > self.marks.get(node).map_or(0, |mark| mark.sequence) {
+            if sequence > self.reached(*node) {
                 let keys = self.pending.entry(*node).or_default();
                 let number = keys.entry(key.clone()).or_default();
                 *number = sequence.max(*number);
@@ -363,12 +407,13 @@ impl Replica {
             }
         }
         for (node, key, sequence) in self.pending().chain(other.pending()) {
-            if sequence > joined.marks.get(&node).map_or(0, |mark| mark.sequence) {
+            if sequence > joined.reached(node) {
                 let keys = joined.pending.entry(node).or_default();
                 let number = keys.entry(key.clone()).or_default();
                 *number = sequence.max(*number);
             }
         }
+        joined.find_several();
         joined.recount();
         Ok(joined)
     }
@@ -412,9 +457,7 @@ impl Replica {
 
     /// Whether an event that is not live here was seen, or is superseded before it came.
     fn knows_gone(&self, key: &Key, dot: Dot) -> bool {
-        let waiting = || self.pending.get(&dot.node)?.get(key).copied();
-        self.mark(dot.node).sequence >= dot.sequence
-            || waiting().is_some_and(|sequence| sequence >= dot.sequence)
+        self.reached(dot.node) >= dot.sequence || self.announced(dot.node, key) >= dot.sequence
     }
 
     /// Everything this replica knows, as bytes that any other can [`join`](Self::join).
@@ -452,29 +495,39 @@ impl Replica {
                 .or_default()
                 .insert(key, sequence);
         }
+        replica.find_several();
         replica
     }
 
-    /// Takes the root and the number of conflicts from where they were kept.
-    pub(crate) fn set_totals(&mut self, root: Root, conflicts: usize) {
+    /// Takes the root from where it was kept.
+    pub(crate) const fn set_root(&mut self, root: Root) {
         self.root = root;
-        self.conflicts = conflicts;
     }
 
-    /// Computes the root and the number of conflicts anew from all live revisions.
+    /// Finds anew which states have several live revisions.
+    fn find_several(&mut self) {
+        let mut several = Several::default();
+        for (collection, states) in &self.collections {
+            for (id, _) in states.unordered().filter(|(_, live)| live.len() > 1) {
+                let (collection, id) = (Arc::clone(collection), id.clone());
+                several.note(&Key { collection, id }, true);
+            }
+        }
+        self.several = several;
+    }
+
+    /// Computes the root anew from all live revisions.
     pub(crate) fn recount(&mut self) {
         let mut root = Root::default();
         let mut digester = Digester::new();
-        let mut conflicts = 0;
         for (collection, states) in &self.collections {
             for (id, siblings) in states.unordered() {
-                conflicts += usize::from(siblings.len() > 1);
                 for revision in siblings {
                     root.add(digester.digest_of(collection, id, revision));
                 }
             }
         }
-        self.set_totals(root, conflicts);
+        self.root = root;
     }
 
     /// Begins a batch of this node's own.

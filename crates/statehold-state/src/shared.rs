@@ -9,14 +9,14 @@ use crate::manager::{Manager, Options};
 static SHARED: Mutex<BTreeMap<String, Manager>> = Mutex::new(BTreeMap::new());
 
 impl Manager {
-    /// The manager of this name, opened at the first call. Later calls get the same one, whatever
-    /// options they name.
+    /// The manager of this name, opened at the first call, and anew once it was closed. Other calls
+    /// get the same one, whatever options they name.
     ///
     /// # Errors
     /// It could not be opened.
     pub fn shared(name: &str, options: impl FnOnce() -> Options) -> Result<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(manager) = shared.get(name) {
+        if let Some(manager) = shared.get(name).filter(|manager| !manager.is_closed()) {
             return Ok(manager.clone());
         }
         let manager = Self::open(options())?;

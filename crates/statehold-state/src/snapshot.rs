@@ -207,7 +207,12 @@ const fn follow(from: u64, difference: u64) -> u64 {
 
 /// Reads a replica from its bytes.
 pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed> {
-    let bytes = unpack(WHAT, packed, SNAPSHOT_BYTES_MAX)?;
+    let most = match source {
+        // Whatever was kept has to be loaded again.
+        Source::Own => usize::MAX,
+        Source::Elsewhere => SNAPSHOT_BYTES_MAX,
+    };
+    let bytes = unpack(WHAT, packed, most)?;
     let mut reader = Reader::new(WHAT, &bytes);
     let mut marks = BTreeMap::new();
     let mut nodes = Vec::new();
@@ -223,24 +228,21 @@ pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed
     }
     let root = Root::from_bytes(reader.array()?);
     let conflicts = reader.number()?;
-    let mut pending = Vec::new();
-    for _ in 0..reader.count("the number of announced keys", PENDING_MAX)? {
-        let node = NodeId::from_bytes(reader.array()?);
-        let collection: Arc<str> = reader.text("a collection", COLLECTION_BYTES_MAX)?.into();
-        let id = reader.text("an id", ID_BYTES_MAX)?.into();
-        let sequence = reader.sequence("an announced number")?;
-        pending.push((node, Key { collection, id }, sequence));
-    }
-    let mut collections = Vec::new();
+    let pending = read_pending(&mut reader, &marks)?;
+    let mut collections: Vec<(Arc<str>, ReadStates)> = Vec::new();
     for _ in 0..reader.count("the number of collections", usize::MAX)? {
-        let name: Arc<str> = reader.text("a collection", COLLECTION_BYTES_MAX)?.into();
+        let name: Arc<str> = reader.name("a collection", COLLECTION_BYTES_MAX)?.into();
+        if collections.last().is_some_and(|(last, _)| *last >= name) {
+            return reader.wrong("its collections are out of order");
+        }
         let states = read_states(&mut reader, &nodes, &marks, source)?;
         collections.push((name, states));
     }
     reader.finish()?;
     let mut replica = Replica::from_parts(marks, collections, pending);
-    replica.set_totals(root, usize::try_from(conflicts).unwrap_or(usize::MAX));
+    replica.set_root(root);
     if source == Source::Elsewhere {
+        check_announced(&replica)?;
         replica.recount();
         if replica.root() != root {
             return Err(Malformed::new(
@@ -248,8 +250,71 @@ pub(crate) fn decode(packed: &[u8], source: Source) -> Result<Replica, Malformed
                 "its state root is not that of its states",
             ));
         }
+        if replica.conflicts() as u64 != conflicts {
+            return Err(Malformed::new(
+                WHAT,
+                "its number of states with several siblings is wrong",
+            ));
+        }
     }
     Ok(replica)
+}
+
+/// What is superseded before it came, by node and key.
+fn read_pending(
+    reader: &mut Reader<'_>,
+    marks: &BTreeMap<NodeId, Mark>,
+) -> Result<Vec<(NodeId, Key, u64)>, Malformed> {
+    let mut pending: Vec<(NodeId, Key, u64)> = Vec::new();
+    for _ in 0..reader.count("the number of announced keys", PENDING_MAX)? {
+        let node = NodeId::from_bytes(reader.array()?);
+        let collection: Arc<str> = reader.name("a collection", COLLECTION_BYTES_MAX)?.into();
+        let id = reader.name("an id", ID_BYTES_MAX)?.into();
+        let sequence = reader.sequence("an announced number")?;
+        let key = Key { collection, id };
+        let is_in_order =
+            |(last_node, last_key, _): &(NodeId, Key, u64)| (last_node, last_key) < (&node, &key);
+        if !pending.last().is_none_or(is_in_order) {
+            return reader.wrong("its announced keys are out of order");
+        }
+        if sequence <= marks.get(&node).map_or(0, |mark| mark.sequence) {
+            return reader.wrong("it announces an event that its clock covers");
+        }
+        pending.push((node, key, sequence));
+    }
+    Ok(pending)
+}
+
+/// Checks what whoever took the same events one by one would have: no sibling that another one
+/// supersedes, and everything that is superseded before it came is announced.
+fn check_announced(replica: &Replica) -> Result<(), Malformed> {
+    let wrong = |why: &str| Err(Malformed::new(WHAT, why));
+    for collection in replica.collections() {
+        for (id, siblings) in replica.entries(collection) {
+            let mut superseded = VectorClock::new();
+            for context in siblings.iter().filter_map(|s| s.context.as_deref()) {
+                superseded.merge(context);
+            }
+            // In the order of their dots, and a node's later event supersedes its earlier ones.
+            let is_by_one = |pair: &[Revision]| pair[0].dot.node == pair[1].dot.node;
+            if siblings.windows(2).any(is_by_one)
+                || siblings.iter().any(|s| superseded.contains(s.dot))
+            {
+                return wrong("a sibling is superseded by another one");
+            }
+            for (node, sequence) in superseded.iter() {
+                let key = || Key {
+                    collection: Arc::clone(collection),
+                    id: id.clone(),
+                };
+                if replica.reached(*node) < sequence && replica.announced(*node, &key()) < sequence
+                {
+                    return wrong("a state supersedes an event that it does not announce");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_states(
@@ -292,13 +357,17 @@ fn read_states(
         last_sequences: vec![0; nodes.len()],
         source,
     };
-    let mut states: ReadStates = Vec::with_capacity(count);
+    // Each state has a flag at least, and takes much more room than its bytes.
+    let mut states: ReadStates = Vec::with_capacity(count.min(fields.flags.remaining()));
     let mut id = String::new();
     for _ in 0..count {
         let shared = ids.bounded("the shared part of an id", ID_BYTES_MAX as u64)?;
         let shared = usize::try_from(shared).unwrap_or(usize::MAX);
         let rest = ids.text("an id", ID_BYTES_MAX)?;
-        if !id.is_char_boundary(shared) || shared + rest.len() > ID_BYTES_MAX {
+        if shared + rest.len() == 0
+            || !id.is_char_boundary(shared)
+            || shared + rest.len() > ID_BYTES_MAX
+        {
             return ids.wrong("an id is damaged");
         }
         id.truncate(shared);
@@ -321,6 +390,8 @@ fn read_states(
         }
         states.push((id.as_str().into(), siblings));
     }
+    ids.finish()?;
+    fields.finish()?;
     Ok(states)
 }
 
@@ -342,6 +413,22 @@ struct RevisionReader<'a> {
 }
 
 impl RevisionReader<'_> {
+    /// Nothing may follow in any column.
+    fn finish(self) -> Result<(), Malformed> {
+        let columns = [
+            self.flags,
+            self.nodes,
+            self.sequences,
+            self.stamps,
+            self.versions,
+            self.contexts,
+            self.lengths,
+            self.values,
+            self.origins,
+        ];
+        columns.into_iter().try_for_each(Reader::finish)
+    }
+
     /// The next revision, and whether another one of the same key follows.
     fn next(
         &mut self,
@@ -408,6 +495,9 @@ impl RevisionReader<'_> {
                 return self.contexts.wrong("a clock names a node twice");
             }
             context.observe(node, sequence);
+        }
+        if context.is_empty() {
+            return self.contexts.wrong("a clock names no node");
         }
         Ok(context)
     }

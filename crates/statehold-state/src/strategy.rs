@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical::{Canonical, InvalidValue};
 use crate::fields;
 use crate::hybrid_clock::Stamp;
+use crate::limits::VALUE_BYTES_MAX;
 use crate::node::{Dot, NodeId};
 use crate::revision::{Content, Revision};
 
@@ -269,6 +270,21 @@ impl Rules {
             revision: latest,
             is_open,
         })
+    }
+
+    /// Whether the conflict of these siblings waits for somebody to resolve it.
+    pub(crate) fn leaves_open(&self, siblings: &[Revision]) -> bool {
+        if siblings.len() < 2 || !self.strategy.may_leave_open() {
+            return false;
+        }
+        // What is merged has the fields of all and no more, so it is too large only if these are.
+        let bytes = siblings.iter().filter_map(Revision::value);
+        let bytes = bytes.map(|value| value.as_str().len()).sum::<usize>();
+        if matches!(self.strategy, Strategy::Merge) && bytes <= VALUE_BYTES_MAX {
+            return false;
+        }
+        self.show(siblings.iter())
+            .is_some_and(|shown| shown.is_open)
     }
 
     /// What a new value is stored as: with the origins of its fields where those are merged.

@@ -363,6 +363,28 @@ fn any_folder_will_do_and_bad_input_is_told() {
     assert_eq!(value(&machine, "x"), json!([1, 2]));
     assert_eq!(value(&machine, "y"), json!({"a": -2.5, "b": 1}));
     assert_eq!(run(&machine, &["state", "get", "z"], 0).out, "-3\n");
+    // What only says something of conflicts, or of what was there.
+    told(&["resolve", "x", "--take", "local"], 1, "no conflict");
+    told(&["why", "never"], 1, "there is no default/never");
+    let large = format!("\"{}\"", "x".repeat(8 * 1024 * 1024));
+    machine.write("large.json", &large).unwrap();
+    told(&["set", "x", "@large.json"], 2, "belong in files");
+    // Whoever wrote a state chose its id: nothing in it reaches a terminal as it is.
+    let id = "red\u{1b}[31m\n";
+    for words in [&["set", id, "1"][..], &["list"], &["log"], &["why", id]] {
+        let ran = run(&machine, &[&["state"], words].concat(), 0);
+        assert!(ran.out.contains(r"default/red\u{1b}[31m\n"), "{}", ran.out);
+        assert!(!ran.out.contains('\u{1b}'), "{words:?}: {}", ran.out);
+    }
+    told(&["get", "no\u{1b}"], 1, r"default/no\u{1b}");
+    run(&machine, &["state", "delete", id], 0);
+    // Where nothing can be written for other machines, what there is can be read.
+    fs::remove_dir_all(machine.path("state/app")).unwrap();
+    machine.write("state/app", "in the way").unwrap();
+    let read = run(&machine, &["state", "get", "z"], 0);
+    assert!(read.out == "-3\n" && read.err.contains("note: what other machines lack"));
+    told(&["set", "z", "-3"], 1, "state/app");
+    fs::remove_file(machine.path("state/app")).unwrap();
     told(&["restore", "--at", "1"], 1, "statehold init");
     // From a folder beneath, the same states.
     fs::create_dir(machine.path("below")).unwrap();

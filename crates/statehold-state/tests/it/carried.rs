@@ -475,6 +475,58 @@ fn clones_that_both_write_are_found_and_lose_nothing() {
 }
 
 #[test]
+fn what_is_adopted_is_the_same_everywhere_whatever_the_clock_was() {
+    fn ahead() -> u64 {
+        4_000_000_000_000
+    }
+    let home = tempfile::tempdir().unwrap();
+    let options = |name: &str| Options::new(home.path().join(name), home.path().join("witness"));
+    let fast = Manager::open(options("old").clock(ahead)).unwrap();
+    all(&fast).put("x", &json!("early, dated late")).unwrap();
+    drop(fast);
+    // Its clock was set right.
+    let old = open(home.path(), "old");
+    all(&old).put("x", &json!("after that")).unwrap();
+    all(&old).put("y", &json!(1)).unwrap();
+    let fresh = open(home.path(), "fresh");
+    assert_eq!(fresh.adopt(&old).unwrap(), 3);
+    let other = open(home.path(), "other");
+    other
+        .reconcile(&fresh.answer(&other.head().unwrap()).unwrap())
+        .unwrap();
+    assert_eq!(other.root(), fresh.root());
+    assert_eq!(value(&other, "x"), Some(json!("after that")));
+    let stamp = |manager: &Manager| all(manager).get("y").unwrap().unwrap().timestamp;
+    assert_eq!(stamp(&other), stamp(&old));
+}
+
+#[test]
+fn what_a_snapshot_knows_is_not_adopted() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, other) = (open(home.path(), "old"), open(home.path(), "other"));
+    all(&old).put("x", &json!(1)).unwrap();
+    other.reconcile(&old.export().unwrap()).unwrap();
+    all(&other).delete("x").unwrap();
+    all(&old).put("y", &json!(1)).unwrap();
+    let fresh = open(home.path(), "fresh");
+    fresh.reconcile(&other.export().unwrap()).unwrap();
+    assert_eq!(fresh.adopt(&old).unwrap(), 1);
+    assert_eq!(
+        (value(&fresh, "x"), value(&fresh, "y")),
+        (None, Some(json!(1)))
+    );
+    // A log of which nothing in common is kept: nobody can tell what only it wrote.
+    let unlike = open(home.path(), "unlike");
+    let node = old.node();
+    all(&other).put("z", &json!(1)).unwrap();
+    unlike.reconcile(&other.export().unwrap()).unwrap();
+    old.compact(0).unwrap();
+    all(&old).put("y", &json!(2)).unwrap();
+    let refused = unlike.adopt(&old).unwrap_err();
+    assert!(matches!(refused, Error::PartedTooLongAgo { node: whose } if whose == node));
+}
+
+#[test]
 fn a_running_manager_notices_what_is_brought() {
     let home = tempfile::tempdir().unwrap();
     let (a, b) = (

@@ -100,15 +100,36 @@ fn frame_of(replica: &Replica, author: NodeId, value: &str, now: u64) -> Frame {
     draft.seal().unwrap().0
 }
 
+/// A number as seven bits a byte, low bits first.
+fn number(mut number: u64, bytes: &mut Vec<u8>) {
+    while number >= 0x80 {
+        bytes.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number.to_le_bytes()[0]);
+}
+
+fn run(run: &[u8], bytes: &mut Vec<u8>) {
+    number(run.len() as u64, bytes);
+    bytes.extend_from_slice(run);
+}
+
 /// The bytes of a batch of one event, written by hand: first number, value.
 fn raw_batch(first: u64, context: Option<(u64, u64)>, value: &str) -> Vec<u8> {
-    let number = |mut number: u64, bytes: &mut Vec<u8>| {
-        while number >= 0x80 {
-            bytes.push(number.to_le_bytes()[0] | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number.to_le_bytes()[0]);
-    };
+    batch_of(first, "all", "x", context, value)
+}
+
+fn named_batch(collection: &str, id: &str, context: Option<(u64, u64)>, value: &str) -> Vec<u8> {
+    batch_of(1, collection, id, context, value)
+}
+
+fn batch_of(
+    first: u64,
+    collection: &str,
+    id: &str,
+    context: Option<(u64, u64)>,
+    value: &str,
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     number(first, &mut bytes);
     number(1, &mut bytes);
@@ -116,9 +137,11 @@ fn raw_batch(first: u64, context: Option<(u64, u64)>, value: &str) -> Vec<u8> {
     // One other node, one collection.
     bytes.push(1);
     bytes.extend_from_slice(node(7).as_bytes());
-    bytes.extend_from_slice(&[1, 3]);
-    bytes.extend_from_slice(b"all");
-    bytes.extend_from_slice(&[0, 1, b'x', 0]);
+    bytes.push(1);
+    run(collection.as_bytes(), &mut bytes);
+    bytes.push(0);
+    run(id.as_bytes(), &mut bytes);
+    bytes.push(0);
     bytes.push(if context.is_some() { 8 } else { 0 });
     bytes.push(1);
     if let Some((place, sequence)) = context {
@@ -126,8 +149,7 @@ fn raw_batch(first: u64, context: Option<(u64, u64)>, value: &str) -> Vec<u8> {
         number(place, &mut bytes);
         number(sequence, &mut bytes);
     }
-    number(value.len() as u64, &mut bytes);
-    bytes.extend_from_slice(value.as_bytes());
+    run(value.as_bytes(), &mut bytes);
     bytes
 }
 
@@ -145,6 +167,13 @@ fn huge_clocks_unknown_nodes_and_deep_nesting_are_refused_by_name() {
         (raw_batch(1, Some((0, 5)), "1"), "twice"),
         (raw_batch(1, None, &nested), "nested deeper"),
         (raw_batch(1, None, "{\"a\":"), "JSON"),
+        // What is JSON and nobody could read, or what equals something else.
+        (raw_batch(1, None, "1e999"), "canonical"),
+        (raw_batch(1, None, "\"\\ud800\""), "canonical"),
+        (raw_batch(1, None, "{\"b\":1,\"a\":2}"), "canonical"),
+        (raw_batch(1, None, "{\"a\":1,\"a\":2}"), "canonical"),
+        (named_batch("all", "", None, "1"), "id is empty"),
+        (named_batch("", "x", None, "1"), "collection is empty"),
         (Vec::new(), "too early"),
     ] {
         let frame = Frame::new(author, previous, &bytes);
@@ -173,6 +202,174 @@ fn a_bomb_is_refused_before_it_goes_off() {
         .reconcile(&message)
         .unwrap_err();
     assert!(refused.to_string().contains("larger than"), "{refused}");
+}
+
+/// A snapshot written by hand, in its container and without compression.
+fn raw_snapshot(
+    marks: &[(NodeId, u64)],
+    announced: &[(NodeId, &str, u64)],
+    collections: &[(&str, &[RawState<'_>])],
+) -> Vec<u8> {
+    let mut bytes = vec![0];
+    number(marks.len() as u64, &mut bytes);
+    for (node, sequence) in marks {
+        bytes.extend_from_slice(node.as_bytes());
+        number(*sequence, &mut bytes);
+        bytes.extend_from_slice(&[0; 16]);
+    }
+    // A root, which is looked at last, and the number of conflicts.
+    bytes.extend_from_slice(&[9; 16]);
+    bytes.push(0);
+    number(announced.len() as u64, &mut bytes);
+    for (node, id, sequence) in announced {
+        bytes.extend_from_slice(node.as_bytes());
+        run(b"all", &mut bytes);
+        run(id.as_bytes(), &mut bytes);
+        number(*sequence, &mut bytes);
+    }
+    number(collections.len() as u64, &mut bytes);
+    for (name, states) in collections {
+        run(name.as_bytes(), &mut bytes);
+        number(states.len() as u64, &mut bytes);
+        for column in columns(states) {
+            run(&column, &mut bytes);
+        }
+    }
+    bytes
+}
+
+/// An id, and its siblings: the place of a node, the number after its last one, a context.
+type RawState<'a> = (&'a str, &'a [(u8, u8, Option<(NodeId, u64)>)]);
+
+fn columns(states: &[RawState<'_>]) -> [Vec<u8>; 10] {
+    let mut columns: [Vec<u8>; 10] = Default::default();
+    let [
+        flags,
+        ids,
+        nodes,
+        numbers,
+        stamps,
+        versions,
+        contexts,
+        lengths,
+        values,
+        _,
+    ] = &mut columns;
+    for (id, siblings) in states {
+        ids.push(0);
+        run(id.as_bytes(), ids);
+        for (index, (place, step, context)) in siblings.iter().enumerate() {
+            let has_next = index + 1 < siblings.len();
+            flags.push(if context.is_some() { 4 } else { 0 } | if has_next { 16 } else { 0 });
+            nodes.push(*place);
+            // Zigzag: a step up is twice as much.
+            numbers.push(step * 2);
+            stamps.push(2);
+            versions.push(1);
+            if let Some((node, sequence)) = context {
+                contexts.push(1);
+                contexts.extend_from_slice(node.as_bytes());
+                number(*sequence, contexts);
+            }
+            lengths.push(1);
+            values.push(b'1');
+        }
+    }
+    columns
+}
+
+#[test]
+fn a_snapshot_that_no_events_come_to_is_refused_by_name() {
+    let (one, two) = (node(1), node(2));
+    let marks = [(one, 2), (two, 2)];
+    let alone: RawState<'_> = ("x", &[(0, 1, None)]);
+    let far: RawState<'_> = ("x", &[(0, 1, Some((two, 5)))]);
+    for (snapshot, word) in [
+        (raw_snapshot(&marks, &[], &[("all", &[alone])]), "root"),
+        (raw_snapshot(&marks, &[], &[("", &[alone])]), "empty"),
+        (
+            raw_snapshot(&marks, &[], &[("all", &[alone]), ("all", &[alone])]),
+            "collections are out of order",
+        ),
+        (
+            raw_snapshot(&marks, &[], &[("all", &[("", &[(0, 1, None)])])]),
+            "an id is damaged",
+        ),
+        (
+            raw_snapshot(
+                &marks,
+                &[],
+                &[("all", &[("x", &[(0, 1, None), (0, 1, None)])])],
+            ),
+            "superseded by another",
+        ),
+        (
+            raw_snapshot(
+                &marks,
+                &[],
+                &[("all", &[("x", &[(0, 1, Some((two, 1))), (1, 1, None)])])],
+            ),
+            "superseded by another",
+        ),
+        (
+            raw_snapshot(&marks, &[], &[("all", &[far])]),
+            "does not announce",
+        ),
+        (
+            raw_snapshot(&marks, &[(two, "x", 4)], &[("all", &[far])]),
+            "does not announce",
+        ),
+        (
+            raw_snapshot(&marks, &[(two, "x", 5)], &[("all", &[far])]),
+            "root",
+        ),
+        (
+            raw_snapshot(&marks, &[(two, "x", 2)], &[("all", &[alone])]),
+            "its clock covers",
+        ),
+        (
+            raw_snapshot(
+                &marks,
+                &[(two, "x", 5), (two, "x", 6)],
+                &[("all", &[alone])],
+            ),
+            "announced keys are out of order",
+        ),
+    ] {
+        let refused = Replica::from_bytes(&snapshot).unwrap_err().to_string();
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_promises_states_gets_no_room_for_them() {
+    let mut snapshot = raw_snapshot(&[(node(1), 1)], &[], &[]);
+    // In place of no collections: one, of three hundred million states.
+    snapshot.pop();
+    snapshot.push(1);
+    run(b"all", &mut snapshot);
+    number(300_000_000, &mut snapshot);
+    snapshot.resize(300_000_100, 0);
+    let packed = [&[1][..], &zstd::bulk::compress(&snapshot[1..], 1).unwrap()].concat();
+    drop(snapshot);
+    assert!(packed.len() < 64 * 1024);
+    let refused = Replica::from_bytes(&packed).unwrap_err();
+    assert!(refused.to_string().contains("ends too early"), "{refused}");
+}
+
+#[test]
+fn what_was_seen_again_and_again_is_not_announced() {
+    let [(one, on_one), (other, _)] = pair();
+    for _ in 0..64 {
+        let [(third, on_third), _] = pair();
+        on_third.put("x", &json!(0)).unwrap();
+        send(&third, &one);
+    }
+    // Each names 64 nodes: more in all than keys may be announced.
+    one.batch(|batch| (0..16_500).try_for_each(|n| batch.put(&on_one, "x", &json!(n))))
+        .unwrap();
+    assert!(send(&one, &other).is_success());
+    assert_eq!(other.root(), one.root());
 }
 
 #[test]
@@ -275,15 +472,20 @@ fn an_event_a_year_ahead_is_taken_and_told_and_beats_no_edit_made_after_seeing_i
     let on_fast: Collection<Value> = fast.collection("all", Decides::default()).unwrap();
     let on_right: Collection<Value> = right.collection("all", Decides::default()).unwrap();
     on_fast.put("x", &json!("from next year")).unwrap();
+    let is_told = |notice: &Notice| matches!(notice, Notice::ClockAhead { milliseconds, .. } if *milliseconds > YEAR / 2);
+    // By a snapshot as by events.
+    let late = Manager::open(options("late")).unwrap();
+    let told = late.listen();
+    late.reconcile(&fast.export().unwrap()).unwrap();
+    late.close();
+    assert_eq!(told.filter(|notice| is_told(notice)).count(), 1);
     let mut notices = right.listen();
     send(&fast, &right);
     assert_eq!(
         on_right.get("x").unwrap().unwrap().data,
         json!("from next year")
     );
-    assert!(notices.any(|notice| {
-        matches!(notice, Notice::ClockAhead { milliseconds, .. } if milliseconds > YEAR / 2)
-    }));
+    assert!(notices.any(|notice| is_told(&notice)));
     on_right.put("x", &json!("made after seeing it")).unwrap();
     exchange(&fast, &right);
     for all in [&on_fast, &on_right] {

@@ -699,7 +699,47 @@ fn one_instance_is_shared_by_name_until_it_is_reset() {
     assert!(matches!(one.head(), Err(Error::Closed)));
     let again = Manager::shared("shared by name", options).unwrap();
     assert!(again.head().is_ok());
+    // Whoever has it may have closed it; that ends nothing for those who come later.
+    again.close();
+    let reopened = Manager::shared("shared by name", options).unwrap();
+    assert!(reopened.head().is_ok());
     Manager::reset_shared("shared by name");
+}
+
+#[test]
+fn patience_has_no_bound() {
+    let manager = Manager::in_memory().unwrap();
+    let all: Collection<u8> = manager.collection("all", Strategy::default()).unwrap();
+    let mut notices = manager.listen();
+    all.put("x", &1).unwrap();
+    assert!(notices.next_within(Duration::MAX).is_some());
+}
+
+#[test]
+fn only_what_has_several_values_is_resolved() {
+    let manager = Manager::in_memory().unwrap();
+    let all: Collection<u8> = manager.collection("all", Strategy::Manual).unwrap();
+    all.put("x", &1).unwrap();
+    for resolution in [Resolution::Local, Resolution::Merge, Resolution::Custom(2)] {
+        let refused = all.resolve("x", &resolution).unwrap_err();
+        assert!(matches!(refused, Error::NoSuchSide { .. }), "{refused}");
+    }
+    assert_eq!(all.get("x").unwrap().unwrap().version, 1);
+}
+
+#[test]
+fn what_could_never_be_edited_is_not_made() {
+    let manager = Manager::in_memory().unwrap();
+    let all: Collection<Value> = manager.collection("all", Strategy::Merge).unwrap();
+    let of = |fields: usize| -> Value {
+        let fields: BTreeMap<String, usize> = (0..fields).map(|n| (n.to_string(), n)).collect();
+        json!(fields)
+    };
+    for _ in 0..2 {
+        all.put("x", &of(65_536)).unwrap();
+        let refused = all.put("y", &of(65_537)).unwrap_err();
+        assert!(matches!(refused, Error::Value { .. }), "{refused}");
+    }
 }
 
 #[test]

@@ -80,6 +80,29 @@ fn a_change_writes_in_proportion_to_itself() {
 }
 
 #[test]
+fn what_is_kept_can_be_read_again_at_any_depth() {
+    let home = tempfile::tempdir().unwrap();
+    let desk = open(home.path(), "desk");
+    let phone = open(home.path(), "phone");
+    let nested = |levels: usize, innermost: Value| {
+        (1..levels).fold(innermost, |nested, _| json!({ "in": nested }))
+    };
+    for (id, innermost) in [
+        ("array", json!([])),
+        ("object", json!({})),
+        ("item", json!([0])),
+    ] {
+        let refused = collection(&desk).put(id, &nested(65, innermost.clone()));
+        assert!(matches!(refused, Err(Error::Value { .. })), "{id}");
+        collection(&desk).put(id, &nested(64, innermost)).unwrap();
+    }
+    drop(desk);
+    let desk = open(home.path(), "desk");
+    assert_eq!(send(&desk, &phone).operations, 3);
+    assert_eq!(phone.root(), desk.root());
+}
+
+#[test]
 fn a_log_that_ends_anywhere_is_opened_with_all_that_was_whole() {
     let home = tempfile::tempdir().unwrap();
     let desk = open(home.path(), "desk");

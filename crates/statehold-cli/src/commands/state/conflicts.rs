@@ -67,7 +67,7 @@ pub(super) struct WhyArgs {
 
 pub(super) fn list(args: &ConflictsArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let opened = Opened::open(global, Make::No)?;
-    opened.publish()?;
+    opened.publish_for_reader();
     let conflicts = opened.manager.conflicts()?;
     for conflict in &conflicts {
         show(conflict, output);
@@ -126,7 +126,8 @@ pub(super) fn resolve(args: &ResolveArgs, global: &GlobalArgs, output: Output) -
     };
     let state = collection.resolve(id, &resolution)?;
     opened.publish()?;
-    output.line(format!("{}/{id}: {}", collection.name(), state.data));
+    let key = shown::key(collection.name(), id);
+    output.line(format!("{key}: {}", state.data));
     output.value(&state);
     Ok(Exit::Done.into())
 }
@@ -139,20 +140,23 @@ fn one_side(collection: &Collection<Value>, id: &str, typed: &str) -> Result<Res
     match sides.iter().find(is_meant) {
         Some(side) => Ok(Resolution::Side(side.dot)),
         None => Err(WrongUsage::because(format!(
-            "{typed:?} is no side of {}/{id}; there are local, remote, merge, and the events that \
+            "{typed:?} is no side of {}; there are local, remote, merge, and the events that \
              `statehold state why` shows",
-            collection.name()
+            shown::key(collection.name(), id)
         ))),
     }
 }
 
 pub(super) fn why(args: &WhyArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let opened = Opened::open(global, Make::No)?;
-    opened.publish()?;
+    opened.publish_for_reader();
     let Some(collection) = opened.existing(&args.name.within.collection) else {
         return values::absent(&args.name);
     };
     let why = collection.why(&args.name.id)?;
+    if why.sides.is_empty() && why.history.is_empty() {
+        return values::absent(&args.name);
+    }
     let reason = match why.reason {
         Reason::Absent => "there is none",
         Reason::Only => "it is the only value",

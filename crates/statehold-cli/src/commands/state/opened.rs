@@ -138,6 +138,16 @@ impl Opened {
         }
         Ok(alarms)
     }
+
+    /// The same for a command that only reads: it shows what there is also where nothing can be written,
+    /// as on a full disk.
+    pub(super) fn publish_for_reader(&self) {
+        if let Err(error) = self.publish() {
+            complain(&format!(
+                "note: what other machines lack could not be put where a push finds it: {error:#}"
+            ));
+        }
+    }
 }
 
 /// The name of a collection, unless it is one of Statehold's own.
@@ -214,11 +224,13 @@ fn describe_alarm(alarm: &Alarm) -> String {
              other; what only one of them has has to be set again there"
         ),
         Alarm::OtherRules { node, collection } => format!(
-            "node {node} decides about collection {collection} by another strategy; use the same"
+            "node {node} decides about collection {} by another strategy; use the same",
+            collection.escape_debug()
         ),
         Alarm::Unstable { node, collection } => format!(
-            "node {node} computed other values in collection {collection} of the same events; its \
-             strategy is not a pure function"
+            "node {node} computed other values in collection {} of the same events; its strategy \
+             is not a pure function",
+            collection.escape_debug()
         ),
         other => format!("{other:?}"),
     }

@@ -1,6 +1,6 @@
 //! Where the states of a folder are kept on this machine, and how that is opened.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -58,16 +58,36 @@ impl Place {
     /// Opens the manager, once other commands on it have ended.
     pub(super) fn open(&self) -> Result<Manager> {
         make_own_folder(&self.root.join(RESERVED_NAME))?;
-        self.finish_repair()?;
         let started = Instant::now();
         loop {
-            match self.open_at(&self.states()) {
+            let door = self.door()?;
+            self.finish_repair()?;
+            let opened = self.open_at(&self.states());
+            drop(door);
+            match opened {
                 Err(Error::InUse { .. }) if started.elapsed() < PATIENCE => {
                     thread::sleep(LOOK_AGAIN);
                 }
                 opened => return Ok(opened?),
             }
         }
+    }
+
+    /// Held while the folder of states is opened or replaced: who opened it in between would find none
+    /// and begin another, in the way of the one that is to come.
+    fn door(&self) -> Result<File> {
+        let path = self.states().with_extension("door");
+        let open = || -> std::io::Result<File> {
+            let mut options = File::options();
+            let file = options
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        open().with_context(|| format!("could not lock {}", path.display()))
     }
 
     fn open_at(&self, states: &Path) -> Result<Manager, Error> {
@@ -110,7 +130,10 @@ impl Place {
         manager.close();
         let states = self.states();
         let aside = states.with_extension(format!("forked-{}", forked.node()));
+        let door = self.door()?;
         fs::rename(&states, &aside).with_context(|| io(&aside))?;
+        self.finish_repair()?;
+        drop(door);
         forked.close();
         self.open().map(Some)
     }

@@ -86,9 +86,8 @@ pub(super) fn run(args: &RestoreArgs, global: &GlobalArgs, output: Output) -> Re
             None => "take away",
         };
         output.line(format!(
-            "  {verb:<13} {}/{}  {}",
-            difference.collection,
-            difference.id,
+            "  {verb:<13} {}  {}",
+            shown::key(&difference.collection, &difference.id),
             shown::value(difference.value.as_ref())
         ));
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use statehold_core::time::Timestamp;
-use statehold_state::{Dot, NodeId, Side};
+use statehold_state::{Dot, Key, NodeId, Side};
 
 use crate::when::local;
 
@@ -10,6 +10,11 @@ use crate::when::local;
 const NODE_DIGITS: usize = 8;
 /// Most characters of a value on one line.
 const VALUE_CHARS_MAX: usize = 60;
+
+/// What a state is called.
+pub(super) fn key(collection: &str, id: &str) -> String {
+    Key::new(collection, id).to_string()
+}
 
 /// A node's name, cut short.
 pub(super) fn node(node: NodeId) -> String {

@@ -101,7 +101,7 @@ pub(super) struct LogArgs {
 
 pub(super) fn get(args: &GetArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let opened = Opened::open(global, Make::No)?;
-    opened.publish()?;
+    opened.publish_for_reader();
     let collection = opened.existing(&args.name.within.collection);
     let state = match collection {
         Some(collection) => collection.get(&args.name.id)?,
@@ -117,10 +117,9 @@ pub(super) fn get(args: &GetArgs, global: &GlobalArgs, output: Output) -> Result
 
 /// There is no such state.
 pub(super) fn absent<T>(name: &StateName) -> Result<T> {
-    let StateName { id, within } = name;
     bail!(
-        "there is no {}/{id}; `statehold state list` shows what there is",
-        within.collection
+        "there is no {}; `statehold state list` shows what there is",
+        shown::key(&name.within.collection, &name.id)
     )
 }
 
@@ -139,8 +138,9 @@ pub(super) fn set(args: &SetArgs, global: &GlobalArgs, output: Output) -> Result
     let state = collection.put(&args.name.id, &value)?;
     opened.publish()?;
     output.line(format!(
-        "{name}/{}: version {}",
-        args.name.id, state.version
+        "{}: version {}",
+        shown::key(name, &args.name.id),
+        state.version
     ));
     output.value(&state);
     Ok(Exit::Done.into())
@@ -202,14 +202,14 @@ pub(super) fn delete(args: &DeleteArgs, global: &GlobalArgs, output: Output) -> 
         return absent(&args.name);
     }
     let StateName { id, within } = &args.name;
-    output.line(format!("deleted {}/{id}", within.collection));
+    output.line(format!("deleted {}", shown::key(&within.collection, id)));
     output.value(&json!({"collection": within.collection, "id": id, "deleted": true}));
     Ok(Exit::Done.into())
 }
 
 pub(super) fn list(args: &ListArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let opened = Opened::open(global, Make::No)?;
-    opened.publish()?;
+    opened.publish_for_reader();
     let mut rows = Vec::new();
     for collection in opened.collections() {
         let name = collection.name();
@@ -218,8 +218,8 @@ pub(super) fn list(args: &ListArgs, global: &GlobalArgs, output: Output) -> Resu
         }
         for state in collection.states()? {
             output.line(format!(
-                "{name}/{}  version {}  {}  by {}  {}{}",
-                state.id,
+                "{}  version {}  {}  by {}  {}{}",
+                shown::key(name, &state.id),
                 state.version,
                 shown::time(state.timestamp),
                 shown::node(state.last_modified_by),
@@ -246,7 +246,7 @@ pub(super) fn list(args: &ListArgs, global: &GlobalArgs, output: Output) -> Resu
 
 pub(super) fn log(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let opened = Opened::open(global, Make::No)?;
-    opened.publish()?;
+    opened.publish_for_reader();
     let collection = match (&args.collection, &args.id) {
         (Some(collection), _) => Some(collection.as_str()),
         (None, Some(_)) => Some("default"),
