@@ -420,3 +420,27 @@ fn undo_takes_back_a_push_or_a_pull() {
     assert_eq!(a.read("notes").unwrap(), b"four");
     assert!(a.read("own").is_err());
 }
+
+/// Goal: what a key's role does not reach is refused, and leaves nothing in the way of the next push.
+#[test]
+fn a_role_too_low_leaves_nothing_in_the_way() {
+    let two = Two::new();
+    let a = &two.a;
+    a.write("x", "x").unwrap();
+    run(a, &["push"], 0);
+    let made = json(a, &["snapshot", "kept"], 0);
+    let id = made["id"].as_str().unwrap();
+    let refused: [&[&str]; 3] = [
+        &["snapshot", "delete", id],
+        &["forget", "--keep-within", "90"],
+        &["fence", "--apply", "--confirm-label=epoch-0"],
+    ];
+    for (round, arguments) in refused.into_iter().enumerate() {
+        let told = run(a, arguments, 5);
+        assert!(told.err.contains("takes the role own"), "{}", told.err);
+        a.write("x", format!("{round}")).unwrap();
+        let pushed = run(a, &["push"], 0);
+        assert!(pushed.out.contains("1 file"), "{}", pushed.out);
+    }
+    assert_eq!(run(&two.b, &["cat", "x"], 0).out, "2");
+}

@@ -8,7 +8,8 @@ use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
-    Body, DraftHead, FenceBody, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
+    Body, DraftHead, FenceBody, ForgetBody, Kind, PushBody, RecordRef, RollbackBody, SnapshotBody,
+    Upsert,
 };
 use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
@@ -150,7 +151,7 @@ impl Engine {
         policy: Option<Policy>,
     ) -> Result<RecordRef> {
         let _lock = lock_workspace(&self.workspace, "forget", Wait::Yes)?;
-        self.check_may_push()?;
+        self.check_may_append(&Kind::Forget)?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         let base = state.head;
@@ -165,7 +166,7 @@ impl Engine {
     /// Ends the log: every later record is void. Says with which record.
     pub async fn fence(&self) -> Result<u64> {
         let _lock = lock_workspace(&self.workspace, "fence", Wait::Yes)?;
-        self.check_may_push()?;
+        self.check_may_append(&Kind::Fence)?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         if let Some(by) = state.fenced {
