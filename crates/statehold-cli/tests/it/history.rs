@@ -421,6 +421,41 @@ fn undo_takes_back_a_push_or_a_pull() {
     assert!(a.read("own").is_err());
 }
 
+/// Goal: undo takes back the pull that came last, and not the push before it, also where what was pulled lies before
+/// that push in the log.
+/// Method: nothing comes after the push, and then something does.
+#[test]
+fn undo_takes_back_a_pull_of_what_came_before_a_push() {
+    for comes_later in [false, true] {
+        let two = Two::new();
+        let (a, b) = (&two.a, &two.b);
+        a.write("notes", "one").unwrap();
+        a.write("gone", "gone").unwrap();
+        run(a, &["push"], 0);
+        run(b, &["pull"], 0);
+        a.write("notes", "two").unwrap();
+        a.write("new", "new").unwrap();
+        fs::remove_file(a.root.join("gone")).unwrap();
+        run(a, &["push"], 0);
+        b.write("own", "own").unwrap();
+        run(b, &["push"], 0);
+        let before = files(b);
+        if comes_later {
+            a.write("late", "late").unwrap();
+            run(a, &["push"], 0);
+        }
+        run(b, &["pull"], 0);
+        assert_eq!(b.read("notes").unwrap(), b"two");
+        let told = run(b, &["undo"], 0);
+        assert!(told.out.starts_with("The pull of"), "{}", told.out);
+        assert_eq!(files(b), before, "{}", told.out);
+        assert_eq!(run(a, &["cat", "own"], 0).out, "own");
+        let again = run(b, &["undo"], 0);
+        assert!(again.out.contains("nothing to take back"), "{}", again.out);
+        assert_eq!(files(b), before);
+    }
+}
+
 /// Goal: what a key's role does not reach is refused, and leaves nothing in the way of the next push.
 #[test]
 fn a_role_too_low_leaves_nothing_in_the_way() {
