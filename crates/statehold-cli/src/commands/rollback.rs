@@ -159,6 +159,12 @@ pub(super) fn show_plan(plan: &RollbackPlan, output: Output) {
             path.as_str().escape_debug()
         ));
     }
+    for path in &plan.purged {
+        output.line(format!(
+            "  left as it is {}: what it held then was purged",
+            path.as_str().escape_debug()
+        ));
+    }
     if plan.leaves_app_state {
         output.line(format!(
             "  left as it is application state; `statehold state restore --at {}` brings its values back",
@@ -175,7 +181,7 @@ fn changes(back: &WayBack) -> Value {
 fn plan_value(plan: &RollbackPlan, label: &str) -> Value {
     json!({
         "outcome": Outcome::Dry, "from": plan.from.number, "to": plan.to,
-        "changes": changes(&plan.back), "left": plan.left,
+        "changes": changes(&plan.back), "left": plan.left, "purged": plan.purged,
         "leaves_app_state": plan.leaves_app_state, "confirm_label": label,
     })
 }
@@ -184,7 +190,7 @@ pub(super) fn done_value(plan: &RollbackPlan, done: &RolledBack, pull: &Report) 
     json!({
         "outcome": Outcome::Done, "from": done.from.number, "to": plan.to,
         "record": done.record.number, "before": done.before,
-        "changes": changes(&done.back), "left": plan.left,
+        "changes": changes(&done.back), "left": plan.left, "purged": plan.purged,
         "leaves_app_state": plan.leaves_app_state, "pull": pull,
     })
 }

@@ -59,6 +59,8 @@ pub struct RollbackPlan {
     pub back: WayBack,
     /// Paths that stay as they are: rules deny them, or they are an owner's to change.
     pub left: Vec<RepoPath>,
+    /// Paths that stay as they are: what they held then was purged.
+    pub purged: Vec<RepoPath>,
     /// Whether there is other application state than then. Its logs stay: only new events bring values
     /// back.
     pub leaves_app_state: bool,
@@ -246,6 +248,10 @@ impl Engine {
         let before = back.paths().count();
         back.leave_out(is_node_log);
         let leaves_app_state = back.paths().count() < before;
+        // What is gone for good keeps nothing else from coming back.
+        let is_gone = |upsert: &Upsert| upsert.entry.is_purged();
+        let purged = back.upserts.extract_if(.., |upsert| is_gone(upsert));
+        let purged = purged.map(|upsert| upsert.path).collect();
         let mut left = Vec::new();
         if let Some(rules) = self.shared_rules(Some(state), true).await? {
             let stays = |path: &RepoPath| path.as_str() == SHARED_RULES_PATH;
@@ -270,6 +276,7 @@ impl Engine {
             from: state.head,
             back,
             left,
+            purged,
             leaves_app_state,
             present: size_of(&state.tree),
         })
