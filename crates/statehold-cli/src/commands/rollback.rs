@@ -112,7 +112,15 @@ async fn plan(args: &RollbackArgs, workspace: &Workspace) -> Result<Planned> {
         (None, _) => None,
     };
     let name = match snapshot {
-        Some(name) => Some(find_snapshot(&newest, name)?.clone()),
+        Some(name) => match find_snapshot(&newest, name) {
+            Ok(id) => Some(id.clone()),
+            Err(error) if name.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return Err(error.context(format!(
+                    "{name} is no snapshot's name; `statehold rollback --to {name}` goes back to that record"
+                )));
+            }
+            Err(error) => return Err(error),
+        },
         None => None,
     };
     let point = match (&name, &args.to) {

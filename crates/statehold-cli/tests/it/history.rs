@@ -102,7 +102,15 @@ fn a_snapshot_is_known_to_every_machine() {
         &["snapshot", "delete", "2026-01-01T00-00-00Z-nobodys"],
         1,
     );
-    for bad in ["", "with space", "a/b", "a:b", "-x", ".hidden"] {
+    run(b, &["snapshot", "lone"], 0);
+    for (name, told) in [
+        ("lone", "in full: `statehold snapshot delete 2"),
+        ("nobodys", "snapshot list"),
+    ] {
+        let refused = run(a, &["snapshot", "delete", name], 1).err;
+        assert!(refused.contains(told), "{refused}");
+    }
+    for bad in ["", "with space", "a/b", "a:b", "-x", ".hidden", "ends."] {
         let told = a.run(&["snapshot", bad]).unwrap();
         assert_eq!(told.code, Some(2), "{bad:?}: {}", told.err);
     }
@@ -181,6 +189,9 @@ fn every_version_is_listed_and_readable() {
         4
     );
     assert_eq!(json(b, &["log", "-n", "2"], 0).as_array().unwrap().len(), 2);
+    run(b, &["log", "-n", "0"], 2);
+    let folder = run(b, &["cat", "memory"], 1);
+    assert!(folder.err.contains("is a folder"), "{}", folder.err);
 }
 
 /// Goal: a rollback needs both confirmations, is one record, brings every machine back byte for byte,
@@ -231,6 +242,8 @@ fn a_rollback_brings_every_machine_back() {
         "{}",
         unknown.err
     );
+    let number = run(b, &["rollback", "1"], 1);
+    assert!(number.err.contains("rollback --to 1"), "{}", number.err);
     assert_eq!(
         json(a, &["log"], 0).as_array().unwrap().len(),
         3,
