@@ -436,10 +436,10 @@ fn undo_takes_back_a_push_or_a_pull() {
 
 /// Goal: undo takes back the pull that came last, and not the push before it, also where what was pulled lies before
 /// that push in the log.
-/// Method: nothing comes after the push, and then something does.
+/// Method: nothing comes after the push, or something does; or what is noted for it is lost.
 #[test]
 fn undo_takes_back_a_pull_of_what_came_before_a_push() {
-    for comes_later in [false, true] {
+    for (comes_later, is_lost) in [(false, false), (true, false), (false, true)] {
         let two = Two::new();
         let (a, b) = (&two.a, &two.b);
         a.write("notes", "one").unwrap();
@@ -459,6 +459,14 @@ fn undo_takes_back_a_pull_of_what_came_before_a_push() {
         }
         run(b, &["pull"], 0);
         assert_eq!(b.read("notes").unwrap(), b"two");
+        if is_lost {
+            fs::remove_file(b.root.join(".statehold/replaced.json")).unwrap();
+            let pulled = files(b);
+            let told = run(b, &["undo"], 0);
+            assert!(told.out.contains("nothing to take back"), "{}", told.out);
+            assert_eq!(files(b), pulled);
+            continue;
+        }
         let told = run(b, &["undo"], 0);
         assert!(told.out.starts_with("The pull of"), "{}", told.out);
         assert_eq!(files(b), before, "{}", told.out);
