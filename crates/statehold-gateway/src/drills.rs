@@ -11,10 +11,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::id::MachineId;
-use statehold_repository::Result;
 use statehold_repository::drill::stored::{Drilled, Driller};
+use statehold_repository::remote::load;
 use statehold_repository::store::Store;
 use statehold_repository::verify::{Unwatched, Watch};
+use statehold_repository::{Repository, Result};
 use tokio::sync::Mutex;
 
 use crate::gateway::Gateway;
@@ -116,10 +117,33 @@ impl Drills {
 
     /// Drills every repository once. An error says that the registry can't be read.
     pub async fn pass(&self) -> Result<Vec<RepositoryDrill>> {
-        self.pass_without(&BTreeSet::new()).await
+        self.pass_without(&BTreeSet::new(), false).await
     }
 
-    async fn pass_without(&self, done: &BTreeSet<String>) -> Result<Vec<RepositoryDrill>> {
+    /// Whether a copy of a repository is still to be made for the first time, so that it is no failure that
+    /// there is none. Who cannot tell does not excuse it.
+    async fn awaits_first_copy(&self, source: &Store, copy: &Store) -> bool {
+        let open = |store: &Store| {
+            let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+            Repository::open_existing(store.clone(), clock, entropy)
+        };
+        if !matches!(open(copy).await, Ok(None)) {
+            return false;
+        }
+        match open(source).await {
+            Ok(Some(source)) => load(&source)
+                .await
+                .is_ok_and(|loaded| loaded.state.backups.is_empty()),
+            _ => false,
+        }
+    }
+
+    /// A pass over what is not done yet. One that `waits` does not ask for copies that nobody has made yet.
+    async fn pass_without(
+        &self,
+        done: &BTreeSet<String>,
+        waits: bool,
+    ) -> Result<Vec<RepositoryDrill>> {
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
         let repositories = every_repository(&self.source.store, clock, entropy).await?;
         let driller = Driller {
@@ -137,7 +161,16 @@ impl Drills {
             let at = within(&self.source);
             let copy = self.replica.as_ref();
             let copy = copy.map(|replica| (place.in_other(&replica.store), within(replica)));
-            let replica = copy.as_ref().map(|(store, at)| (store, at.as_str()));
+            let mut replica = copy.as_ref().map(|(store, at)| (store, at.as_str()));
+            if let (true, Some((copy, _))) = (waits, replica)
+                && self.awaits_first_copy(&place.store, copy).await
+            {
+                tracing::info!(
+                    repository = place.prefix,
+                    "not copied yet; drilled without a copy"
+                );
+                replica = None;
+            }
             let drilled = driller.drill((&place.store, &at), replica).await;
             drills.push(RepositoryDrill {
                 name,
@@ -172,7 +205,7 @@ impl Drills {
 
     /// Makes a pass and says in the log how it went. False where another one may do better.
     async fn logged(&self, done: &mut BTreeSet<String>) -> bool {
-        let drills = match self.pass_without(done).await {
+        let drills = match self.pass_without(done, true).await {
             Ok(drills) => drills,
             Err(error) => {
                 tracing::warn!(%error, "the drill failed");

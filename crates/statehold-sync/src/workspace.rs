@@ -379,6 +379,11 @@ impl Workspace {
         }
     }
 
+    /// What the last pull replaced, for whoever takes it back. A cache.
+    pub fn replaced_path(&self) -> PathBuf {
+        self.own("replaced.json")
+    }
+
     /// What is held while a command works on the folder.
     pub fn lock_path(&self) -> PathBuf {
         self.own("lock")

@@ -70,8 +70,10 @@ pub(super) fn run(args: &CatArgs, global: &GlobalArgs, output: Output) -> Result
                 Ok(Exit::Done.into())
             }
             Some(Entry::Symlink { target }) => bail!("{path} is a link to {target}"),
-            Some(Entry::Directory) => bail!("{path} is a directory"),
-            None => bail!(
+            _ if state.tree.beneath(path.as_str()).next().is_some() => bail!(
+                "{path} is a folder; `statehold restore` brings it back as it was at record {number}"
+            ),
+            _ => bail!(
                 "{path} is not in the repository at record {number}; \
                  `statehold log {}` shows when it was",
                 args.path

@@ -1,6 +1,6 @@
 //! `statehold export`: the repository as an archive or as a plain folder, now or as it was.
 
-use std::io::BufWriter;
+use std::io::{BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -164,6 +164,22 @@ async fn open(
 
 /// Writes an archive beside its name and then gives it that. Only its owner may read it, since it
 /// holds what the folder's own modes would keep from others.
+/// Refuses to put an archive where something else is: with a path in its place, as other commands take one, a live
+/// file would be gone.
+fn check_replaceable(out: &Path) -> Result<()> {
+    const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let mut first = Vec::new();
+    let read = std::fs::File::open(out).and_then(|file| file.take(4).read_to_end(&mut first));
+    match read {
+        Ok(_) if !first.is_empty() && first != ZSTD_MAGIC => bail!(
+            "{} is there and is no archive; name another file, or remove it",
+            out.display()
+        ),
+        // What cannot be read fails where it is written.
+        _ => Ok(()),
+    }
+}
+
 async fn archive(
     remote: &dyn Remote,
     state: &State,
@@ -176,6 +192,7 @@ async fn archive(
             out.display()
         )));
     }
+    check_replaceable(out)?;
     let (folder, name) = beside(out).with_context(|| format!("{}", out.display()))?;
     let made = tempfile::Builder::new()
         .prefix(&name)

@@ -1,5 +1,6 @@
 //! `statehold log`: the history of the repository or of a path.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -36,8 +37,8 @@ pub(crate) struct LogArgs {
     /// A file or folder, from the folder you are in
     path: Option<String>,
     /// How many records to show at most
-    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
-    limit: usize,
+    #[arg(short = 'n', long, default_value = "20", value_name = "COUNT")]
+    limit: NonZeroUsize,
 }
 
 /// A record as it is shown.
@@ -102,7 +103,7 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
         let mut rows = Vec::new();
         let newest = connection.engine.remote_state().await?;
         let mut records = Backwards::from(&*connection.remote, newest.head.number);
-        while rows.len() < args.limit {
+        while rows.len() < args.limit.get() {
             let Some(stored) = records.next().await? else {
                 break;
             };
@@ -116,7 +117,7 @@ pub(super) fn run(args: &LogArgs, global: &GlobalArgs, output: Output) -> Result
                 None => Some(row),
             });
         }
-        let is_short = rows.len() < args.limit;
+        let is_short = rows.len() < args.limit.get();
         let untold = path.is_some() && is_short && newest.collection.cut > 0;
         Ok((rows, own, untold.then_some(newest.collection.cut)))
     })?;
@@ -231,14 +232,13 @@ pub(super) fn describe(row: &Row, own: MachineId) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let says = row.says.iter().map(|says| format!("{says} "));
+    let words = row.says.iter().cloned().chain(shown);
+    let words: String = words.map(|word| format!(" {word}")).collect();
     format!(
-        "{:>6}  {local}  {machine:<12}  {}{} {}{}{more}",
+        "{:>6}  {local}  {machine:<12}  {}{}{words}{more}",
         row.number,
         row.kind,
         left_of(row.kept, row.retired),
-        says.collect::<String>(),
-        shown.join(" ")
     )
 }
 

@@ -4,14 +4,14 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::{GlobalArgs, block_on};
 use crate::collecting::Collecting;
 use crate::connection::find_workspace;
 use crate::exit::Exit;
-use crate::output::{Output, complain, count};
+use crate::output::{Output, count};
 use crate::report::{Appended, record_append};
 use crate::typed_path;
 
@@ -46,12 +46,11 @@ pub(super) fn run(args: &PurgeArgs, global: &GlobalArgs, output: Output) -> Resu
     let workspace = find_workspace(&directory)?;
     let path = typed_path::inside(&workspace, &directory, &args.path)?;
     if !args.apply || args.confirm_path.as_deref() != Some(args.path.as_str()) {
-        complain(&format!(
+        bail!(
             "refusing to purge: needs --apply and --confirm-path={}, exactly as it was typed; nothing brings \
              it back",
             args.path
-        ));
-        return Ok(Exit::Refused.into());
+        );
     }
     let purging = path.clone();
     let result = block_on(async { Collecting::of(&workspace).await?.purge(purging).await });

@@ -97,7 +97,7 @@ pub(super) fn run(args: &RepairArgs, global: &GlobalArgs, output: Output) -> Res
         rows
     })?;
     for row in &rows {
-        show(row, output);
+        show(row, args.from.as_deref(), output);
     }
     let is_well = rows.iter().all(|row| row.outcome.left.is_well());
     output.value(&serde_json::json!({"well": is_well, "repositories": rows}));
@@ -157,7 +157,7 @@ fn copy_of(place: &Place, places: &Places, copies: &Places, root: &Store) -> Sto
         .map_or_else(|| place.in_other(root), |copy| copy.store.clone())
 }
 
-fn show(row: &Row, output: Output) {
+fn show(row: &Row, from: Option<&str>, output: Output) {
     let Row { of, outcome } = row;
     for healed in &outcome.healed {
         let from = match healed.from {
@@ -199,9 +199,11 @@ fn show(row: &Row, output: Output) {
             "{of}: {} brought back; all is well",
             count(found as u64, "object")
         ),
-        (_, left) => format!(
-            "{of}: {} still damaged; a copy (--from) or a workspace that holds the files may help",
-            count(left as u64, "object")
-        ),
+        (_, left) => {
+            let left = count(left as u64, "object");
+            let tried = from.map(|from| format!("{from} holds nothing that brings them back; another "));
+            let tried = tried.unwrap_or_else(|| "a ".into());
+            format!("{of}: {left} still damaged; {tried}copy (--from) or a workspace that holds the files may help")
+        }
     });
 }

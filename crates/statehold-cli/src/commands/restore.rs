@@ -99,6 +99,9 @@ pub(super) fn run(args: &RestoreArgs, global: &GlobalArgs, output: Output) -> Re
         let workspace = find_workspace(&here)?;
         let connection = Connection::of(workspace, output, None).await?;
         let (state, moment) = state_at(&connection, when.as_ref()).await?;
+        if state.head.number == 0 {
+            bail!("at record 0 nothing had been pushed yet, so there is nothing to restore");
+        }
         let path = match what {
             Some(typed) => Some(find(connection.engine.workspace(), &here, typed, &state)?),
             None => None,
@@ -169,6 +172,10 @@ async fn state_at(connection: &Connection, when: Option<&When>) -> Result<(Arc<S
 /// The path that was typed, or the item of that name.
 fn find(workspace: &Workspace, here: &Path, typed: &str, state: &State) -> Result<RepoPath> {
     let is_there = |path: &RepoPath| state.tree.beneath(path.as_str()).next().is_some();
+    if typed_path::within(workspace, here, typed).is_ok_and(|path| path.is_none()) {
+        let why = format!("{typed} is everything, and `statehold restore --all` brings that back");
+        return Err(WrongUsage::because(why));
+    }
     let path = typed_path::inside(workspace, here, typed);
     let mut found: Vec<RepoPath> = Vec::new();
     found.extend(path.as_ref().ok().filter(|path| is_there(path)).cloned());

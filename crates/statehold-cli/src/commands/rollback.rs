@@ -112,7 +112,15 @@ async fn plan(args: &RollbackArgs, workspace: &Workspace) -> Result<Planned> {
         (None, _) => None,
     };
     let name = match snapshot {
-        Some(name) => Some(find_snapshot(&newest, name)?.clone()),
+        Some(name) => match find_snapshot(&newest, name) {
+            Ok(id) => Some(id.clone()),
+            Err(error) if name.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return Err(error.context(format!(
+                    "{name} is no snapshot's name; `statehold rollback --to {name}` goes back to that record"
+                )));
+            }
+            Err(error) => return Err(error),
+        },
         None => None,
     };
     let point = match (&name, &args.to) {
@@ -159,6 +167,12 @@ pub(super) fn show_plan(plan: &RollbackPlan, output: Output) {
             path.as_str().escape_debug()
         ));
     }
+    for path in &plan.purged {
+        output.line(format!(
+            "  left as it is {}: what it held then was purged",
+            path.as_str().escape_debug()
+        ));
+    }
     if plan.leaves_app_state {
         output.line(format!(
             "  left as it is application state; `statehold state restore --at {}` brings its values back",
@@ -175,7 +189,7 @@ fn changes(back: &WayBack) -> Value {
 fn plan_value(plan: &RollbackPlan, label: &str) -> Value {
     json!({
         "outcome": Outcome::Dry, "from": plan.from.number, "to": plan.to,
-        "changes": changes(&plan.back), "left": plan.left,
+        "changes": changes(&plan.back), "left": plan.left, "purged": plan.purged,
         "leaves_app_state": plan.leaves_app_state, "confirm_label": label,
     })
 }
@@ -184,7 +198,7 @@ pub(super) fn done_value(plan: &RollbackPlan, done: &RolledBack, pull: &Report) 
     json!({
         "outcome": Outcome::Done, "from": done.from.number, "to": plan.to,
         "record": done.record.number, "before": done.before,
-        "changes": changes(&done.back), "left": plan.left,
+        "changes": changes(&done.back), "left": plan.left, "purged": plan.purged,
         "leaves_app_state": plan.leaves_app_state, "pull": pull,
     })
 }

@@ -58,7 +58,7 @@ enum Action {
     /// Take a snapshot out of the list; needs a key of the role own
     Delete {
         /// Its full name
-        snapshot: SnapshotId,
+        snapshot: String,
     },
 }
 
@@ -82,6 +82,11 @@ fn make(label: &str, at: Option<&When>, global: &GlobalArgs, output: Output) -> 
         .map_err(|error: statehold_core::snapshot::InvalidLabel| {
             WrongUsage::because(error.to_string())
         })?;
+    if label.as_str().ends_with('.') {
+        return Err(WrongUsage::because(format!(
+            "{label} cannot be a label: not every file system holds a name that ends with a dot"
+        )));
+    }
     let workspace = find_workspace(&global.directory()?)?;
     let result: Result<(Made, u64)> = block_on(async {
         let connection = Connection::of(workspace.clone(), output, None).await?;
@@ -209,27 +214,34 @@ fn show(name: &str, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     Ok(Exit::Done.into())
 }
 
-fn delete(id: &SnapshotId, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
+/// The snapshot of this very name: a label might be another one's by the time that it is read.
+fn named(newest: &State, name: &str) -> Result<SnapshotId> {
+    let id = find_snapshot(newest, name)?;
+    if id.as_str() != name {
+        anyhow::bail!(
+            "to delete the snapshot {name}, name it in full: `statehold snapshot delete {id}`"
+        );
+    }
+    Ok(id.clone())
+}
+
+fn delete(name: &str, global: &GlobalArgs, output: Output) -> Result<ExitCode> {
     let started = Instant::now();
     let workspace = find_workspace(&global.directory()?)?;
     let result = block_on(async {
         let connection = Connection::of(workspace.clone(), output, None).await?;
         let newest = connection.engine.remote_state().await?;
-        if !newest.snapshots.contains_key(id) {
-            anyhow::bail!(
-                "there is no snapshot {id}; `statehold snapshot list` shows those there are"
-            );
-        }
+        let id = named(&newest, name)?;
         let record = connection.engine.forget_snapshots(vec![id.clone()]);
-        Ok((newest.head, record.await?))
+        Ok((newest.head, record.await?, id))
     });
-    let appended = result.as_ref().map(|(before, after)| Appended {
+    let appended = result.as_ref().map(|(before, after, _)| Appended {
         files: 0,
         before: Some(*before),
         after: Some(*after),
     });
     record_append(&workspace, "snapshot-delete", started.elapsed(), appended)?;
-    let (_, record) = result?;
+    let (_, record, id) = result?;
     output.line(format!(
         "{id} is no snapshot any more, as of record {}",
         record.number

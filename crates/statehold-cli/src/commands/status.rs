@@ -76,6 +76,12 @@ pub(super) fn show(status: &Status, link: &str, has_one_writer: bool, output: Ou
         status.head.number,
         &head[..12]
     ));
+    if let Some(by) = status.fenced {
+        output.line(format!(
+            "ended       by record {by}; it goes on in another store, behind the same gateway or where its owner says: \
+             `statehold link --moved` with the new place goes on there"
+        ));
+    }
     output.line(format!("to push     {}", counts(status.outgoing)));
     output.line(format!("to pull     {}", counts(status.incoming)));
     output.line(format!("conflicts   {}", status.conflicts.len()));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -14,8 +13,10 @@ use statehold_core::event::{Event, Outcome};
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{Kind, RecordRef};
+use statehold_core::scope::Scope;
 use statehold_core::state::State;
 use statehold_repository::remote::load_at;
+use statehold_sync::engine::Pulled;
 use statehold_sync::workspace::Workspace;
 
 use super::log::Backwards;
@@ -87,7 +88,8 @@ fn last_call(workspace: &Workspace) -> Result<Option<Event>> {
             event.outcome,
             Outcome::Done | Outcome::Partial | Outcome::Conflict
         ) && event.files > 0
-            && event.manifest_before != event.manifest_after
+            // A pull that was taken back is no call of its own.
+            && (event.op != "undo" || event.manifest_before != event.manifest_after)
     };
     Ok(workspace.events().newest(moved)?)
 }
@@ -228,12 +230,13 @@ fn undo_pull(
     let result = block_on(async {
         let connection = Connection::of(workspace.clone(), output, None).await?;
         let remote = &*connection.remote;
-        let before: Arc<State> = load_at(remote, Point::Record(last.before.number)).await?;
-        let after = load_at(remote, Point::Record(last.after.number)).await?;
-        Ok(connection
-            .engine
-            .take_back(&before, &after, args.dry)
-            .await?)
+        let pulled = Pulled {
+            ts: last.event.ts,
+            scope: last.event.scope.parse().unwrap_or(Scope::All),
+            before: load_at(remote, Point::Record(last.before.number)).await?,
+            after: load_at(remote, Point::Record(last.after.number)).await?,
+        };
+        Ok(connection.engine.take_back(&pulled, args.dry).await?)
     });
     if !args.dry {
         let appended = result.as_ref().map(|taken| Appended {
@@ -255,6 +258,9 @@ fn undo_pull(
     }
     let paths = count(taken.paths.len() as u64, "path");
     output.line(match args.dry {
+        _ if taken.paths.is_empty() => {
+            "Nothing here is as that pull left it, so there is nothing to take back.".into()
+        }
         true => format!("{paths} would be as before."),
         false => format!(
             "{paths} as before, in this folder only. `statehold push` would make that so for \

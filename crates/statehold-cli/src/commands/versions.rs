@@ -1,5 +1,6 @@
 //! `statehold versions`: every version that a file has had.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -41,8 +42,8 @@ pub(crate) struct VersionsArgs {
     /// The file, from the folder you are in
     path: String,
     /// How many versions to show at most
-    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
-    limit: usize,
+    #[arg(short = 'n', long, default_value = "20", value_name = "COUNT")]
+    limit: NonZeroUsize,
 }
 
 /// What a record made of a path.
@@ -102,13 +103,13 @@ pub(super) fn run(args: &VersionsArgs, global: &GlobalArgs, output: Output) -> R
         let mut versions: Vec<Version> = Vec::new();
         let mut until = newest.head.number;
         let mut records = Backwards::from(&*connection.remote, until);
-        while versions.len() < args.limit {
+        while versions.len() < args.limit.get() {
             let Some(stored) = records.next().await? else {
                 break;
             };
             if is_retired(&stored, &newest.collection) {
                 let remote = &*connection.remote;
-                earlier(remote, &path, &newest, args.limit, &mut versions).await?;
+                earlier(remote, &path, &newest, args.limit.get(), &mut versions).await?;
                 break;
             }
             let Some(content) = content_at(&stored, &path) else {

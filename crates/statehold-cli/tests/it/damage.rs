@@ -205,6 +205,15 @@ fn wrong_places_and_shares_are_told() {
         assert!(told.err.contains("percent"), "{}", told.err);
     }
     run(&direct.a, &["repair", "--from", &at("nowhere")], 6);
+    direct.a.write("lost", "lost").unwrap();
+    run(&direct.a, &["push"], 0);
+    fs::remove_file(direct.a.path("lost")).unwrap();
+    overwrite(&direct.object("log/00000000000000000001"), b"");
+    let told = run(&direct.a, &["repair", "--from", &at("empty")], 7).out;
+    assert!(
+        told.contains("empty holds nothing that brings them back"),
+        "{told}"
+    );
     let alone = direct.installation.machine("alone").unwrap();
     let told = run(&alone, &["verify"], 1);
     assert!(told.err.contains("this needs a workspace"), "{}", told.err);

@@ -59,6 +59,22 @@ fn readers() -> Vec<&'static str> {
         .collect()
 }
 
+/// Goal: an archive takes the place of an earlier one, and of nothing else.
+#[test]
+fn an_archive_replaces_archives_alone() {
+    let direct = Direct::new();
+    let a = &direct.a;
+    a.write("notes.md", "live").unwrap();
+    run(a, &["push"], 0);
+    a.write("notes.md", "live, not pushed").unwrap();
+    let refused = run(a, &["export", "notes.md"], 1).err;
+    assert!(refused.contains("is no archive"), "{refused}");
+    assert_eq!(a.read("notes.md").unwrap(), b"live, not pushed");
+    for _ in 0..2 {
+        run(a, &["export", "../backup.tar.zst"], 0);
+    }
+}
+
 /// Goal: the archive of a record is the same bytes from every machine and at every time, and other
 /// programs get the very tree out of it, with modes and times.
 #[test]

@@ -102,7 +102,15 @@ fn a_snapshot_is_known_to_every_machine() {
         &["snapshot", "delete", "2026-01-01T00-00-00Z-nobodys"],
         1,
     );
-    for bad in ["", "with space", "a/b", "a:b", "-x", ".hidden"] {
+    run(b, &["snapshot", "lone"], 0);
+    for (name, told) in [
+        ("lone", "in full: `statehold snapshot delete 2"),
+        ("nobodys", "snapshot list"),
+    ] {
+        let refused = run(a, &["snapshot", "delete", name], 1).err;
+        assert!(refused.contains(told), "{refused}");
+    }
+    for bad in ["", "with space", "a/b", "a:b", "-x", ".hidden", "ends."] {
         let told = a.run(&["snapshot", bad]).unwrap();
         assert_eq!(told.code, Some(2), "{bad:?}: {}", told.err);
     }
@@ -181,6 +189,9 @@ fn every_version_is_listed_and_readable() {
         4
     );
     assert_eq!(json(b, &["log", "-n", "2"], 0).as_array().unwrap().len(), 2);
+    run(b, &["log", "-n", "0"], 2);
+    let folder = run(b, &["cat", "memory"], 1);
+    assert!(folder.err.contains("is a folder"), "{}", folder.err);
 }
 
 /// Goal: a rollback needs both confirmations, is one record, brings every machine back byte for byte,
@@ -231,6 +242,8 @@ fn a_rollback_brings_every_machine_back() {
         "{}",
         unknown.err
     );
+    let number = run(b, &["rollback", "1"], 1);
+    assert!(number.err.contains("rollback --to 1"), "{}", number.err);
     assert_eq!(
         json(a, &["log"], 0).as_array().unwrap().len(),
         3,
@@ -419,4 +432,71 @@ fn undo_takes_back_a_push_or_a_pull() {
     assert!(told.err.contains("notes: changed since"), "{}", told.err);
     assert_eq!(a.read("notes").unwrap(), b"four");
     assert!(a.read("own").is_err());
+}
+
+/// Goal: undo takes back the pull that came last, and not the push before it, also where what was pulled lies before
+/// that push in the log.
+/// Method: nothing comes after the push, or something does; or what is noted for it is lost.
+#[test]
+fn undo_takes_back_a_pull_of_what_came_before_a_push() {
+    for (comes_later, is_lost) in [(false, false), (true, false), (false, true)] {
+        let two = Two::new();
+        let (a, b) = (&two.a, &two.b);
+        a.write("notes", "one").unwrap();
+        a.write("gone", "gone").unwrap();
+        run(a, &["push"], 0);
+        run(b, &["pull"], 0);
+        a.write("notes", "two").unwrap();
+        a.write("new", "new").unwrap();
+        fs::remove_file(a.root.join("gone")).unwrap();
+        run(a, &["push"], 0);
+        b.write("own", "own").unwrap();
+        run(b, &["push"], 0);
+        let before = files(b);
+        if comes_later {
+            a.write("late", "late").unwrap();
+            run(a, &["push"], 0);
+        }
+        run(b, &["pull"], 0);
+        assert_eq!(b.read("notes").unwrap(), b"two");
+        if is_lost {
+            fs::remove_file(b.root.join(".statehold/replaced.json")).unwrap();
+            let pulled = files(b);
+            let told = run(b, &["undo"], 0);
+            assert!(told.out.contains("nothing to take back"), "{}", told.out);
+            assert_eq!(files(b), pulled);
+            continue;
+        }
+        let told = run(b, &["undo"], 0);
+        assert!(told.out.starts_with("The pull of"), "{}", told.out);
+        assert_eq!(files(b), before, "{}", told.out);
+        assert_eq!(run(a, &["cat", "own"], 0).out, "own");
+        let again = run(b, &["undo"], 0);
+        assert!(again.out.contains("nothing to take back"), "{}", again.out);
+        assert_eq!(files(b), before);
+    }
+}
+
+/// Goal: what a key's role does not reach is refused, and leaves nothing in the way of the next push.
+#[test]
+fn a_role_too_low_leaves_nothing_in_the_way() {
+    let two = Two::new();
+    let a = &two.a;
+    a.write("x", "x").unwrap();
+    run(a, &["push"], 0);
+    let made = json(a, &["snapshot", "kept"], 0);
+    let id = made["id"].as_str().unwrap();
+    let refused: [&[&str]; 3] = [
+        &["snapshot", "delete", id],
+        &["forget", "--keep-within", "90"],
+        &["fence", "--apply", "--confirm-label=epoch-0"],
+    ];
+    for (round, arguments) in refused.into_iter().enumerate() {
+        let told = run(a, arguments, 5);
+        assert!(told.err.contains("takes the role own"), "{}", told.err);
+        a.write("x", format!("{round}")).unwrap();
+        let pushed = run(a, &["push"], 0);
+        assert!(pushed.out.contains("1 file"), "{}", pushed.out);
+    }
+    assert_eq!(run(&two.b, &["cat", "x"], 0).out, "2");
 }

@@ -210,6 +210,8 @@ fn what_was_deleted_comes_back() {
             "no snapshot nobody-made-it",
         ),
         (&["restore"], 2, "NAME|PATH"),
+        (&["restore", ".", "1"], 2, "restore --all"),
+        (&["restore", "--all", "0"], 1, "nothing to restore"),
         (
             &["restore", "--all", "memory", "1"],
             2,

@@ -132,6 +132,22 @@ fn a_purged_file_is_nowhere_any_more() {
     assert_eq!(b.read("notes.md").unwrap(), b"changed\n");
     let log = run(b, &["log"], 0).out;
     assert!(log.contains("compact") && log.contains("remove"), "{log}");
+    // Nor does it keep the rest of an earlier state from coming back.
+    let back = [
+        "rollback",
+        "--to",
+        "1",
+        "--apply",
+        "--confirm-label=record-1",
+    ];
+    let told = run(a, &back, 0).out;
+    let left = "left as it is leak/small.bin: what it held then was purged";
+    assert!(told.contains(left), "{told}");
+    run(b, &["pull"], 0);
+    for machine in [a, b] {
+        assert_eq!(machine.read("notes.md").unwrap(), b"kept\n");
+        assert!(machine.read("leak/small.bin").is_err() && machine.read("other.bin").is_err());
+    }
     let operator = installation.operator().unwrap();
     let vault = vault.to_str().unwrap();
     run(&operator, &["verify", "--store", vault, "--read-data"], 0);

@@ -127,6 +127,8 @@ fn a_fenced_store_moves_and_nothing_is_lost() {
     b.write("y", "1").unwrap();
     let refused = run(&b, &["sync"], 1);
     assert!(refused.err.contains("--moved"), "{}", refused.err);
+    let status = run(&b, &["status"], 0).out;
+    assert!(status.contains("ended       by record 2"), "{status}");
     assert_eq!(b.read("x").unwrap(), b"1");
     let operators = ["admin", "--gateway", &gateway.url, "invite"];
     let refused = run(&operator, &operators, 1);

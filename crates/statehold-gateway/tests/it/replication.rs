@@ -274,6 +274,32 @@ async fn several_gateways_replicate_once_a_week() {
     assert_eq!(at.number, 5);
 }
 
+/// Goal: a scheduled drill that comes before the first copy is no failure; one whose copy is gone is.
+#[tokio::test]
+async fn a_copy_is_missed_only_once_it_was_made() {
+    let (store, copied, other) = (Store::memory(), Store::memory(), Store::memory());
+    let one = start(&store).await;
+    let a = tenant(&one.gateway, "a").await;
+    a.push(&one, "f", &noise(1_000)).await;
+    let scratch = tempfile::tempdir().unwrap();
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    for (round, copy, passes) in [(0, &copied, true), (1, &copied, true), (2, &other, false)] {
+        let millis = i64::try_from(week.as_millis()).unwrap() * round;
+        one.clock.ahead.store(millis, Ordering::Relaxed);
+        let copy = NamedStore {
+            store: copy.clone(),
+            at: "there".into(),
+        };
+        let folder = scratch.path().to_owned();
+        let drills = one.gateway.drills("here".into(), Some(copy), folder);
+        drop(tokio::time::timeout(Duration::from_secs(1), drills.keep(week)).await);
+        let newest = Receipt::newest(&a.part(&store)).await.unwrap().unwrap();
+        let asks = newest.restores.iter().any(|one| one.side == Side::Replica);
+        assert_eq!((newest.passed, asks), (passes, round > 0), "{newest:?}");
+        whole_pass(&one.gateway.replication(copied.clone(), row())).await;
+    }
+}
+
 /// Goal: of several gateways on one store, one drills in each slot, all repositories from the store
 /// and from the copy; a drill that fails is kept as such, and the one after it is made all the same.
 /// Method: three gateways with one clock, moved on by a week three times; damage in the copy before the

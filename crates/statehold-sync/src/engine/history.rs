@@ -8,7 +8,8 @@ use statehold_core::node_logs::is_node_log;
 use statehold_core::path::RepoPath;
 use statehold_core::point::Point;
 use statehold_core::record::{
-    Body, DraftHead, FenceBody, ForgetBody, PushBody, RecordRef, RollbackBody, SnapshotBody, Upsert,
+    Body, DraftHead, FenceBody, ForgetBody, Kind, PushBody, RecordRef, RollbackBody, SnapshotBody,
+    Upsert,
 };
 use statehold_core::retention::Policy;
 use statehold_core::rollback::WayBack;
@@ -58,6 +59,8 @@ pub struct RollbackPlan {
     pub back: WayBack,
     /// Paths that stay as they are: rules deny them, or they are an owner's to change.
     pub left: Vec<RepoPath>,
+    /// Paths that stay as they are: what they held then was purged.
+    pub purged: Vec<RepoPath>,
     /// Whether there is other application state than then. Its logs stay: only new events bring values
     /// back.
     pub leaves_app_state: bool,
@@ -150,7 +153,7 @@ impl Engine {
         policy: Option<Policy>,
     ) -> Result<RecordRef> {
         let _lock = lock_workspace(&self.workspace, "forget", Wait::Yes)?;
-        self.check_may_push()?;
+        self.check_may_append(&Kind::Forget)?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         let base = state.head;
@@ -165,7 +168,7 @@ impl Engine {
     /// Ends the log: every later record is void. Says with which record.
     pub async fn fence(&self) -> Result<u64> {
         let _lock = lock_workspace(&self.workspace, "fence", Wait::Yes)?;
-        self.check_may_push()?;
+        self.check_may_append(&Kind::Fence)?;
         let mut index = self.read_index();
         let state = self.newest(&mut index).await?;
         if let Some(by) = state.fenced {
@@ -245,6 +248,10 @@ impl Engine {
         let before = back.paths().count();
         back.leave_out(is_node_log);
         let leaves_app_state = back.paths().count() < before;
+        // What is gone for good keeps nothing else from coming back.
+        let is_gone = |upsert: &Upsert| upsert.entry.is_purged();
+        let purged = back.upserts.extract_if(.., |upsert| is_gone(upsert));
+        let purged = purged.map(|upsert| upsert.path).collect();
         let mut left = Vec::new();
         if let Some(rules) = self.shared_rules(Some(state), true).await? {
             let stays = |path: &RepoPath| path.as_str() == SHARED_RULES_PATH;
@@ -269,6 +276,7 @@ impl Engine {
             from: state.head,
             back,
             left,
+            purged,
             leaves_app_state,
             present: size_of(&state.tree),
         })

@@ -64,7 +64,8 @@ pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
 use sending::Sending;
 use settle::{agree_on, is_another_log, is_itself, still_to_settle};
-pub use take_back::TakenBack;
+use take_back::Replaced;
+pub use take_back::{Pulled, TakenBack};
 
 /// The result of an engine operation.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
@@ -140,6 +141,8 @@ struct Situation {
     /// The nonce of an interrupted push that the log of a later epoch doesn't take. The push that is made in
     /// its place keeps it, so that it lands once even if somebody brings over the old one.
     carried: Option<Nonce>,
+    /// What this run replaced in the folder.
+    replaced: Replaced,
 }
 
 impl Engine {
@@ -330,6 +333,7 @@ impl Engine {
             rules,
             ignore,
             carried: None,
+            replaced: Replaced::default(),
         })
     }
 
@@ -530,9 +534,9 @@ impl Engine {
             .await?;
         let mut index = std::mem::take(&mut now.index);
         index.cache = std::mem::take(&mut now.scan.cache);
-        let carried = now.carried;
+        let (carried, replaced) = (now.carried, std::mem::take(&mut now.replaced));
         *now = self.look(index, KEPT_BYTES_MAX)?;
-        now.carried = carried;
+        (now.carried, now.replaced) = (carried, replaced);
         Ok(())
     }
 
@@ -571,6 +575,8 @@ impl Engine {
         report.busy.extend(placed.changed);
         report.failed.extend(placed.failed);
         report.set_aside.extend(placed.set_aside);
+        // Before it counts as agreed: then what it replaced is known no more.
+        self.keep_replaced(now, &placed.paths, report.before)?;
         if let Some(checkout) = &mut now.index.checkout {
             placed.paths.iter().for_each(|path| checkout.agree(path));
             if placed.files > 0 {

@@ -132,6 +132,8 @@ pub struct Status {
     pub skipped: Vec<Skipped>,
     /// The newest record.
     pub head: RecordRef,
+    /// The record that ended this log, if one did: nothing is pushed to it any more.
+    pub fenced: Option<u64>,
     /// Number of paths in the repository.
     pub entries: usize,
     /// Why the repository could not be asked; then all this is as of when it last was.

@@ -7,10 +7,11 @@ use statehold_core::entry::Signature;
 use statehold_core::id::Nonce;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, PushBody};
+use statehold_core::record::{Body, Kind, PushBody};
 use statehold_core::state::State;
 use statehold_repository::Error;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
+use statehold_repository::wire::bodies::Role;
 
 use super::{Engine, Result};
 use crate::index::{Checkout, Index};
@@ -24,6 +25,15 @@ impl Engine {
         let Some(Journaled { packs, draft }) = journal.read()? else {
             return Ok(None);
         };
+        let kind = &draft.draft.head.kind;
+        if takes_owner(kind)
+            && let Err(error) = self.check_may_append(kind)
+        {
+            // Nothing of the folder is in it, and with this key nobody will ever know.
+            tracing::warn!(%error, "what an earlier key had begun ({kind}) is given up; whether it landed, the log says");
+            journal.clear()?;
+            return Ok(None);
+        }
         self.check_may_push()?;
         if index.checkout.is_none() {
             self.refresh(index, None).await?;
@@ -61,6 +71,22 @@ impl Engine {
         Ok(None)
     }
 
+    /// Whether this machine's key may append records of a kind, as far as is known. Asked before anything is
+    /// journaled: a draft that is turned away for its role would be in the way of every later push.
+    pub(super) fn check_may_append(&self, kind: &Kind) -> Result<()> {
+        self.check_may_push()?;
+        match (self.role, takes_owner(kind)) {
+            (Some(role), true) if role < Role::Own => {
+                let takes = Role::Own;
+                let reason = format!(
+                    "the key of this machine has the role {role}; this takes the role {takes}"
+                );
+                Err(Error::Denied { reason }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the push that a nonce is kept for is in the log of this state: somebody brought it over since it was
     /// looked for. Then what is planned on this state goes beyond it, and is a push of its own.
     pub(super) async fn came_meanwhile(&self, known: &State, nonce: Nonce) -> Result<bool> {
@@ -89,6 +115,11 @@ impl Engine {
             confirmed => Ok(confirmed?),
         }
     }
+}
+
+/// Whether a record of this kind, of those that a workspace appends, takes the key of an owner.
+const fn takes_owner(kind: &Kind) -> bool {
+    matches!(kind, Kind::Forget | Kind::Fence)
 }
 
 /// Whether an error may mean that another log stands there than the one that is known.

@@ -55,6 +55,7 @@ impl Engine {
             }
         }
         let head = state.map_or_else(|| self.record_zero(), |state| state.head);
+        let fenced = state.and_then(|state| state.fenced);
         let entries = state.map_or(0, |state| state.tree.len());
         now.index.cache = std::mem::take(&mut now.scan.cache);
         self.write_index(&mut now.index)?;
@@ -69,6 +70,7 @@ impl Engine {
             conflicts,
             skipped,
             head,
+            fenced,
             entries,
             stale,
         })
