@@ -44,7 +44,10 @@ impl Engine {
                 self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout {
                     agree_on(checkout, &draft, &stored);
-                    checkout.land();
+                    // A rollback or a snapshot changes nothing here.
+                    if matches!(draft.draft.body, Body::Push(_)) {
+                        checkout.land();
+                    }
                 }
                 self.write_index(index)?;
                 self.uploads(&known)?.clear()?;

@@ -7,8 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use statehold_core::event::Outcome;
+use statehold_core::id::Nonce;
 use statehold_core::plan::{ConflictKind, Direction};
+use statehold_core::point::Point;
+use statehold_core::record::{Body, DraftHead, Kind, PushBody, RollbackBody};
+use statehold_core::snapshot::SnapshotId;
+use statehold_repository::Remote as _;
+use statehold_repository::format::record::StoredDraft;
+use statehold_repository::remote::{load, load_at};
 use statehold_sync::engine::{Engine, Report, RunOptions};
+use statehold_sync::journal::Journal;
 use statehold_sync::progress::{Phase, Progress};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
@@ -248,4 +256,51 @@ async fn the_next_pull_tells_what_a_killed_one_brought() {
     assert_eq!(pulled.actions.len(), 2);
     assert_eq!((pulled.before, pulled.after), (first.after, pushed.after));
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
+}
+
+/// Goal: a rollback whose end was unknown is settled by whatever comes next, and what brings it here is told as a
+/// pull from the record before it.
+/// Method: a rollback lands and its machine dies before it hears of it. Then it looks, and then it pulls.
+#[tokio::test]
+async fn a_rollback_that_was_settled_is_still_to_be_pulled() {
+    let shared = Shared::in_memory();
+    let a = shared.machine("a").await.unwrap();
+    a.write("x", "0").unwrap();
+    a.push().await.unwrap();
+    a.write("x", "1").unwrap();
+    let pushed = a.push().await.unwrap();
+    let repository = shared.repository().await.unwrap();
+    let first = load_at(&repository, Point::Record(1)).await.unwrap();
+    let state = load(&repository).await.unwrap().state;
+    let back = a.engine.plan_rollback(&first, |_| true).await.unwrap().back;
+    let label = "before".parse().unwrap();
+    let body = RollbackBody {
+        to: 1,
+        before: SnapshotId::new(EPOCH, &label).unwrap(),
+        files: 1,
+        bytes: 1,
+        changes: PushBody {
+            base: state.head,
+            upserts: back.upserts,
+            deletes: back.deletes,
+        },
+    };
+    let machine = a.engine.workspace().settings().machine.id;
+    let nonce = Nonce::random(&SeededEntropy::new(8));
+    let head = DraftHead::new(Kind::Rollback, machine, nonce, Vec::new());
+    let draft = StoredDraft::new(head, Body::Rollback(body), b"").unwrap();
+    let journal = Journal::of(a.engine.workspace());
+    journal.write(&[], &draft).unwrap();
+    repository.append(&draft, &state).await.unwrap();
+
+    let status = a.engine.status(BY_HAND.scope).await.unwrap();
+    assert_eq!(status.incoming.modified, 1);
+    assert!(journal.read().unwrap().is_none());
+    let pulled = a.pull().await.unwrap();
+    assert_eq!(
+        (pulled.outcome, pulled.before),
+        (Outcome::Done, pushed.after)
+    );
+    assert_eq!(pulled.after.unwrap().number, 3);
+    assert_eq!(fs::read_to_string(a.path("x")).unwrap(), "0");
 }
