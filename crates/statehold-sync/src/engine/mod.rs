@@ -243,7 +243,8 @@ impl Engine {
                     .await?;
                 let is_told = options.direction != Direction::Push && !options.dry;
                 let came = self.take_in_pull(&mut now, is_told).await?;
-                if is_told {
+                if is_told && !came.is_empty() {
+                    self.write_manifest(&now)?;
                     report.files += came.len() as u64;
                     report.actions.extend(came);
                 }

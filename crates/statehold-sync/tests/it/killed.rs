@@ -254,6 +254,8 @@ async fn the_next_pull_tells_what_a_killed_one_brought() {
     let pulled = b.pull().await.unwrap();
     assert_eq!((pulled.outcome, pulled.files), (Outcome::Done, 2));
     assert_eq!(pulled.actions.len(), 2);
+    let manifest = fs::read_to_string(b.engine.workspace().manifest_path()).unwrap();
+    assert!(manifest.contains("\"y\""), "{manifest}");
     assert_eq!((pulled.before, pulled.after), (first.after, pushed.after));
     assert_eq!(b.pull().await.unwrap().outcome, Outcome::Nothing);
 }
