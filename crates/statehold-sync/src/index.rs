@@ -359,7 +359,8 @@ fn read_file<T: DeserializeOwned>(path: &Path, magic: [u8; 8]) -> Result<Option<
     }
 }
 
-fn encode(magic: [u8; 8], content: &impl Serialize) -> Result<Vec<u8>, IndexError> {
+/// What a file of such content holds.
+pub(crate) fn encode(magic: [u8; 8], content: &impl Serialize) -> Result<Vec<u8>, IndexError> {
     let encode_error = |error: postcard::Error| IndexError::Encode {
         message: error.to_string(),
     };
@@ -384,7 +385,8 @@ fn open(bytes: &[u8], magic: [u8; 8]) -> Result<(Digest, &[u8]), IndexError> {
     Ok((Digest::from_bytes(*digest), content))
 }
 
-fn decode<T: DeserializeOwned>(magic: [u8; 8], bytes: &[u8]) -> Result<T, IndexError> {
+/// The content of such a file.
+pub(crate) fn decode<T: DeserializeOwned>(magic: [u8; 8], bytes: &[u8]) -> Result<T, IndexError> {
     let (digest, content) = open(bytes, magic)?;
     if Digest::of(content) != digest {
         return Err(IndexError::Damaged);

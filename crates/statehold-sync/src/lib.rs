@@ -17,7 +17,8 @@
 //!
 //! 9. [`gateway_client`]: a repository behind a gateway; [`rate_limit`]: at a bounded rate.
 //! 10. [`secrets`]: what is searched before it is sent.
-//! 11. [`engine`]: scan, plan, carry out; [`journal`]: what a killed push left; `uploads`: what it had sent
+//! 11. [`engine`]: scan, plan, carry out; [`journal`] and [`pull_journal`]: what a killed push
+//!     and a killed pull left; `uploads`: what it had sent
 //!     before; [`progress`]: what a watching person sees.
 //!     [`watch`]: all of that whenever something changes; [`folder_watch`]: how that is noticed here.
 //! 12. [`export`]: a tree as an archive or as a plain folder. [`held`]: content that a repository has lost, out of the folder.
@@ -55,6 +56,7 @@ pub mod path_map;
 mod prefetched;
 pub mod preset;
 pub mod progress;
+pub mod pull_journal;
 pub mod rate_limit;
 pub mod scan;
 pub mod secrets;

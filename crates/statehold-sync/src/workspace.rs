@@ -404,7 +404,7 @@ impl Workspace {
         self.own("conflicts")
     }
 
-    /// What a killed pull resumes from.
+    /// What a push and a pull under way keep, for the next run if they die.
     pub fn journal(&self) -> PathBuf {
         self.own("journal")
     }

@@ -40,6 +40,8 @@ pub struct Kills {
     pub landed_whole: u64,
     /// Killed pulls that had switched some files and not all.
     pub pulls_half_done: u64,
+    /// Killed pulls before whose next one the same files were changed again.
+    pub changed_again: u64,
     /// Looks at the puller's files while a pull was under way.
     pub looks: u64,
 }
@@ -125,6 +127,15 @@ impl World {
             "the pusher's own files changed"
         );
         self.killed_pull(old, &new)?;
+        let new = if self.random.chance(500) {
+            // What it had put in place is changed again, and that is no conflict.
+            self.kills.changed_again += 1;
+            let next = self.change(&new)?;
+            self.pusher.run(&["push"])?.expect(0)?;
+            next
+        } else {
+            new
+        };
         self.puller.run(&["pull"])?.expect(0)?;
         ensure!(
             read_tree(&self.puller.root)? == new,

@@ -22,6 +22,8 @@ const PAUSE_MS: u64 = 1_500;
 pub const QUIET: Duration = Duration::from_secs(12);
 /// Changes that are made before anything is measured: everybody connects, and caches fill.
 const FIRST: u64 = 2;
+/// Files of each machine that are written again and again while others are killed.
+const CHANGED_AGAIN: u64 = 3;
 
 /// How long it took until changes were seen.
 #[derive(Debug, Clone, Default)]
@@ -240,9 +242,8 @@ pub fn kill_watching(binary: &Path, kills: u64, seed: u64) -> Result<KilledWatch
     let mut expected = BTreeMap::new();
     for round in 0..kills {
         for at in 0..world.watched.len() {
-            // Each a new one: what a killed pull had put in place and somebody changed again before the next
-            // one is a conflict, which a person decides.
-            let path = format!("{at}/{round}.md");
+            // Few, so that what a killed pull had put in place is changed again before the next one.
+            let path = format!("{at}/{}.md", round % CHANGED_AGAIN);
             let text = format!("{path} in round {round}\n").repeat(50);
             world.watched[at].machine.write(&path, &text)?;
             expected.insert(path, text.into_bytes());

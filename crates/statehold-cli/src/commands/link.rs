@@ -16,6 +16,7 @@ use statehold_repository::wire::key::{INVITE_PREFIX, Invite, Key};
 use statehold_sync::gateway_client::GatewayClient;
 use statehold_sync::home::{KeyError, read_key_file};
 use statehold_sync::journal::Journal;
+use statehold_sync::pull_journal::PullJournal;
 use statehold_sync::workspace::{Link, Workspace};
 use zeroize::Zeroizing;
 
@@ -364,6 +365,7 @@ pub(super) fn run_unlink(
     forget_info(&workspace);
     workspace.change_settings(|settings| settings.link = None)?;
     Journal::of(&workspace).clear()?;
+    PullJournal::of(&workspace).clear()?;
     // Another repository shares no base with this one.
     match std::fs::remove_file(workspace.index_files().checkout) {
         Err(error) if error.kind() != NotFound => return Err(error.into()),

@@ -19,6 +19,8 @@ mod export;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod letting_in;
 #[cfg(test)]
 mod losing_things;

@@ -2,7 +2,8 @@
 //!
 //! Nothing half-written ever has a real name: content is staged in full, checked and flushed with
 //! one barrier, and only then renamed into place. Each switch first checks that the local file is
-//! still what the plan saw. The staging names are digests, so a killed pull finds what it had.
+//! still what the plan saw. The staging names are digests, so a killed pull finds what it had; what it had
+//! switched is in its journal.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use statehold_core::digest::Digest;
 use statehold_core::entry::{Entry, FileEntry};
 use statehold_core::path::RepoPath;
 use statehold_core::plan::Action;
+use statehold_core::record::RecordRef;
 use statehold_core::tree::Tree;
 use statehold_repository::batches::stored_bytes_of;
 use statehold_repository::{Remote, Whereabouts};
@@ -19,6 +21,7 @@ use super::fetch::Fetcher;
 use super::{EngineError, Result, own_error};
 use crate::folder::{Attributes, Folder, FolderError, Stamp, stamp_clock_ns};
 use crate::progress::{Phase, Progress};
+use crate::pull_journal::{Marks, Pull, PullJournal};
 use crate::scan::Scan;
 use crate::stat_cache::CachedFile;
 
@@ -37,6 +40,9 @@ pub(super) struct Incoming<'a> {
     /// Whether the local content at a path is in nobody's history.
     pub(super) is_unsaved: &'a (dyn Fn(&RepoPath) -> bool + Sync),
     pub(super) progress: &'a dyn Progress,
+    /// Where it is kept what is being placed, with the records to keep it under: the one whose tree it is, and
+    /// the one that the folder landed at. `None` where what is placed is this machine's change.
+    pub(super) journal: Option<(PullJournal, RecordRef, Option<RecordRef>)>,
 }
 
 /// What became of the incoming half.
@@ -80,19 +86,22 @@ impl Incoming<'_> {
         for file in &wanted {
             *placed.uses.entry(file.digest).or_default() += 1;
         }
+        let mut marks = self.begin_journal(actions)?;
         // Content first, names after: a crash can leave neither half a file nor an empty one.
         self.folder.barrier()?;
         self.progress.begin(Phase::Place, actions.len() as u64);
         // Deletions go first and inside out, so that files can become folders and the reverse.
+        let actions = actions.iter().enumerate();
         let deletes = actions
-            .iter()
+            .clone()
             .rev()
-            .filter(|action| matches!(action, Action::DeleteLocal(_)));
-        let downloads = actions
-            .iter()
-            .filter(|action| matches!(action, Action::Download(_)));
-        for action in deletes.chain(downloads) {
-            self.switch(action, &mut placed)?;
+            .filter(|(_, action)| matches!(action, Action::DeleteLocal(_)));
+        let downloads = actions.filter(|(_, action)| matches!(action, Action::Download(_)));
+        for (place, action) in deletes.chain(downloads) {
+            let is_made = self.switch(action, &mut placed)?;
+            if let Some(marks) = marks.as_mut().filter(|_| is_made) {
+                marks.made(place);
+            }
             self.progress.advance(1);
         }
         self.folder.barrier()?;
@@ -100,14 +109,39 @@ impl Incoming<'_> {
         Ok(placed)
     }
 
-    fn switch(&self, action: &Action, placed: &mut Placed) -> Result<()> {
+    /// Keeps what is about to be switched, so that a run that dies among the switches is told from edits.
+    fn begin_journal(&self, actions: &[&Action]) -> Result<Option<Marks>> {
+        let Some((journal, record, landed)) = &self.journal else {
+            return Ok(None);
+        };
+        let switches = actions.iter().map(|action| {
+            let path = action.path();
+            let entry = match action {
+                Action::DeleteLocal(_) => None,
+                _ => self.tree.get(path.as_str()),
+            };
+            (path.clone(), entry.map(Entry::signature))
+        });
+        let pull = Pull {
+            record: *record,
+            landed: *landed,
+            switches: switches.collect(),
+        };
+        Ok(Some(journal.begin(&pull)?))
+    }
+
+    /// Makes one switch. Says whether it was made.
+    fn switch(&self, action: &Action, placed: &mut Placed) -> Result<bool> {
         let path = action.path();
         let done = match action {
             Action::DeleteLocal(_) => self.delete(path, placed),
             _ => self.place(path, placed),
         };
         match done {
-            Ok(()) => placed.paths.push(path.clone()),
+            Ok(()) => {
+                placed.paths.push(path.clone());
+                return Ok(true);
+            }
             Err(EngineError::Folder(FolderError::Changed { .. })) => {
                 placed.changed.push(path.clone());
             }
@@ -115,7 +149,7 @@ impl Incoming<'_> {
             Err(EngineError::Folder(error)) => placed.failed.push((path.clone(), cause(&error))),
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(false)
     }
 
     fn delete(&self, path: &RepoPath, placed: &mut Placed) -> Result<()> {
@@ -130,7 +164,13 @@ impl Incoming<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let keep = |folder: &RepoPath| self.tree.get(folder.as_str()).is_some();
+        // A folder that something else is about to stand in for goes too: left empty by a kill, it would look
+        // made here. One that was an entry of its own is what its successor expects to find.
+        let keep = |folder: &RepoPath| match self.tree.get(folder.as_str()) {
+            Some(Entry::Directory) => true,
+            Some(_) => self.scan.entries.contains_key(folder),
+            None => false,
+        };
         self.folder.prune_empty_parents(path, &keep)?;
         placed.files += 1;
         Ok(())

@@ -39,6 +39,7 @@ use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
 use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
 use crate::progress::{Phase, Progress};
+use crate::pull_journal::{KilledPull, PullJournal};
 use crate::scan::{Scan, ScanOptions, is_left_out, scan};
 use crate::workspace::{Workspace, WorkspaceError};
 
@@ -143,6 +144,8 @@ struct Situation {
     carried: Option<Nonce>,
     /// What this run replaced in the folder.
     replaced: Replaced,
+    /// A pull that was killed among its switches, as long as nobody has taken it in.
+    killed: Option<KilledPull>,
 }
 
 impl Engine {
@@ -235,14 +238,28 @@ impl Engine {
                 }
                 settled => now.carried = settled?,
             }
-            let must_look = options.direction != Direction::Push || now.index.checkout.is_none();
+            let must_look = options.direction != Direction::Push
+                || now.index.checkout.is_none()
+                || now.killed.is_some();
             if must_look {
                 self.refresh(&mut now.index, options.wanted_content())
                     .await?;
+                let is_told = options.direction != Direction::Push && !options.dry;
+                let came = self.take_in_pull(&mut now, is_told).await?;
+                if is_told && !came.is_empty() {
+                    self.write_manifest(&now)?;
+                    report.files += came.len() as u64;
+                    report.actions.extend(came);
+                }
             }
         }
         self.carry_out(&mut now, options, &mut report).await?;
         if !options.dry {
+            if let Some(checkout) = &mut now.index.checkout
+                && report.files > 0
+            {
+                checkout.land();
+            }
             if options.direction != Direction::Push {
                 // A pull that was killed after its last switch has nothing left to receive, and
                 // what it had staged would stay for good.
@@ -327,6 +344,7 @@ impl Engine {
         };
         let scan = scan(&self.folder, &options)?;
         self.progress.end();
+        let killed = PullJournal::of(&self.workspace).read(&index)?;
         Ok(Situation {
             index,
             scan,
@@ -334,6 +352,7 @@ impl Engine {
             ignore,
             carried: None,
             replaced: Replaced::default(),
+            killed,
         })
     }
 
@@ -411,13 +430,10 @@ impl Engine {
         without: &[&RepoPath],
     ) -> Plan {
         let without: BTreeSet<&RepoPath> = without.iter().copied().collect();
-        // What the scan shows may travel. What it doesn't show may be gone or merely left out.
         let taken = |path: &RepoPath, signature: Signature| {
             scope.contains(path)
                 && !without.contains(path)
-                && (now.scan.entries.contains_key(path)
-                    || !(now.scan.is_held(path)
-                        || is_left_out(&now.rules, &now.ignore, path, !signature.is_leaf())))
+                && now.speaks_for(path, signature.is_leaf())
         };
         let checkout = now.index.checkout.as_ref();
         let base = checkout.into_iter().flat_map(Checkout::base);
@@ -557,6 +573,7 @@ impl Engine {
             here.is_some_and(|here| here.is_leaf()) && here != checkout.base_of(path)
         };
         let stamp = self.clock.now().as_millis();
+        let journal = PullJournal::of(&self.workspace);
         let incoming = Incoming {
             folder: &self.folder,
             scan: &now.scan,
@@ -567,9 +584,9 @@ impl Engine {
             aside: self.workspace.conflicts().join(stamp.to_string()),
             is_unsaved: &is_unsaved,
             progress: &*self.progress,
+            journal: Some((journal, checkout.state.head, checkout.landed)),
         };
         let placed = incoming.run(&actions).await?;
-        self.clear_staging();
         report.files += placed.files;
         report.bytes += placed.bytes;
         report.busy.extend(placed.changed);
@@ -587,6 +604,8 @@ impl Engine {
         now.scan.cache.merge(placed.cache);
         now.index.cache.clone_from(&now.scan.cache);
         self.write_index(&mut now.index)?;
+        PullJournal::of(&self.workspace).clear()?;
+        self.clear_staging();
         self.write_manifest(now)?;
         placed.damage.map_or(Ok(()), |damage| Err(damage.into()))
     }
@@ -769,6 +788,13 @@ impl Engine {
 }
 
 impl Situation {
+    /// Whether the scan says what is at a path. What it shows is there; what it doesn't show may be gone or
+    /// merely left out.
+    fn speaks_for(&self, path: &RepoPath, is_leaf: bool) -> bool {
+        self.scan.entries.contains_key(path)
+            || !(self.scan.is_held(path) || is_left_out(&self.rules, &self.ignore, path, !is_leaf))
+    }
+
     fn state(&self) -> Option<&State> {
         self.index
             .checkout

@@ -1,21 +1,24 @@
-//! What an earlier run left open: a push whose end nobody knows, and whether the log is still the one that is known.
+//! What an earlier run left open: a push whose end nobody knows, a pull of which some is in place, and whether the
+//! log is still the one that is known.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use statehold_core::entry::Signature;
+use statehold_core::entry::{Entry, Signature};
 use statehold_core::id::Nonce;
 use statehold_core::limits::LOG_RANGE_RECORDS_MAX;
 use statehold_core::path::RepoPath;
-use statehold_core::record::{Body, Kind, PushBody};
+use statehold_core::plan::Action;
+use statehold_core::record::{Body, Kind, PushBody, RecordRef};
 use statehold_core::state::State;
 use statehold_repository::Error;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::wire::bodies::Role;
 
-use super::{Engine, Result};
+use super::{Engine, Result, Situation};
 use crate::index::{Checkout, Index};
 use crate::journal::{Journal, Journaled};
+use crate::pull_journal::{KilledPull, PullJournal};
 
 impl Engine {
     /// Hands in a journaled push again, so that its end is known. Where the log has gone on from another
@@ -51,7 +54,10 @@ impl Engine {
                 self.refresh(index, None).await?;
                 if let Some(checkout) = &mut index.checkout {
                     agree_on(checkout, &draft, &stored);
-                    checkout.land();
+                    // A rollback or a snapshot changes nothing here.
+                    if matches!(draft.draft.body, Body::Push(_)) {
+                        checkout.land();
+                    }
                 }
                 self.write_index(index)?;
                 self.uploads(&known)?.clear()?;
@@ -84,6 +90,71 @@ impl Engine {
                 Err(Error::Denied { reason }.into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Takes in what a killed pull had put in place: both sides agree on it, whatever others have made of it
+    /// since. To be called once it is known what the repository holds now. Gives what came by it to stay. With
+    /// `is_told`, whoever is told of a pull hears of it, and it is over.
+    pub(super) async fn take_in_pull(
+        &self,
+        now: &mut Situation,
+        is_told: bool,
+    ) -> Result<Vec<Action>> {
+        let Some(KilledPull { pull, made }) = now.killed.take() else {
+            return Ok(Vec::new());
+        };
+        let is_in_log = self.is_in_log(now, pull.record).await?;
+        let mut came = Vec::new();
+        for (place, (path, signature)) in pull.switches.into_iter().enumerate() {
+            let is_made = || {
+                // It died between the switch and its mark.
+                let here = now.scan.entries.get(&path).map(|entry| entry.signature);
+                here == signature && now.speaks_for(&path, here.is_none_or(|here| here.is_leaf()))
+            };
+            if !is_in_log || !(made.contains(&place) || is_made()) {
+                continue;
+            }
+            let Some(checkout) = &mut now.index.checkout else {
+                continue;
+            };
+            checkout.set_base(&path, signature, pull.record.number);
+            // What others changed since comes once more.
+            let there = checkout.state.tree.get(path.as_str());
+            if there.map(Entry::signature) == signature {
+                came.push(match signature {
+                    Some(_) => Action::Download(path),
+                    None => Action::DeleteLocal(path),
+                });
+            }
+        }
+        if is_told {
+            // Durable before the next pull is journaled in its place.
+            self.write_index(&mut now.index)?;
+            PullJournal::of(&self.workspace).clear()?;
+        }
+        Ok(came)
+    }
+
+    /// Whether a record is in effect in the log as it is now.
+    async fn is_in_log(&self, now: &Situation, record: RecordRef) -> Result<bool> {
+        let Some(state) = now.state() else {
+            return Ok(false);
+        };
+        let (number, head) = (record.number, state.head);
+        if number >= head.number || number == 0 {
+            return Ok(record == head);
+        }
+        if state.is_left_behind(number) {
+            return Ok(false);
+        }
+        match self.remote.records_until(number - 1, number).await {
+            Ok(records) => Ok(records
+                .iter()
+                .any(|stored| stored.record.reference() == record)),
+            Err(Error::Retired { .. } | Error::Expired { .. }) => Ok(false),
+            Err(error) if is_another_log(&error) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

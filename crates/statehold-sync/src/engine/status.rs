@@ -29,7 +29,10 @@ impl Engine {
         // What changed here can be said without the other side, if it was ever seen.
         let stale =
             match asked {
-                Ok(()) => None,
+                Ok(()) => {
+                    self.take_in_pull(&mut now, false).await?;
+                    None
+                }
                 Err(EngineError::Remote(
                     error @ statehold_repository::Error::Unavailable { .. },
                 )) if now.index.checkout.is_some() => Some(error.to_string()),

@@ -180,6 +180,7 @@ impl Engine {
             aside: self.workspace.conflicts().join(stamp.to_string()),
             is_unsaved: &is_unsaved,
             progress: &*self.progress,
+            journal: None,
         };
         let actions: Vec<&Action> = actions.iter().collect();
         let placed = incoming.run(&actions).await?;

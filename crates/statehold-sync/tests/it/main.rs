@@ -7,6 +7,8 @@ mod collected;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod restore;

@@ -20,6 +20,8 @@ use statehold_testkit::author::{Author, Drafted};
 use statehold_testkit::environment::{EPOCH, SeededEntropy, SimulatedClock};
 use statehold_testkit::machine::{BY_HAND, Machine, Shared};
 
+use crate::killed::{PULL, killed};
+
 /// A repository that was copied at some moment.
 struct Two {
     shared: Shared,
@@ -192,4 +194,40 @@ async fn what_lags_behind_is_taken_over_or_told() {
     let new = two.new_one().await;
     let fork = load_at(&new, Point::Record(2)).await.unwrap();
     assert_eq!(newest(&new).await.epochs[0].from, fork.head);
+}
+
+/// Goal: what a killed pull had placed of a record that the copy lacks is pushed again, like everything that a
+/// machine has beyond the copy.
+/// Method: the same, where another machine was first with an edit of its own in the new log: both are kept.
+#[tokio::test]
+async fn what_a_killed_pull_placed_is_pushed_again_if_the_copy_lacks_it() {
+    let two = Two::new();
+    let a = two.shared.machine("a").await.unwrap();
+    let mut b = two.shared.machine("b").await.unwrap();
+    for path in ["x", "y"] {
+        a.write(path, "1").unwrap();
+    }
+    a.push().await.unwrap();
+    b.pull().await.unwrap();
+    two.replicate().await;
+    for path in ["x", "y"] {
+        a.write(path, "2").unwrap();
+    }
+    a.push().await.unwrap();
+    assert!(killed(&two.shared, &b, PULL, 2).await.is_none());
+    two.promote().await;
+    let new = two.new_one().await;
+    let state = newest(&new).await;
+    let changes = [("y", Some(&b"other"[..]))];
+    Author::new(10).push(&new, &state, changes).await.unwrap();
+    two.go_on(&mut b).await;
+    let synced = b.run(BY_HAND).await.unwrap();
+    let conflicts: Vec<_> = synced.conflicts.iter().map(|at| at.path.as_str()).collect();
+    assert_eq!(conflicts, ["y"], "{synced:?}");
+    assert_eq!(fs::read_to_string(b.path("x")).unwrap(), "2");
+    let mut clone = two.shared.machine("c").await.unwrap();
+    two.go_on(&mut clone).await;
+    clone.pull().await.unwrap();
+    assert_eq!(fs::read_to_string(clone.path("x")).unwrap(), "2");
+    assert_eq!(fs::read_to_string(clone.path("y")).unwrap(), "other");
 }

@@ -35,8 +35,13 @@ pub(crate) fn run(args: &KillArgs) -> Result<()> {
     );
     println!(
         "pushes: {} had not landed ({} of them did a moment later, whole), {} had landed whole, 0 \
-         half; pulls: {} had switched some files",
-        kills.nothing_landed, kills.landed_later, kills.landed_whole, kills.pulls_half_done
+         half; pulls: {} had switched some files, and \
+         after {} others changed the same files before the next one",
+        kills.nothing_landed,
+        kills.landed_later,
+        kills.landed_whole,
+        kills.pulls_half_done,
+        kills.changed_again
     );
     println!(
         "nothing acknowledged was lost, every next run completed, and in {} looks during the pulls \
