@@ -162,8 +162,6 @@ async fn open(
     Ok((remote, newest))
 }
 
-/// Writes an archive beside its name and then gives it that. Only its owner may read it, since it
-/// holds what the folder's own modes would keep from others.
 /// Refuses to put an archive where something else is: with a path in its place, as other commands take one, a live
 /// file would be gone.
 fn check_replaceable(out: &Path) -> Result<()> {
@@ -180,6 +178,8 @@ fn check_replaceable(out: &Path) -> Result<()> {
     }
 }
 
+/// Writes an archive beside its name and then gives it that. Only its owner may read it, since it
+/// holds what the folder's own modes would keep from others.
 async fn archive(
     remote: &dyn Remote,
     state: &State,

@@ -118,6 +118,7 @@ impl Engine {
             let Some(checkout) = &mut now.index.checkout else {
                 continue;
             };
+            now.replaced.note_killed(&path, checkout);
             checkout.set_base(&path, signature, pull.record.number);
             // What others changed since comes once more.
             let there = checkout.state.tree.get(path.as_str());

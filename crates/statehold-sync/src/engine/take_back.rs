@@ -3,7 +3,7 @@
 //! Most of what a pull replaces is what the repository held when something last landed here. Where it is not,
 //! since others' records lie before a push of this machine, `.statehold/replaced.json` says which record had it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use statehold_repository::remote::load_at;
 use super::incoming::Incoming;
 use super::{Engine, Result, Situation, own_error};
 use crate::atomic::{Readers, replace_file};
-use crate::index::Lag;
+use crate::index::{Checkout, Lag};
 use crate::locks::{Wait, lock_workspace};
 use crate::scan::is_left_out;
 
@@ -59,6 +59,19 @@ pub(super) struct Replaced {
     before: Option<RecordRef>,
     /// By path.
     paths: BTreeMap<RepoPath, Lag>,
+    /// Paths of which a killed run replaced what had stood there; the next one replaced what that one brought.
+    #[serde(skip)]
+    by_killed: BTreeSet<RepoPath>,
+}
+
+impl Replaced {
+    /// Notes what a killed run replaced at a path: what was agreed on there before it.
+    pub(super) fn note_killed(&mut self, path: &RepoPath, checkout: &Checkout) {
+        let landed = checkout.landed.map_or(0, |landed| landed.number);
+        let lag = checkout.pending.get(path).filter(|lag| lag.at != landed);
+        self.paths.extend(lag.map(|lag| (path.clone(), *lag)));
+        self.by_killed.insert(path.clone());
+    }
 }
 
 impl Engine {
@@ -75,8 +88,10 @@ impl Engine {
         let landed = before.map_or(0, |before| before.number);
         let lags = paths.iter().filter_map(|path| {
             let lag = checkout.pending.get(path)?;
-            (lag.at != landed).then(|| (path.clone(), *lag))
+            let is_open = lag.at != landed && !now.replaced.by_killed.contains(path);
+            is_open.then(|| (path.clone(), *lag))
         });
+        let lags: Vec<_> = lags.collect();
         now.replaced.paths.extend(lags);
         let path = self.workspace.replaced_path();
         if now.replaced.paths.is_empty() {
