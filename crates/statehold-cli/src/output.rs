@@ -3,7 +3,10 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use serde_json::Value;
 use tracing_subscriber::fmt::format;
+
+use crate::exit::Exit;
 
 /// How a command speaks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +35,14 @@ impl Output {
         if self.json {
             print(&serde_json::to_string(value).unwrap_or_else(|error| error.to_string()));
         }
+    }
+
+    /// The plan of something that was not confirmed, with why it was not done: one value for scripts, too.
+    pub(crate) fn refuse(self, mut plan: Value, why: &str) -> Exit {
+        plan["error"] = why.into();
+        self.value(&plan);
+        complain(&format!("statehold: {why}"));
+        Exit::Refused
     }
 }
 

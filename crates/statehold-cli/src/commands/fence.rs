@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use statehold_core::event::Outcome;
@@ -55,9 +55,9 @@ async fn fence_store(args: &FenceArgs, store: &str, output: Output) -> Result<Ex
         ends.push((log.name.clone(), state.head.number, state.fenced));
         epoch = state.epoch();
     }
-    if !confirmed(args, &ends, epoch, output) {
+    if let Some(refused) = refusal(args, &ends, epoch, output) {
         opened.release().await?;
-        return refuse(epoch);
+        return Ok(refused);
     }
     let done = fence(&opened.logs, &SystemEntropy).await;
     opened.release().await?;
@@ -72,20 +72,20 @@ async fn fence_linked(args: &FenceArgs, global: &GlobalArgs, output: Output) -> 
     let connection = Connection::of(workspace, output, None).await?;
     let state = connection.engine.remote_state().await?;
     let ends = [(name.clone(), state.head.number, state.fenced)];
-    if !confirmed(args, &ends, state.epoch(), output) {
-        return refuse(state.epoch());
+    if let Some(refused) = refusal(args, &ends, state.epoch(), output) {
+        return Ok(refused);
     }
     tell(&[(name, connection.engine.fence().await?)], output);
     Ok(Exit::Done)
 }
 
-/// Shows where logs end, and says whether it may end them there for good.
-fn confirmed(
+/// Shows where logs end, and refuses to end them there for good unless that is confirmed.
+fn refusal(
     args: &FenceArgs,
     ends: &[(String, u64, Option<u64>)],
     epoch: u64,
     output: Output,
-) -> bool {
+) -> Option<Exit> {
     for (name, head, fenced) in ends {
         output.line(match fenced {
             Some(by) => format!("{name}: ended with record {by}"),
@@ -93,25 +93,21 @@ fn confirmed(
         });
     }
     let label = label(epoch);
-    let is_confirmed = args.apply && args.confirm_label.as_deref() == Some(&label);
-    if !is_confirmed {
-        let logs: Vec<Value> = ends
-            .iter()
-            .map(|(name, head, fenced)| json!({"name": name, "head": head, "record": fenced}))
-            .collect();
-        output.value(&json!({"outcome": Outcome::Dry, "logs": logs, "confirm_label": label}));
+    if args.apply && args.confirm_label.as_deref() == Some(&label) {
+        return None;
     }
-    is_confirmed
+    let logs: Vec<Value> = ends
+        .iter()
+        .map(|(name, head, fenced)| json!({"name": name, "head": head, "record": fenced}))
+        .collect();
+    let plan = json!({"outcome": Outcome::Dry, "logs": logs, "confirm_label": label});
+    let why = format!("refusing to fence: needs --apply and --confirm-label={label}");
+    Some(output.refuse(plan, &why))
 }
 
 /// What confirms a fence: the epoch that it ends.
 fn label(epoch: u64) -> String {
     format!("epoch-{epoch}")
-}
-
-fn refuse(epoch: u64) -> Result<Exit> {
-    let label = label(epoch);
-    bail!("refusing to fence: needs --apply and --confirm-label={label}");
 }
 
 fn tell(done: &[(String, u64)], output: Output) {

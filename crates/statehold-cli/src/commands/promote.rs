@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use statehold_core::event::Outcome;
@@ -65,9 +65,9 @@ async fn act(args: &PromoteArgs, output: Output) -> Result<Exit> {
         );
     }
     if !args.apply || args.confirm_label.as_deref() != Some(&label) {
-        output.value(&value(Outcome::Dry, &planned, &label));
         opened.release().await?;
-        bail!("refusing to promote: needs --apply and --confirm-label={label}");
+        let why = format!("refusing to promote: needs --apply and --confirm-label={label}");
+        return Ok(output.refuse(value(Outcome::Dry, &planned, &label), &why));
     }
     let done = promote(&opened.logs, &SystemEntropy).await;
     opened.release().await?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use statehold_core::event::Outcome;
@@ -67,12 +67,13 @@ pub(super) fn run(args: &RollbackArgs, global: &GlobalArgs, output: Output) -> R
         return Ok(Exit::Done.into());
     }
     if !args.apply || args.confirm_label.as_deref() != Some(&label) {
-        output.value(&plan_value(&plan, &label));
         let shown = match &name {
             Some(id) => format!(", exactly as in 'statehold snapshot show {id}'"),
             None => String::new(),
         };
-        bail!("refusing to roll back: needs --apply and --confirm-label={label}{shown}");
+        let why =
+            format!("refusing to roll back: needs --apply and --confirm-label={label}{shown}");
+        return Ok(output.refuse(plan_value(&plan, &label), &why).into());
     }
     let result = block_on(async {
         let connection = Connection::of(workspace.clone(), output, None).await?;

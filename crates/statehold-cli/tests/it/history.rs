@@ -234,6 +234,14 @@ fn a_rollback_brings_every_machine_back() {
         assert!(shown.out.contains(line), "{line}: {}", shown.out);
     }
     refusal(b, &["rollback", id, "--apply"]);
+    let plan = json(b, &["rollback", id], 1);
+    assert!(
+        plan["error"]
+            .as_str()
+            .unwrap()
+            .contains("--confirm-label=good")
+    );
+    assert_eq!(plan["changes"]["take_away"][1], "new", "{plan}");
     refusal(b, &["rollback", id, "--apply", "--confirm-label=Good"]);
     refusal(b, &["rollback", id, "--confirm-label=good"]);
     let unknown = run(b, &["rollback", "2026-01-01T00-00-00Z-x", "--apply"], 1);

@@ -118,6 +118,8 @@ fn a_fenced_store_moves_and_nothing_is_lost() {
         "{}",
         refused.err
     );
+    let plan = json(&operator, &["fence", "--store", vault], 1);
+    assert_eq!(plan["confirm_label"], "epoch-0", "{plan}");
     // A machine's key may not end the log.
     let confirmed = ["--apply", "--confirm-label=epoch-0"];
     run(&a, &[&["fence"], &confirmed[..]].concat(), 5);
