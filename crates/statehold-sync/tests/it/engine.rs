@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use statehold_core::digest::Digest;
+use statehold_core::environment::Clock as _;
 use statehold_core::event::Outcome;
 use statehold_core::plan::{ConflictKind, Direction, Strategy};
 use statehold_repository::Remote as _;
@@ -459,4 +460,30 @@ async fn what_is_told_to_be_sent_has_been_sent() {
     push().await.unwrap_err();
     assert_eq!(watcher.total.load(Relaxed), 15);
     assert_eq!(watcher.sent.load(Relaxed), 0);
+}
+
+/// A program that starts anew for each run knows when its workspace looked last, so that with nothing new it
+/// takes no listing.
+#[tokio::test]
+async fn a_workspace_that_is_straight_on_a_store_keeps_when_it_looked() {
+    let shared = Shared::in_memory();
+    let (a, b) = two_machines(&shared).await;
+    b.write("file", "content").unwrap();
+    b.push().await.unwrap();
+    a.pull().await.unwrap();
+    // Behind a gateway there is no such file, and none is made.
+    assert_eq!(a.engine.workspace().last_look(), None);
+    assert!(!a.engine.workspace().repository_path().exists());
+
+    fs::write(a.engine.workspace().repository_path(), "{}").unwrap();
+    a.pull().await.unwrap();
+    let looked = a.engine.workspace().last_look();
+    assert_eq!(looked, Some(shared.clock().now()));
+    let remote = Arc::new(shared.repository().await.unwrap());
+    remote.looked_at(looked.unwrap());
+    let a = shared.restarted(a, remote).unwrap();
+    let before = shared.usage();
+    assert_eq!(a.pull().await.unwrap().outcome, Outcome::Nothing);
+    let used = shared.usage().since(before);
+    assert_eq!((used.reads, used.lists), (2, 0));
 }
