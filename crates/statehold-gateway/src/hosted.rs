@@ -149,6 +149,7 @@ impl HostedRepository {
         Ok(Collected {
             compacted,
             removed: None,
+            untold: None,
         })
     }
 
