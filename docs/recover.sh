@@ -143,7 +143,7 @@ case "${AT:-}" in
     # A moment, and not a snapshot's name: that has no colon. Milliseconds, as records have them; times of one
     # length sort as text.
     ????-??-??T*:*Z)
-        case "$AT" in *.???Z) until=$AT ;; *) until=${AT%Z}.000Z ;; esac
+        case "$AT" in *.???Z) until=$AT ;; *) until=${AT%Z}.999Z ;; esac
         number=0
         for n in "${!times[@]}"; do
             [ "$n" -le "$newest" ] && ! [ "${times[n]}" \> "$until" ] || break

@@ -49,6 +49,7 @@ impl Collecting {
             Self::Here(repository) if request.dry => Collected {
                 compacted: collector(repository).dry().await?,
                 removed: None,
+                untold: None,
             },
             Self::Here(repository) => collector(repository).collect(request.approve).await?,
             Self::There(gateway) => gateway.compact(request).await?,

@@ -143,6 +143,13 @@ fn tell(repository: &str, collected: &Collected) {
         );
     }
     let removed = collected.removed.as_ref();
+    if removed.is_some_and(|removed| removed.is_refused) {
+        tracing::error!(
+            repository,
+            "the store keeps what was deleted, so nothing is compacted in it any more until it lets go, or `statehold \
+             compact --approve` by an owner says so; `serve --compact-every never` on a store that deletes nothing"
+        );
+    }
     let record = removed.and_then(|removed| removed.record);
     if compacted.record.is_some() || record.is_some() {
         let bytes = compacted.condemned_bytes;

@@ -153,6 +153,7 @@ impl HostedRepository {
         Ok(Collected {
             compacted,
             removed: None,
+            untold: None,
         })
     }
 

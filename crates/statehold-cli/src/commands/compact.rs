@@ -54,7 +54,14 @@ pub(super) fn run(args: &CompactArgs, global: &GlobalArgs, output: Output) -> Re
     show(&collected, args.dry, output);
     output.value(&collected);
     let is_held = collected.compacted.is_held && !args.dry;
-    Ok(if is_held { Exit::Refused } else { Exit::Done }.into())
+    let removed = collected.removed.as_ref();
+    let is_refused = removed.is_some_and(|removed| removed.is_refused);
+    Ok(if is_held || is_refused {
+        Exit::Refused
+    } else {
+        Exit::Done
+    }
+    .into())
 }
 
 fn show(collected: &Collected, dry: bool, output: Output) {
@@ -69,8 +76,13 @@ fn show(collected: &Collected, dry: bool, output: Output) {
             count(compacted.points as u64, "earlier state"),
         ));
     }
-    if let Some(removed) = &collected.removed {
-        output.line(line_of(removed));
+    match &collected.removed {
+        Some(removed) if removed.is_refused => output.line(
+            "kept back   the store keeps what was deleted; nothing more is compacted until it lets go, or \
+             --approve says so",
+        ),
+        Some(removed) => output.line(line_of(removed)),
+        None => {}
     }
 }
 

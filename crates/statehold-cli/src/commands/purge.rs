@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use statehold_core::limits::RETENTION_FLOOR_DAYS;
+use statehold_repository::collect::Untold;
 
 use super::{GlobalArgs, block_on};
 use crate::collecting::Collecting;
 use crate::connection::find_workspace;
 use crate::exit::Exit;
-use crate::output::{Output, count};
+use crate::output::{Output, count, size};
 use crate::report::{Appended, record_append};
 use crate::typed_path;
 
@@ -72,6 +74,33 @@ pub(super) fn run(args: &PurgeArgs, global: &GlobalArgs, output: Output) -> Resu
             collected.compacted.record.unwrap_or_default(),
         ),
     });
+    if let Some(untold) = &collected.untold {
+        for line in lines_of(untold) {
+            output.line(line);
+        }
+    }
     output.value(&collected);
     Ok(Exit::Done.into())
+}
+
+/// What is still there and may hold more of the content, although nothing tells any more.
+fn lines_of(untold: &Untold) -> Vec<String> {
+    let mut lines = Vec::new();
+    if untold.packs > 0 {
+        lines.push(format!(
+            "{}, {}, may hold more of it: of states that were let go, of uploads without an end, or of records that were \
+             left behind, nothing tells what was at which path. A compaction deletes them {} days after they were \
+             condemned, or as the gateway's --retention-floor says",
+            count(untold.packs as u64, "pack"),
+            size(untold.bytes),
+            RETENTION_FLOOR_DAYS,
+        ));
+    }
+    if untold.left_behind > 0 {
+        lines.push(format!(
+            "{} that a promote left behind may hold more of it, until a compaction retires what is before that promote",
+            count(untold.left_behind, "record"),
+        ));
+    }
+    lines
 }

@@ -53,6 +53,12 @@ pub(super) fn run(args: &UsageArgs, global: &GlobalArgs, output: Output) -> Resu
             size(usage.condemned)
         ));
     }
+    if usage.undeleted > 0 {
+        output.line(format!(
+            "kept back   {}, which was deleted and is still there: the store keeps it, or deleting was cut short",
+            size(usage.undeleted)
+        ));
+    }
     if usage.orphans > 0 {
         output.line(format!(
             "unfinished  {}, from uploads that never came to an end; the next compaction condemns it",

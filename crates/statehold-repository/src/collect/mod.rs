@@ -69,6 +69,22 @@ pub struct Collected {
     pub compacted: Compacted,
     /// What was deleted, of what had been condemned before; `None` where nothing was done.
     pub removed: Option<Removed>,
+    /// What a purge cannot tell; `None` where it could tell all, and of anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<Untold>,
+}
+
+/// What is still in the store and may hold content of any path: nothing that can be read by the log says what was there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// Packs that are condemned and not deleted yet, or that no record in effect knows. They are deleted by a later
+    /// compaction.
+    pub packs: usize,
+    /// Their length, in stored bytes.
+    pub bytes: u64,
+    /// Records that a promote left behind. They are cut down to their envelopes once the log is cut behind that
+    /// promote.
+    pub left_behind: u64,
 }
 
 /// What a compaction came to, or would.
@@ -111,6 +127,10 @@ pub struct Removed {
     pub listings: usize,
     /// What was deleted, by this removal and by those before it that had not been finished.
     pub deleted: Deleted,
+    /// Whether the store refuses to delete, or keeps what it said it deleted. Nothing is compacted from then on until
+    /// it does, or somebody approves.
+    #[serde(default)]
+    pub is_refused: bool,
 }
 
 /// Collects in one repository.
@@ -175,12 +195,47 @@ impl<'a> Collector<'a> {
         self.remove_after(&look).await
     }
 
-    /// [`Self::compact`], and then [`Self::remove`].
+    /// [`Self::compact`], and then [`Self::remove`]. Where the store still has what the log says is deleted, and goes
+    /// on keeping it, nothing is compacted unless it is approved: content would be copied, and its old place stay.
     pub async fn collect(&self, is_approved: bool) -> Result<Collected> {
+        if !is_approved && self.is_kept_back().await? {
+            return Ok(Collected {
+                removed: Some(Removed {
+                    is_refused: true,
+                    ..Removed::default()
+                }),
+                ..Collected::default()
+            });
+        }
         Ok(Collected {
             compacted: self.compact(is_approved).await?,
             removed: Some(self.remove().await?),
+            untold: None,
         })
+    }
+
+    /// Whether the store has packs that the log says are deleted, and does not let go of them now either.
+    async fn is_kept_back(&self) -> Result<bool> {
+        let store = self.repository.store();
+        let collection = self.repository.newest_collection().await?;
+        if !collection.condemned.values().any(|one| one.removed) {
+            return Ok(false);
+        }
+        for may_delete in [true, false] {
+            let listed = store.list_objects().await?;
+            let keys = || listed.iter().map(|listed| listed.key.as_str());
+            if !keys().any(|key| removal::is_removed(&collection, key)) {
+                return Ok(false);
+            }
+            if may_delete {
+                let deleted = removal::run(store, &collection, keys(), &[]).await;
+                if deleted.as_ref().is_err_and(is_refusal) {
+                    return Ok(true);
+                }
+                deleted?;
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the content that was ever at a path, or beneath it, unreadable at every point, and deletes it
@@ -198,10 +253,41 @@ impl<'a> Collector<'a> {
                 Ok(compacted) => break compacted,
             }
         };
+        let removed = self.remove().await?;
+        if removed.is_refused {
+            return Err(Error::Denied {
+                reason: "the store deletes nothing, so what was purged is still in it".into(),
+            });
+        }
         Ok(Collected {
-            removed: Some(self.remove().await?),
+            untold: self.untold().await?,
+            removed: Some(removed),
             compacted,
         })
+    }
+
+    /// What nothing that can be read by the log tells of, and is still there.
+    async fn untold(&self) -> Result<Option<Untold>> {
+        let state = crate::remote::load(self.repository).await?.state;
+        let (mut untold, collection) = (Untold::default(), &state.collection);
+        for listed in self.repository.store().list_objects().await? {
+            let Some(id) = layout::parse_pack(&listed.key) else {
+                continue;
+            };
+            let condemned = collection.condemned.get(&id);
+            if condemned.is_some_and(|one| !one.removed)
+                || condemned.is_none() && !state.packs.contains_key(&id)
+            {
+                untold.packs += 1;
+                untold.bytes += listed.bytes;
+            }
+        }
+        let epochs = state.epochs.iter();
+        let epochs = epochs.filter(|epoch| epoch.by.number > collection.cut);
+        untold.left_behind = epochs
+            .map(|epoch| epoch.by.number - epoch.from.number.saturating_add(1))
+            .sum();
+        Ok(Some(untold).filter(|untold| untold.packs > 0 || untold.left_behind > 0))
     }
 
     /// One look, and what follows from it; with the content that was ever at a path, if that is to go.
@@ -263,7 +349,8 @@ impl<'a> Collector<'a> {
             return Ok(Removed {
                 cut: collection.cut,
                 listings: collection.listings.len(),
-                deleted,
+                is_refused: deleted.is_none(),
+                deleted: deleted.unwrap_or_default(),
                 ..Removed::default()
             });
         }
@@ -294,7 +381,8 @@ impl<'a> Collector<'a> {
             packs: packs.len(),
             cut,
             listings: listings.len(),
-            deleted,
+            is_refused: deleted.is_none(),
+            deleted: deleted.unwrap_or_default(),
         })
     }
 
@@ -373,17 +461,30 @@ impl<'a> Collector<'a> {
     }
 
     /// Deletes what the log says is deleted, once the newest checkpoint says so too: from it readers of
-    /// earlier points learn what to read instead.
-    async fn finish(&self, state: &State, look: &Look, trees: &[TreeId]) -> Result<Deleted> {
+    /// earlier points learn what to read instead. `None` where the store refuses to.
+    async fn finish(
+        &self,
+        state: &State,
+        look: &Look,
+        trees: &[TreeId],
+    ) -> Result<Option<Deleted>> {
         let said = self.repository.newest_collection().await?.collected;
         if said < state.collection.collected {
             self.repository.write_checkpoint(state).await?;
         }
         let listed = look.objects.keys().map(String::as_str);
         let collection = &state.collection;
-        let deleted = removal::run(self.repository.store(), collection, listed, trees).await?;
-        self.repository.forget(collection.cut);
-        Ok(deleted)
+        match removal::run(self.repository.store(), collection, listed, trees).await {
+            Err(error) if is_refusal(&error) => {
+                tracing::error!(%error, "the store deletes nothing: what was collected is still there");
+                Ok(None)
+            }
+            deleted => {
+                let deleted = deleted?;
+                self.repository.forget(collection.cut);
+                Ok(Some(deleted))
+            }
+        }
     }
 
     async fn append(
@@ -426,6 +527,11 @@ fn again(rounds: &mut u32, error: Error) -> Result<()> {
     }
     *rounds += 1;
     Ok(())
+}
+
+/// Whether a store says that it does not delete: objects are locked, or the credentials do not reach that far.
+const fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Denied { .. } | Error::Refused { .. })
 }
 
 /// Refuses to purge what the directory still has.

@@ -43,15 +43,12 @@ pub(crate) async fn run<'a>(
 ) -> Result<Deleted> {
     let (mut packs, mut caches) = (Vec::new(), Vec::new());
     for key in listed {
-        let is_removed = layout::parse_pack(key)
-            .and_then(|id| collection.condemned.get(&id))
-            .is_some_and(|condemned| condemned.removed);
         let is_before_cut = match (layout::parse_segment(key), layout::parse_checkpoint(key)) {
             (Some((from, _)), _) => from <= collection.cut,
             (_, Some((number, _))) => number < collection.cut,
             _ => false,
         };
-        if is_removed {
+        if is_removed(collection, key) {
             packs.push(key.to_owned());
         } else if is_before_cut {
             caches.push(key.to_owned());
@@ -66,6 +63,12 @@ pub(crate) async fn run<'a>(
     deleted.caches = delete(store, caches).await?;
     deleted.records = retire(store, collection.cut).await?;
     Ok(deleted)
+}
+
+/// Whether the log says that a pack is deleted.
+pub(super) fn is_removed(collection: &Collection, key: &str) -> bool {
+    let condemned = layout::parse_pack(key).and_then(|id| collection.condemned.get(&id));
+    condemned.is_some_and(|condemned| condemned.removed)
 }
 
 async fn delete(store: &Store, keys: Vec<String>) -> Result<u64> {

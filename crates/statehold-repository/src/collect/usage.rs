@@ -23,8 +23,11 @@ pub struct Usage {
     pub newest: u64,
     /// Content that earlier points keep, by how many days ago it was last part of the directory, at most.
     pub history: Vec<(u32, u64)>,
-    /// Packs that are condemned and not yet deleted.
+    /// Packs that are condemned and to be deleted later.
     pub condemned: u64,
+    /// Packs that the log says are deleted, and that the store still has.
+    #[serde(default)]
+    pub undeleted: u64,
     /// Packs that no record knows, and that are no upload under way.
     pub orphans: u64,
     /// What would be free without a snapshot that alone keeps it, by its name.
@@ -91,7 +94,12 @@ pub(super) fn usage(look: &Look, settings: Settings, within_days: Option<u32>) -
         }
     }
     let length = |id| look.pack(id).map_or(0, |listed| listed.bytes);
-    usage.condemned = collection.condemned.keys().map(|id| length(*id)).sum();
+    let (undeleted, condemned): (Vec<_>, Vec<_>) = collection
+        .condemned
+        .iter()
+        .partition(|(_, one)| one.removed);
+    usage.condemned = condemned.into_iter().map(|(id, _)| length(*id)).sum();
+    usage.undeleted = undeleted.into_iter().map(|(id, _)| length(*id)).sum();
     usage.orphans = orphans(look, upload_ms).into_iter().map(length).sum();
     usage.snapshots = freed_by_snapshots(look, floor_ms);
     usage.shorter = within_days.map(|within_days| {

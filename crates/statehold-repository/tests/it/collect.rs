@@ -274,7 +274,11 @@ async fn a_purge_takes_a_content_out_of_every_point() {
     let collector = Collector::new(&repository, Settings::default());
     for path in ["secret", "keys"] {
         let path = path.parse().unwrap();
-        let Collected { compacted, removed } = sendable(collector.purge(&path)).await.unwrap();
+        let purged = sendable(collector.purge(&path)).await.unwrap();
+        assert_eq!(purged.untold, None);
+        let Collected {
+            compacted, removed, ..
+        } = purged;
         let removed = removed.unwrap();
         assert!(
             compacted.purged == 1 && removed.record.is_some(),

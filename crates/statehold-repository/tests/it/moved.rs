@@ -23,7 +23,7 @@ use statehold_testkit::hooked::{Before, Hooked};
 use crate::world::{AT_ONCE, Files, NOTHING, World, everything, open};
 
 /// A history of packs of which a part is kept and the rest is let go, and of packs that are let go as a whole.
-async fn half_kept(seed: u64) -> (World, Files, Store) {
+pub(crate) async fn half_kept(seed: u64) -> (World, Files, Store) {
     let mut world = World::new(seed).await;
     world.keep(Policy { last: 3, ..NOTHING }).await;
     world.push(&[("shared", Some(b"1"))]).await;

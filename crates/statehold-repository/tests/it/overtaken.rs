@@ -1,18 +1,26 @@
 //! Collectors that are killed or overtaken, and whoever is overtaken by one: wherever that happens, nothing is missing
 //! that is kept, and nothing is left that was purged.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use statehold_core::id::MachineId;
 use statehold_core::point::Point;
 use statehold_core::retention::Policy;
-use statehold_repository::collect::{Collector, Settings};
+use statehold_repository::collect::{Collector, Compacted, Settings};
 use statehold_repository::remote::load_at;
+use statehold_repository::store::{Listing, Store};
+use statehold_repository::switch::promote;
 use statehold_repository::verify::{Unwatched, verify};
+use statehold_repository::{Error, layout};
 use statehold_testkit::author::read_file;
 use statehold_testkit::crash::{after_polls, overtaken};
+use statehold_testkit::dated_store::DatedStore;
+use statehold_testkit::faulty_store::WormStore;
 
+use crate::moved::half_kept;
 use crate::world::{AT_ONCE, DAY, NOTHING, World, everything, grown, open};
 
 /// A world with content to be purged, in a record and in a pack, and some of its bytes as they are stored.
@@ -255,4 +263,101 @@ async fn a_lost_listing_keeps_nobody_from_collecting() {
         let read = read_file(&repository, &state, path).await.unwrap();
         assert_eq!(read, content, "{path}");
     }
+}
+
+/// Goal: a purge says what it cannot tell: content of a path whose records are retired and that no kept state names
+/// waits with its pack, and goes with it; and so does what a promote left behind.
+#[tokio::test]
+async fn a_purge_says_what_it_cannot_tell() {
+    let mut world = World::new(35).await;
+    world.keep(Policy { last: 3, ..NOTHING }).await;
+    let [leak, stays] = [100_000, 300_000].map(|length| world.entropy.bytes(length));
+    world
+        .push(&[("keys/x", Some(&leak)), ("stays", Some(&stays))])
+        .await;
+    world.push(&[("keys/x", None)]).await;
+    for number in 0..20 {
+        world.push(&[("small", Some(&[number]))]).await;
+    }
+    // Its record is retired, and its pack is kept for what else is in it; then that is let go as well.
+    world.compact().await;
+    world.remove().await;
+    assert!(world.state.collection.cut >= 16 && world.state.packs.len() == 1);
+    world.push(&[("stays", None)]).await;
+    for number in 0..5 {
+        world.push(&[("small", Some(&[number]))]).await;
+    }
+    world.compact().await;
+    let leaks = [leak[500..532].to_vec()];
+    let (path, waits) = ("keys".parse().unwrap(), Settings::default());
+    let repository = world.open().await;
+    let collector = Collector::new(&repository, waits);
+    let untold = collector.purge(&path).await.unwrap().untold.unwrap();
+    assert_eq!((untold.packs, untold.left_behind), (1, 0));
+    assert!(untold.bytes > 400_000 && holds_any(&world, &leaks).await);
+    world.clock.advance(8 * DAY);
+    assert_eq!(collector.remove().await.unwrap().deleted.packs, 1);
+    assert!(!holds_any(&world, &leaks).await);
+    assert_eq!(collector.purge(&path).await.unwrap().untold, None);
+
+    drop(repository);
+    world.follow(world.files()).await;
+    let replica = Store::memory();
+    world.replicate(&replica).await;
+    for number in 0..2 {
+        world.push(&[("beyond", Some(&[number]))]).await;
+        let key = layout::record(world.state.head.number);
+        let bytes = world.store.read(&key).await.unwrap().unwrap();
+        replica.create(&key, bytes).await.unwrap();
+    }
+    let repository = open(&replica, &world.clock, &world.entropy).await;
+    let machine = MachineId::from_bytes([9; 16]);
+    promote(&repository, machine, &world.entropy).await.unwrap();
+    let collector = Collector::new(&repository, waits);
+    let untold = collector.purge(&path).await.unwrap().untold.unwrap();
+    assert_eq!((untold.packs, untold.left_behind), (0, 2));
+}
+
+/// Goal: where a store deletes nothing, that is noticed with the first removal; from then on nothing is copied there until
+/// somebody approves or the store lets go.
+#[tokio::test]
+async fn a_store_that_deletes_nothing_is_compacted_once() {
+    let (mut world, ..) = half_kept(36).await;
+    let locked = Arc::new(WormStore::new(Arc::<DatedStore>::clone(&world.dated)));
+    let locked = Store::new(locked, Listing::Sorted);
+    let repository = open(&locked, &world.clock, &world.entropy).await;
+    let collector = Collector::new(&repository, AT_ONCE);
+    let first = collector.collect(true).await.unwrap();
+    assert!(first.compacted.condemned > 0, "{first:?}");
+    assert!(first.removed.unwrap().is_refused);
+    let usage = collector.usage(None).await.unwrap();
+    assert!(
+        usage.undeleted > 100_000 && usage.condemned == 0,
+        "{usage:?}"
+    );
+    world.follow(world.files()).await;
+    for _ in 0..5 {
+        world.push_something().await;
+    }
+    let before = world.store.list_objects().await.unwrap().len();
+    for _ in 0..2 {
+        let again = collector.collect(false).await.unwrap();
+        assert_eq!(again.compacted, Compacted::default());
+        assert!(again.removed.unwrap().is_refused);
+    }
+    assert_eq!(world.store.list_objects().await.unwrap().len(), before);
+    // What is purged is not said to be gone.
+    let refused = collector.purge(&"gone".parse().unwrap()).await;
+    assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
+    let approved = collector.collect(true).await.unwrap();
+    assert!(approved.compacted.record.is_some() && approved.removed.unwrap().is_refused);
+
+    // The lock ends.
+    let repository = world.open().await;
+    let collector = Collector::new(&repository, AT_ONCE);
+    let collected = collector.collect(false).await.unwrap();
+    assert!(!collected.removed.unwrap().is_refused);
+    assert_eq!(collector.usage(None).await.unwrap().undeleted, 0);
+    world.follow(world.files()).await;
+    world.check("after the lock").await;
 }

@@ -198,7 +198,7 @@ impl World {
                 ways.push(vec![Arc::new(direct), Arc::new(link)]);
             }
             let name = format!("machine {number}");
-            machines.push(Roaming::new(name, ways, entropy.branch(), has_collector)?);
+            machines.push(Roaming::new(name, ways, entropy.branch())?);
         }
         Ok(Self {
             steps,

@@ -48,7 +48,6 @@ pub(super) struct Roaming {
     pub(super) name: String,
     pub(super) entropy: SeededEntropy,
     folder: TempDir,
-    meets_collectors: bool,
     /// By site, and then by the way there.
     engines: Vec<Vec<Engine>>,
     now: Mutex<Now>,
@@ -82,7 +81,6 @@ impl Roaming {
         name: String,
         ways: Vec<Ways>,
         entropy: SeededEntropy,
-        meets_collectors: bool,
     ) -> Result<Self, Violation> {
         let folder = tempfile::tempdir().map_err(surprise)?;
         let options = InitOptions {
@@ -118,7 +116,6 @@ impl Roaming {
             name,
             entropy,
             folder,
-            meets_collectors,
             engines,
             now,
             at_work: tokio::sync::Mutex::default(),
@@ -214,12 +211,6 @@ impl Roaming {
             // elsewhere yet.
             Err(EngineError::Remote(error)) if is_elsewhere(&error) => {
                 Ok(Ran::NotNow(error.to_string()))
-            }
-            // What it was about to read was moved, and deleted at once.
-            Err(EngineError::Remote(Error::NotFound { object }))
-                if self.meets_collectors && object.starts_with("packs/") =>
-            {
-                Ok(Ran::NotNow(format!("{object} is gone")))
             }
             Err(error) => Err(Violation(format!(
                 "{} at site {}: {error}",
