@@ -12,17 +12,13 @@ use std::sync::Arc;
 use statehold_core::entry::{Entry, Signature};
 use statehold_core::environment::{Clock, Entropy};
 use statehold_core::event::Outcome;
-use statehold_core::id::Nonce;
 use statehold_core::limits::{EARLY_FILES_MIN, PACK_BYTES_EARLY, PACK_BYTES_TARGET};
-use statehold_core::manifest::SyncManifest;
 use statehold_core::path::RepoPath;
 use statehold_core::plan::{Action, Direction, Plan, Seen, Strategy, Trees, plan};
 use statehold_core::point::Point;
 use statehold_core::rebase::Overlap;
 use statehold_core::record::RecordRef;
-use statehold_core::rules::RuleSet;
 use statehold_core::scope::Scope;
-use statehold_core::snapshot_index::{is_snapshot_index, snapshot_index_lines};
 use statehold_core::state::{State, Violation};
 use statehold_core::time::Mtime;
 use statehold_repository::remote::{advance, advance_with_content, load, load_at};
@@ -30,29 +26,28 @@ use statehold_repository::wire::bodies::Role;
 use statehold_repository::wire::push::PUSH_OVERHEAD_BYTES_MAX;
 use statehold_repository::{Error, Remote, Whereabouts};
 
-use crate::atomic::{Readers, replace_file};
 use crate::folder::{Folder, FolderError};
 use crate::home::Home;
-use crate::ignore_file::IgnoreFile;
 use crate::index::{Checkout, Index, IndexError};
 use crate::journal::{Journal, JournalError};
 use crate::locks::{LockError, Wait, lock_upload, lock_workspace};
-use crate::manifest_file::{ManifestFileError, check_replaceable, write_manifest};
+use crate::manifest_file::{ManifestFileError, check_replaceable};
 use crate::progress::{Phase, Progress};
-use crate::pull_journal::{KilledPull, PullJournal};
-use crate::scan::{Scan, ScanOptions, is_left_out, scan};
+use crate::pull_journal::PullJournal;
 use crate::workspace::{Workspace, WorkspaceError};
 
 pub(crate) mod fetch;
 mod history;
 mod incoming;
 mod outgoing;
+mod own_files;
 mod report;
 mod restore;
 pub(crate) mod retrieve;
 mod screening;
 mod sending;
 mod settle;
+mod situation;
 mod status;
 mod take_back;
 
@@ -65,7 +60,7 @@ pub use restore::{Restored, place_in_holding};
 pub use retrieve::Retrieved;
 use sending::Sending;
 use settle::{agree_on, is_another_log, is_itself, still_to_settle};
-use take_back::Replaced;
+use situation::Situation;
 pub use take_back::{Pulled, TakenBack};
 
 /// The result of an engine operation.
@@ -132,21 +127,6 @@ const EARLY_BYTES_MIN: u64 = PACK_BYTES_EARLY as u64 * 3 / 2;
 const KEPT_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// How often a push is planned anew because others came first.
 const ROUNDS_MAX: usize = 8;
-
-/// What a run knows: the index it began with, the folder as it is, and the rules.
-struct Situation {
-    index: Index,
-    scan: Scan,
-    rules: RuleSet,
-    ignore: IgnoreFile,
-    /// The nonce of an interrupted push that the log of a later epoch doesn't take. The push that is made in
-    /// its place keeps it, so that it lands once even if somebody brings over the old one.
-    carried: Option<Nonce>,
-    /// What this run replaced in the folder.
-    replaced: Replaced,
-    /// A pull that was killed among its switches, as long as nobody has taken it in.
-    killed: Option<KilledPull>,
-}
 
 impl Engine {
     /// An engine for a workspace over a repository.
@@ -313,47 +293,6 @@ impl Engine {
             before,
             after: before,
         }
-    }
-
-    /// The index, or none where it can't be used: then both sides are united and nothing is lost.
-    fn read_index(&self) -> Index {
-        Index::read(&self.workspace.index_files(), |error| {
-            tracing::warn!(%error, "a part of the index cannot be used; going on without it");
-        })
-    }
-
-    fn write_index(&self, index: &mut Index) -> Result<()> {
-        Ok(index.write(&self.workspace.index_files(), &self.workspace.staging())?)
-    }
-
-    /// `keep_bytes` of what has to be read are kept, for whoever goes on to send it.
-    fn look(&self, index: Index, keep_bytes: usize) -> Result<Situation> {
-        let rules = self.workspace.rules(&self.folder)?;
-        let ignore = self.workspace.ignore_file(&self.folder)?;
-        self.progress.begin(Phase::Scan, 0);
-        let known = |path: &RepoPath| {
-            let checkout = index.checkout.as_ref();
-            checkout.and_then(|checkout| checkout.base_of(path)) == Some(Signature::Directory)
-        };
-        let options = ScanOptions {
-            rules: &rules,
-            ignore: &ignore,
-            cache: &index.cache,
-            known_directories: &known,
-            keep_bytes,
-        };
-        let scan = scan(&self.folder, &options)?;
-        self.progress.end();
-        let killed = PullJournal::of(&self.workspace).read(&index)?;
-        Ok(Situation {
-            index,
-            scan,
-            rules,
-            ignore,
-            carried: None,
-            replaced: Replaced::default(),
-            killed,
-        })
     }
 
     /// Whether this machine's key may push, as far as is known. Asked before anything is journaled.
@@ -728,78 +667,6 @@ impl Engine {
         if let Err(error) = self.remote.tend(state).await {
             tracing::warn!(%error, "a segment or checkpoint was not written");
         }
-    }
-
-    /// Throws away what killed runs staged and nobody needs any more.
-    fn clear_staging(&self) {
-        let Ok(left) = std::fs::read_dir(self.workspace.staging()) else {
-            return;
-        };
-        for item in left.flatten() {
-            if let Err(error) = std::fs::remove_file(item.path()) {
-                tracing::debug!(%error, "a staged file was not removed");
-            }
-        }
-    }
-
-    /// Shows the snapshots of a state in a file, for people and scripts to read. What lies there and
-    /// is no such file is set aside.
-    fn write_snapshot_index(&self, state: &State) -> Result<()> {
-        let path = self.workspace.snapshot_index_path();
-        let wanted = snapshot_index_lines(state);
-        let found = match std::fs::read(&path) {
-            Ok(found) => Some(found),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(own_error("read", &path, error)),
-        };
-        if found
-            .as_ref()
-            .map_or(wanted.is_empty(), |found| *found == wanted)
-        {
-            return Ok(());
-        }
-        self.workspace.make_log_folder(&self.folder)?;
-        if found.is_some_and(|found| !is_snapshot_index(&found)) {
-            let aside = path.with_extension(format!("{}.ndjson", self.clock.now().to_file_name()));
-            std::fs::rename(&path, aside).map_err(|error| own_error("set aside", &path, error))?;
-        }
-        replace_file(
-            &path,
-            &wanted,
-            Readers::Everybody,
-            &self.workspace.staging(),
-        )
-        .map_err(|error| own_error("write", &path, error))
-    }
-
-    fn write_manifest(&self, now: &Situation) -> Result<()> {
-        let Some(state) = now.state() else {
-            return Ok(());
-        };
-        let manifest = SyncManifest::of(&state.tree, self.clock.now());
-        self.workspace.make_log_folder(&self.folder)?;
-        write_manifest(
-            &self.workspace.manifest_path(),
-            &manifest,
-            &self.workspace.staging(),
-        )?;
-        Ok(())
-    }
-}
-
-impl Situation {
-    /// Whether the scan says what is at a path. What it shows is there; what it doesn't show may be gone or
-    /// merely left out.
-    fn speaks_for(&self, path: &RepoPath, is_leaf: bool) -> bool {
-        self.scan.entries.contains_key(path)
-            || !(self.scan.is_held(path) || is_left_out(&self.rules, &self.ignore, path, !is_leaf))
-    }
-
-    fn state(&self) -> Option<&State> {
-        self.index
-            .checkout
-            .as_ref()
-            .map(|checkout| &*checkout.state)
     }
 }
 

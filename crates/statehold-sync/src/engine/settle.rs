@@ -15,7 +15,8 @@ use statehold_repository::Error;
 use statehold_repository::format::record::{StoredDraft, StoredRecord};
 use statehold_repository::wire::bodies::Role;
 
-use super::{Engine, Result, Situation};
+use super::situation::Situation;
+use super::{Engine, Result};
 use crate::index::{Checkout, Index};
 use crate::journal::{Journal, Journaled};
 use crate::pull_journal::{KilledPull, PullJournal};

@@ -22,7 +22,8 @@ use statehold_repository::Whereabouts;
 use statehold_repository::remote::load_at;
 
 use super::incoming::Incoming;
-use super::{Engine, Result, Situation, own_error};
+use super::situation::Situation;
+use super::{Engine, Result, own_error};
 use crate::atomic::{Readers, replace_file};
 use crate::index::{Checkout, Lag};
 use crate::locks::{Wait, lock_workspace};
