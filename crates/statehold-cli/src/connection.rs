@@ -302,6 +302,27 @@ pub(crate) async fn holds_gateway(store: &Store, location: &StoreLocation) -> Re
     Err(Error::refused(what).into())
 }
 
+/// Turns away a place for a copy that holds something of the other kind: a repository in a gateway's store, or the
+/// reverse, would be taken for a part of it.
+pub(crate) async fn check_kind(
+    copy: &Store,
+    location: &StoreLocation,
+    is_gateway: bool,
+) -> Result<()> {
+    let (other, what) = match is_gateway {
+        true => (copy.clone(), "a repository of its own"),
+        false => (copy.inside(CONTROL_PREFIX), "a gateway's registry"),
+    };
+    match other.read(layout::REPOSITORY).await? {
+        None => Ok(()),
+        Some(_) => {
+            let reason =
+                format!("{location} holds {what}; a copy of something else lies in a place apart");
+            Err(Error::refused(reason).into())
+        }
+    }
+}
+
 /// Turns away a folder that isn't there, which opening would make.
 fn check_mounted(location: &StoreLocation) -> Result<()> {
     match location {

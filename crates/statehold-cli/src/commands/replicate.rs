@@ -27,7 +27,7 @@ use statehold_sync::rate_limit::Bucket;
 
 use super::{GlobalArgs, block_on};
 use crate::connection::{
-    find_workspace, holds_gateway, open_replica, open_source, store_of, system,
+    check_kind, find_workspace, holds_gateway, open_replica, open_source, store_of, system,
 };
 use crate::duration;
 use crate::environment::{SystemClock, replica_store_variable, store_variable};
@@ -271,6 +271,7 @@ async fn copy(
     let to = open_replica(target, LEASE_PERIOD).await?;
     let lease = to.lease().cloned();
     let (to, to_meter) = to.metered();
+    check_kind(&to, target, is_gateway).await?;
     if !takes_many {
         complain(
             "the source takes one writer at a time, so no row is left in its log; a gateway that \

@@ -236,6 +236,18 @@ fn what_cannot_be_copied_is_named_with_its_code() {
     run(&other, &["push"], 0);
     let diverged = run(&machine, &["replicate", "--to", to], 1);
     assert!(diverged.err.contains("diverged at 4"), "{}", diverged.err);
+
+    // A gateway's store is no place for a copy of one repository, nor the reverse.
+    let vault = installation.path("vault");
+    let vault = vault.to_str().unwrap();
+    installation.serve("vault").unwrap().stop().unwrap();
+    for (from, to, held) in [
+        (store.to_str().unwrap(), vault, "a gateway's registry"),
+        (vault, to, "a repository of its own"),
+    ] {
+        let refused = run(&machine, &["replicate", "--store", from, "--to", to], 1);
+        assert!(refused.err.contains(held), "{}", refused.err);
+    }
 }
 
 /// Goal: the first store is gone; a gateway on the replica, at the same address, serves machines that
