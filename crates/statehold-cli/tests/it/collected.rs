@@ -215,7 +215,7 @@ fn every_kept_state_comes_back_by_hand() {
         {
             gone += 1;
             // All are told the same way.
-            if gone % 5 != 0 {
+            if gone % 10 != 0 {
                 continue;
             }
             let came = bring(&number.to_string());
@@ -228,6 +228,10 @@ fn every_kept_state_comes_back_by_hand() {
             continue;
         }
         kept += 1;
+        // Each takes a second; by moments come others.
+        if kept % 2 != 0 {
+            continue;
+        }
         let came = bring(&number.to_string());
         let (items, said) = came.unwrap_or_else(|said| panic!("record {number}: {said}"));
         assert!(said.is_empty(), "record {number}: {said}");
@@ -253,13 +257,13 @@ fn every_kept_state_comes_back_by_hand() {
         let number: u64 = words[1].parse().unwrap();
         let is_gone = collection.expired.contains(number);
         assert_eq!(line.ends_with("  let go"), is_gone, "{line}");
-        if !is_gone && number.is_multiple_of(4) {
+        if !is_gone && number.is_multiple_of(8) {
             let (items, _) = bring(words[2]).unwrap();
             assert_eq!(&items, world.items(number), "{line}");
             moments += 1;
         }
     }
-    assert!(moments > 2);
+    assert!(moments > 1);
 
     // What stands in for retired records is lost: the next checkpoint stands in for it.
     let at_cut = repository.join(statehold_repository::layout::checkpoint(collection.cut, 0));
