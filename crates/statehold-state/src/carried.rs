@@ -22,6 +22,7 @@ use crate::message::{Head, Message};
 use crate::node::NodeId;
 use crate::node_folder::{LogEnd, NodeFolder, is_folder};
 use crate::notice::Notice;
+use crate::segment::Contents;
 
 /// A folder that something else carries from machine to machine.
 ///
@@ -221,11 +222,15 @@ impl CarriedFolder {
                 Ok(own.log_bytes()? > most)
             };
             match missing {
-                Some((end, frames)) if is_held && own.is_whole()? && !is_long()? => {
+                Some((end, frames)) if own.is_whole()? && !is_long()? => {
                     own.append(end, &frames)?;
+                    if !is_held {
+                        // The log stays: a copy of this machine finds in it where the two parted.
+                        own.write_snapshot(head.clone(), &manager.known()?.replica)?;
+                    }
                 }
                 _ => {
-                    own.write_snapshot(head.clone(), &manager.known()?.replica)?;
+                    own.replace_log(head.clone(), &manager.known()?.replica)?;
                 }
             }
             own.write_head(head.clone())?;
@@ -405,24 +410,52 @@ fn receive_log(
             return Ok(());
         }
     };
+    let said = [head.cloned(), folder.snapshot_head().ok().flatten()];
+    let said = said.iter().flatten();
+    let said: Vec<Mark> = said
+        .filter_map(|head| head.marks.get(&folder.node).copied())
+        .collect();
+    let mut ahead = None;
     for (index, (_, path)) in segments.iter().enumerate() {
+        let read_ahead = ahead.take();
         let next = segments.get(index + 1);
         if next.is_some_and(|(first, _)| *first <= known() + 1) {
             continue;
         }
-        let contents = match folder.contents(path, next.is_none()) {
+        let contents = match read_ahead.map_or_else(|| folder.contents(path, next.is_none()), Ok) {
             Ok(contents) => contents,
             Err(error) => {
                 received.refuse(folder.node, path.clone(), &error);
                 return Ok(());
             }
         };
+        if let Some((_, next)) = next {
+            ahead = folder.contents(next, index + 2 == segments.len()).ok();
+        }
+        if is_left_over(&contents, ahead.as_ref(), &said) {
+            continue;
+        }
         let message = Message::Delta(contents.frames);
         if !received.take(manager, folder.node, path.clone(), message)? {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Whether a segment is none of the log that a node says it wrote: a copy of its machine wrote it, and whatever moves
+/// the files kept it beside what replaced it. Were it taken, nobody would know any more what only that copy wrote. One that
+/// the next one doesn't follow yet is left for when the files have come.
+fn is_left_over(contents: &Contents, next: Option<&Contents>, said: &[Mark]) -> bool {
+    let Ok(end) = contents.end() else {
+        // Taking it says what is wrong.
+        return false;
+    };
+    let goes_on_in = |next: &Contents| next.before.is_none() || next.before == end;
+    !next.is_none_or(goes_on_in)
+        || said
+            .iter()
+            .any(|mark| !contents.goes_through(*mark).unwrap_or(true))
 }
 
 /// Takes a node's snapshot, if it says to know what isn't known here. Whether it was taken.

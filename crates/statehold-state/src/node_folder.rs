@@ -205,19 +205,7 @@ impl NodeFolder {
         let Ok(contents) = self.contents(&segments[place].1, is_last) else {
             return Ok(true);
         };
-        let is_other = |there: Mark| there.sequence == mark.sequence && there.link != mark.link;
-        if contents.before.is_some_and(is_other) {
-            return Ok(false);
-        }
-        for frame in &contents.frames {
-            let (first, sequence) = frame.sequences()?;
-            let link = frame.link();
-            let is_across = first <= mark.sequence && mark.sequence < sequence;
-            if is_across || is_other(Mark { sequence, link }) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(contents.goes_through(mark)?)
     }
 
     /// Adds frames behind the end of the log.
@@ -263,20 +251,24 @@ impl NodeFolder {
         SegmentWriter::create(&path, self.node, before)
     }
 
-    /// Puts a snapshot in the place of the log so far.
+    /// Puts there everything that is known. The log stays beside it.
     pub(crate) fn write_snapshot(&self, head: Head, replica: &Replica) -> Result<()> {
-        let mark = replica.mark(self.node);
         let head = Message::Head(head).encode();
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
         let snapshot = message::encode_snapshot(replica);
         fs::create_dir_all(&self.path).on("create", &self.path)?;
         let parts: [&[u8]; 3] = [&length.to_le_bytes(), &head, &snapshot];
-        durable::replace(&self.snapshot_path(), &parts)?;
+        durable::replace(&self.snapshot_path(), &parts)
+    }
+
+    /// The same in the place of the log so far.
+    pub(crate) fn replace_log(&self, head: Head, replica: &Replica) -> Result<()> {
+        self.write_snapshot(head, replica)?;
         for (_, path) in self.segments()? {
             fs::remove_file(&path).on("remove", &path)?;
         }
         // Empty, so that it is known behind what the log goes on.
-        self.new_segment(mark).map(drop)
+        self.new_segment(replica.mark(self.node)).map(drop)
     }
 
     /// Says how far the node is, unless that is said already.

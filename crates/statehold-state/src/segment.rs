@@ -135,6 +135,23 @@ impl Contents {
             None => Ok(self.before),
         }
     }
+
+    /// Whether the log in it goes through a mark, as far as it tells.
+    pub(crate) fn goes_through(&self, mark: Mark) -> Result<bool, Malformed> {
+        let is_other = |there: Mark| there.sequence == mark.sequence && there.link != mark.link;
+        if self.before.is_some_and(is_other) {
+            return Ok(false);
+        }
+        for frame in &self.frames {
+            let (first, sequence) = frame.sequences()?;
+            let link = frame.link();
+            let is_across = first <= mark.sequence && mark.sequence < sequence;
+            if is_across || is_other(Mark { sequence, link }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Reads a segment. In the last one of a log, what was half written at its end is left out.

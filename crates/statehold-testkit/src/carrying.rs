@@ -63,6 +63,10 @@ struct World {
     gone: BTreeSet<String>,
     /// An earlier copy of a machine, by its place.
     image: Option<usize>,
+    /// Machines that were put back and have not exchanged since, so that they don't know of it. Neither an image nor a
+    /// copy is made of them: what takes another name then knows a log that nobody else has, which stays an alarm
+    /// (decision 0039; `a_copy_of_a_machine_that_does_not_know_of_its_fork_raises_an_alarm`).
+    unaware: BTreeSet<usize>,
     done: Carried,
 }
 
@@ -95,6 +99,7 @@ impl World {
             expected: BTreeMap::new(),
             gone: BTreeSet::new(),
             image: None,
+            unaware: BTreeSet::new(),
             done: Carried::default(),
         })
     }
@@ -118,7 +123,13 @@ impl World {
             _ => {}
         }
         let at = self.any();
-        sync(&self.machines[at])
+        self.sync(at)
+    }
+
+    fn sync(&mut self, at: usize) -> Result<()> {
+        sync(&self.machines[at])?;
+        self.unaware.remove(&at);
+        Ok(())
     }
 
     fn set(&mut self, at: usize, id: &str, value: Value) -> Result<()> {
@@ -149,7 +160,7 @@ impl World {
     /// One push, one pull, and it is there.
     fn see_at_once(&mut self, from: usize, round: u64) -> Result<()> {
         let to = (from + 1) % self.machines.len();
-        sync(&self.machines[from])?;
+        self.sync(from)?;
         let id = format!("now{round}");
         self.set(from, &id, json!("now"))?;
         self.machines[from].run(&["push"])?.expect(0)?;
@@ -161,7 +172,7 @@ impl World {
     }
 
     fn copy_machine(&mut self, from: usize, round: u64) -> Result<()> {
-        if self.machines.len() == MACHINES_MAX {
+        if self.machines.len() == MACHINES_MAX || self.unaware.contains(&from) {
             return Ok(());
         }
         let copy = self.installation.machine(&format!("copy{round}"))?;
@@ -177,6 +188,9 @@ impl World {
     }
 
     fn keep_image(&mut self, at: usize) -> Result<()> {
+        if self.unaware.contains(&at) {
+            return Ok(());
+        }
         fs::create_dir_all(self.installation.path("image"))?;
         replace(&self.machines[at].root, &self.image_path("work"))?;
         replace(&self.machines[at].home, &self.image_path("home"))?;
@@ -206,6 +220,7 @@ impl World {
                 .status()?;
             ensure!(copied.success(), "could not put back {}", place.display());
         }
+        self.unaware.insert(at);
         self.set(at, &format!("back{}", self.done.put_back), json!("back"))?;
         self.done.put_back += 1;
         Ok(())

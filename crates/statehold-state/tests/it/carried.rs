@@ -672,3 +672,130 @@ fn what_a_machine_writes_after_it_was_put_back_is_never_lost_silently() {
         assert_eq!(value(&a.manager, "y"), Some(json!("written since")));
     }
 }
+
+/// The same machine after it was put back as of an image, which had seen `x`; others know of what came after that.
+fn unaware(live: &Path, image: &Path, other: &Machine, first: impl FnOnce(&Machine)) -> Machine {
+    fs::create_dir(live).unwrap();
+    let a = Machine::new(live, "a");
+    let node = a.manager.node();
+    a.put("x", 1);
+    a.exchange();
+    drop(a);
+    copy(live, image);
+    let a = Machine::new(live, "a");
+    first(&a);
+    a.carry_to(other);
+    assert!(other.exchange().is_success());
+    drop(a);
+    put_back(image, live);
+    let a = Machine::new(live, "a");
+    assert_eq!(a.manager.node(), node, "nothing says that it was put back");
+    a.put("y", "only here");
+    a.exchange();
+    a
+}
+
+/// Another node in the place of a forked one.
+fn fresh_beside(forked: &Machine, live: &Path) -> Machine {
+    let fresh = Machine {
+        manager: open(live, "fresh"),
+        folder: forked.folder.clone(),
+        path: forked.path.clone(),
+    };
+    all(&fresh.manager);
+    fresh.folder.receive(&fresh.manager).unwrap();
+    fresh
+}
+
+/// Goal: what a put back machine wrote into its folder, and what replaced it, may lie side by side; the one is never taken
+/// for the other.
+#[test]
+fn what_a_copy_left_beside_the_log_is_not_taken_for_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (live, image) = (home.path().join("live"), home.path().join("image"));
+    let other = Machine::new(home.path(), "other");
+    let a = unaware(&live, &image, &other, |a| {
+        a.put("x", 2);
+        // A log that cannot be gone on with begins anew, behind a snapshot.
+        let segments = a.segments(a.manager.node());
+        fs::write(segments.last().unwrap(), "damaged").unwrap();
+        a.exchange();
+        a.put("x", 3);
+        a.exchange();
+    });
+    let node = a.manager.node();
+    let beside = Command::new("cp")
+        .arg("-a")
+        .arg(other.of(node).join("."))
+        .arg(a.of(node))
+        .status();
+    assert!(beside.unwrap().success());
+    other.carry_to(&a);
+    assert_eq!(a.segments(node).len(), 2, "both are there");
+    assert!(a.exchange().is_forked(node));
+
+    let fresh = fresh_beside(&a, &live);
+    assert_eq!(fresh.manager.root(), other.manager.root());
+    assert_eq!(value(&fresh.manager, "y"), None);
+    // Where the two parted lies in neither; so it is told, and nothing is passed over.
+    let refused = fresh.manager.adopt(&a.manager).unwrap_err();
+    assert!(matches!(refused, Error::PartedTooLongAgo { .. }));
+}
+
+/// Goal: a snapshot for what a node knows of others takes nothing of its own log away, so that it can be told where a copy of
+/// its machine parted from it.
+#[test]
+fn a_log_stays_beside_a_snapshot() {
+    let home = tempfile::tempdir().unwrap();
+    let (live, image) = (home.path().join("live"), home.path().join("image"));
+    let other = Machine::new(home.path(), "other");
+    let a = unaware(&live, &image, &other, |a| {
+        let gone = Machine::new(home.path(), "gone");
+        gone.put("z", 1);
+        gone.exchange();
+        gone.carry_to(a);
+        a.put("x", 2);
+        a.exchange();
+        a.folder.retire(&a.manager, gone.manager.node()).unwrap();
+        assert!(a.of(a.manager.node()).join("snapshot").is_file());
+    });
+    let node = a.manager.node();
+    copy(&other.of(node), &a.of(node));
+    other.carry_to(&a);
+    assert!(a.exchange().is_forked(node));
+    let fresh = fresh_beside(&a, &live);
+    assert_eq!(fresh.manager.adopt(&a.manager).unwrap(), 1);
+    settle(&[&fresh, &other]);
+    for id in ["y", "z"] {
+        assert!(value(&other.manager, id).is_some(), "{id}");
+    }
+}
+
+/// Goal: a copy of a machine that was put back and has heard of nobody since takes a name of its own and keeps a log that
+/// nobody else has. It says so, and keeps what it has.
+#[test]
+fn a_copy_of_a_machine_that_does_not_know_of_its_fork_raises_an_alarm() {
+    let home = tempfile::tempdir().unwrap();
+    let (live, image) = (home.path().join("live"), home.path().join("image"));
+    let other = Machine::new(home.path(), "other");
+    let a = unaware(&live, &image, &other, |a| {
+        a.put("x", 2);
+        a.exchange();
+    });
+    let node = a.manager.node();
+    drop(a);
+    let twin = home.path().join("twin");
+    copy(&live, &twin);
+    let twin = Machine::new(&twin, "a");
+    twin.put("z", "by the copy");
+    assert_ne!(twin.manager.node(), node);
+    copy(&other.of(node), &twin.of(node));
+    other.carry_to(&twin);
+    let received = twin.exchange();
+    let is_fork = |alarm: &Alarm| matches!(alarm, Alarm::Forked { log, .. } if *log == node);
+    let alarms = &received.reconciled.alarms;
+    assert!(alarms.iter().any(is_fork), "{received:?}");
+    for id in ["y", "z"] {
+        assert!(value(&twin.manager, id).is_some(), "{id}");
+    }
+}
