@@ -227,6 +227,8 @@ impl World {
     }
 
     fn roll_back(&mut self, at: usize, round: u64) -> Result<()> {
+        // First what others made of the file: two edits of it are a conflict of their own.
+        self.sync(at)?;
         let machine = &self.machines[at];
         machine.write("notes.md", format!("as of round {round}\n"))?;
         sync(machine)?;
