@@ -121,10 +121,10 @@ fn a_copy_goes_to_a_bucket_and_back() {
     with(&machine, &prefixed, &["replicate", "--to", to], 0);
     let idle = with(&machine, &prefixed, &["replicate", "--to", to], 0);
     let asked = &idle["requests"]["replica"];
-    // The verdict on the store, and the newest mark.
+    // The verdict on the store, the newest mark, and whether it holds something of the other kind.
     assert_eq!(
         (&asked["lists"], &asked["reads"]),
-        (&1.into(), &1.into()),
+        (&1.into(), &2.into()),
         "{idle}"
     );
     assert_eq!(asked["writes"], 0);
